@@ -1,0 +1,1 @@
+"""The MLX backend of trinity-mlx: Apple silicon first, and any CPU that MLX runs on."""

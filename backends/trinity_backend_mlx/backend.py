@@ -1,0 +1,143 @@
+"""The MLX backend: loading, adapters, the head.
+
+Every public method may be called from any thread and hands its work to the one that owns the base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+
+import mlx.core as mx
+
+from trinity_mlx.artifacts.adapter import EMBEDDING, FINAL_NORM, AdaptedTensors
+from trinity_mlx.contracts.artifact import Adapter, BackboneConfig, BaseModel, Head, TensorLocation
+from trinity_mlx.contracts.backend import BackendInfo, Reading, Segment
+from trinity_mlx.contracts.errors import TensorFileInvalid
+
+from .owner import OwnerThread
+from .qwen3 import Backbone, Embedding, Layer, Linear, MlxPast, Packing, RMSNorm
+
+DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
+
+
+class MlxBackend:
+    """Runs routers on Apple's GPUs and on CPUs."""
+
+    def info(self) -> BackendInfo:
+        """Versions and the devices that MLX sees."""
+        devices = ("gpu", "cpu") if mx.is_available(mx.gpu) else ("cpu",)
+        return BackendInfo("mlx", {"mlx": version("mlx")}, devices, tuple(DTYPES))
+
+    def load_base(self, base: BaseModel, *, device: str, dtype: str) -> MlxBase:
+        """The backbone's tensors on ``device``, loaded by the thread that will run them."""
+        owner = OwnerThread(mx.gpu if device == "gpu" else mx.cpu)
+        return MlxBase(base.config, owner.run(lambda: _read_backbone(base, DTYPES[dtype])), owner)
+
+
+class MlxBase:
+    """The tensors of one base, shared by every model attached to it."""
+
+    def __init__(self, config: BackboneConfig, tensors: Mapping[str, mx.array], owner: OwnerThread) -> None:
+        self._config = config
+        self._tensors = tensors
+        self._owner = owner
+
+    def attach(self, adapter: Adapter | None, head: Head) -> MlxRoutingModel:
+        """A routing model that applies ``adapter`` at run time."""
+        return self._owner.run(lambda: self._attach(adapter, head))
+
+    def _attach(self, adapter: Adapter | None, head: Head) -> MlxRoutingModel:
+        entries = adapter.entries if adapter else ()
+        held = _read([entry.tensor for entry in entries])
+        changes = {
+            entry.source: (entry.execution, held[entry.tensor.name].astype(self._tensors[entry.source].dtype))
+            for entry in entries
+        }
+        adapted = AdaptedTensors(self._tensors, changes)
+        return MlxRoutingModel(self._backbone(adapted), _read([head.tensor])[head.tensor.name], self._owner)
+
+    def _backbone(self, adapted: AdaptedTensors[mx.array]) -> Backbone:
+        embedding = adapted.parts(EMBEDDING)
+        return Backbone(
+            Embedding(embedding.weight, embedding.right),
+            tuple(self._layer(adapted, index) for index in range(self._config.num_layers)),
+            RMSNorm(self._tensors[FINAL_NORM], self._config.rms_norm_eps),
+        )
+
+    def _layer(self, adapted: AdaptedTensors[mx.array], index: int) -> Layer:
+        eps = self._config.rms_norm_eps
+        norms = {short: RMSNorm(weight, eps) for short, weight in adapted.layer_norms(index).items()}
+        matrices = {short: Linear(*parts) for short, parts in adapted.layer_matrices(index).items()}
+        return Layer(**norms, **matrices, config=self._config)  # type: ignore[arg-type]
+
+
+class MlxRoutingModel:
+    """A backbone with its adapter, and the routing head in float32."""
+
+    batch_tokens = 1024
+
+    def __init__(self, backbone: Backbone, head: mx.array, owner: OwnerThread) -> None:
+        self._backbone = backbone
+        self._head = head
+        self._owner = owner
+
+    def read(self, segments: Sequence[Segment], keep_past: bool = False) -> Reading:
+        """Hidden vectors at each segment's last token, [segments, hidden], computed when this returns."""
+        return self._owner.run(lambda: self._read(segments, keep_past))
+
+    def project(self, hidden: mx.array) -> list[tuple[float, ...]]:
+        """Head logits in float32, one row for each hidden vector.
+
+        On the CPU whatever the model's device: ten rows cost nothing there, and no hardware shortens the product.
+        """
+        logits = self._owner.run(lambda: _rows(mx.matmul(_float32(hidden), self._head.T, stream=mx.cpu)))
+        return [tuple(row) for row in logits]
+
+    def values(self, hidden: mx.array) -> list[list[float]]:
+        """The hidden vectors as plain floats."""
+        return self._owner.run(lambda: _rows(_float32(hidden)))
+
+    def _read(self, segments: Sequence[Segment], keep_past: bool) -> Reading:
+        hidden, pasts = self._backbone(Packing.of(segments))
+        kept = tuple(_own(past) for past in pasts) if keep_past else ()
+        mx.eval(hidden, [past.layers for past in kept])
+        return Reading(hidden, kept)
+
+
+def _read_backbone(base: BaseModel, dtype: mx.Dtype) -> dict[str, mx.array]:
+    held = _read(base.tensors[name] for name in base.config.backbone_shapes())
+    tensors = {name: tensor.astype(dtype) for name, tensor in held.items()}
+    mx.eval(tensors)
+    return tensors
+
+
+def _read(tensors: Iterable[TensorLocation]) -> dict[str, mx.array]:
+    """The named tensors; a file's other tensors stay on disk, since MLX loads on evaluation."""
+    wanted = list(tensors)
+    files = {path: _open(str(path)) for path in {tensor.path for tensor in wanted}}
+    found = {tensor.name: files[tensor.path][tensor.name] for tensor in wanted}
+    mx.eval(found)
+    return found
+
+
+def _open(path: str) -> dict[str, mx.array]:
+    try:
+        held: dict[str, mx.array] = mx.load(path, format="safetensors")  # type: ignore[assignment]
+    except (RuntimeError, ValueError) as error:
+        raise TensorFileInvalid(f"{path} cannot be read by MLX: {error}") from None
+    return held
+
+
+def _rows(matrix: mx.array) -> list[list[float]]:
+    rows: list[list[float]] = matrix.tolist()  # type: ignore[assignment]
+    return rows
+
+
+def _float32(hidden: mx.array) -> mx.array:
+    return hidden.astype(mx.float32)
+
+
+def _own(past: MlxPast) -> MlxPast:
+    """A copy that keeps nothing else alive: the pair's arrays may be views into a packed batch."""
+    return MlxPast(tuple((mx.contiguous(keys), mx.contiguous(values)) for keys, values in past.layers))

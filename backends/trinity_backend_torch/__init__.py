@@ -1,0 +1,1 @@
+"""The torch backend of trinity-mlx: CUDA, MPS and CPU."""

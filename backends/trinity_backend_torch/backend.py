@@ -1,0 +1,107 @@
+"""The torch backend: loading, adapters, the head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from trinity_mlx.artifacts.adapter import EMBEDDING, FINAL_NORM, AdaptedTensors
+from trinity_mlx.contracts.artifact import Adapter, BackboneConfig, BaseModel, Head, TensorLocation
+from trinity_mlx.contracts.backend import BackendInfo, Reading, Segment
+from trinity_mlx.contracts.errors import TensorFileInvalid
+
+from .qwen3 import Backbone, Embedding, Layer, Linear, Packing, RMSNorm, TorchPast
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BATCH_TOKENS = {"cpu": 512, "mps": 2048, "cuda": 16384}
+
+
+class TorchBackend:
+    """Runs routers on CUDA, MPS or the CPU."""
+
+    def info(self) -> BackendInfo:
+        """Versions and the devices that torch sees."""
+        devices = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+        return BackendInfo("torch", {"torch": torch.__version__}, tuple(devices), tuple(DTYPES))
+
+    def load_base(self, base: BaseModel, *, device: str, dtype: str) -> TorchBase:
+        """The backbone's tensors on ``device``; on the CPU they stay memory-mapped where the file has ``dtype``."""
+        target = torch.device(device)
+        tensors = {name: _read(base.tensors[name], target).to(DTYPES[dtype]) for name in base.config.backbone_shapes()}
+        return TorchBase(base.config, tensors, target)
+
+
+class TorchBase:
+    """The tensors of one base, shared by every model attached to it."""
+
+    def __init__(self, config: BackboneConfig, tensors: Mapping[str, Tensor], device: torch.device) -> None:
+        self._config = config
+        self._tensors = tensors
+        self._device = device
+
+    def attach(self, adapter: Adapter | None, head: Head) -> TorchRoutingModel:
+        """A routing model that applies ``adapter`` at run time."""
+        changes = {
+            entry.source: (entry.execution, _read(entry.tensor, self._device).to(self._tensors[entry.source].dtype))
+            for entry in (adapter.entries if adapter else ())
+        }
+        adapted = AdaptedTensors(self._tensors, changes)
+        return TorchRoutingModel(self._backbone(adapted), _read(head.tensor, self._device), self._device)
+
+    def _backbone(self, adapted: AdaptedTensors[Tensor]) -> Backbone:
+        embedding = adapted.parts(EMBEDDING)
+        return Backbone(
+            self._config,
+            Embedding(embedding.weight, embedding.right),
+            tuple(self._layer(adapted, index) for index in range(self._config.num_layers)),
+            RMSNorm(self._tensors[FINAL_NORM], self._config.rms_norm_eps),
+        )
+
+    def _layer(self, adapted: AdaptedTensors[Tensor], index: int) -> Layer:
+        eps = self._config.rms_norm_eps
+        norms = {short: RMSNorm(weight, eps) for short, weight in adapted.layer_norms(index).items()}
+        matrices = {short: Linear(*parts) for short, parts in adapted.layer_matrices(index).items()}
+        return Layer(**norms, **matrices, head_dim=self._config.head_dim)  # type: ignore[arg-type]
+
+
+class TorchRoutingModel:
+    """A backbone with its adapter, and the routing head in float32."""
+
+    def __init__(self, backbone: Backbone, head: Tensor, device: torch.device) -> None:
+        self._backbone = backbone
+        self._head = head
+        self._device = device
+        self.batch_tokens = BATCH_TOKENS[device.type]
+
+    @torch.inference_mode()
+    def read(self, segments: Sequence[Segment], keep_past: bool = False) -> Reading:
+        """Hidden vectors at each segment's last token, [segments, hidden]."""
+        hidden, pasts = self._backbone(Packing.of(segments, self._device))
+        return Reading(hidden, tuple(_own(past) for past in pasts) if keep_past else ())
+
+    @torch.inference_mode()
+    def project(self, hidden: Tensor) -> list[tuple[float, ...]]:
+        """Head logits in float32, one row for each hidden vector."""
+        return [tuple(row) for row in (hidden.float() @ self._head.T).tolist()]
+
+    def values(self, hidden: Tensor) -> list[list[float]]:
+        """The hidden vectors as plain floats."""
+        values: list[list[float]] = hidden.float().tolist()
+        return values
+
+
+def _read(tensor: TensorLocation, device: torch.device) -> Tensor:
+    try:
+        with safe_open(tensor.path, framework="pt", device=str(device)) as file:
+            found: Tensor = file.get_tensor(tensor.name)
+    except (SafetensorError, OSError) as error:
+        raise TensorFileInvalid(f"{tensor.path}: tensor {tensor.name!r} cannot be read: {error}") from None
+    return found
+
+
+def _own(past: TorchPast) -> TorchPast:
+    """A copy that keeps nothing else alive: the pair's tensors may be views into a packed batch."""
+    return TorchPast(tuple((keys.clone(), values.clone()) for keys, values in past.layers))

@@ -1,0 +1,220 @@
+"""A Qwen3 backbone for routing, on torch: many token sequences in, one hidden vector for each out.
+
+Three things set it apart from a language model's forward pass:
+
+- Sequences are packed, not padded: all tokens lie in one [tokens, hidden] matrix, so that every matrix product serves
+  all sequences at once and none does useless work. Only attention looks at one sequence at a time.
+- The last layer computes queries, attention output and MLP for each sequence's last token alone.
+- Keys and values of tokens that an earlier read has seen come from its ``TorchPast``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trinity_mlx.contracts.artifact import BackboneConfig
+from trinity_mlx.contracts.backend import Segment
+
+
+@dataclass(frozen=True)
+class Linear:
+    """``x @ W'.T`` with ``W' = L @ W @ R`` applied factor by factor; a missing factor is the identity."""
+
+    weight: Tensor
+    right: Tensor | None = None
+    left: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[tokens, in] to [tokens, out]."""
+        if self.right is not None:
+            x = F.linear(x, self.right)
+        y = F.linear(x, self.weight)
+        return y if self.left is None else F.linear(y, self.left)
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Rows of ``W' = W @ R``."""
+
+    weight: Tensor
+    right: Tensor | None = None
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """[tokens] to [tokens, hidden]."""
+        rows = F.embedding(ids, self.weight)
+        return rows if self.right is None else rows @ self.right
+
+
+@dataclass(frozen=True)
+class RMSNorm:
+    """Root-mean-square norm over the last axis, computed in float32."""
+
+    weight: Tensor
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[tokens, in] to [tokens, out]."""
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = torch.rsqrt(length.square() / x.shape[-1] + self.eps)
+        return (x.float() * scale).to(x.dtype).mul_(self.weight)
+
+
+@dataclass(frozen=True)
+class TorchPast:
+    """Rotated keys and values of each layer, a pair of [tokens, kv_heads, head_dim]."""
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+
+    @property
+    def length(self) -> int:
+        """Number of token positions held."""
+        return self.layers[0][0].shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values together."""
+        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where each sequence's fresh tokens lie in the packed matrix."""
+
+    ids: Tensor
+    positions: Tensor
+    lengths: list[int]
+    last: Tensor
+    pasts: tuple[tuple[TorchPast | None, int], ...]
+
+    @classmethod
+    def of(cls, segments: Sequence[Segment], device: torch.device) -> Packing:
+        """Pack the tokens of ``segments`` that are not covered by their pasts."""
+        ids = [token for segment in segments for token in segment.fresh]
+        positions = [position for segment in segments for position in range(segment.reuse, len(segment.tokens))]
+        lengths = [len(segment.fresh) for segment in segments]
+        return cls(
+            torch.tensor(ids, device=device),
+            torch.tensor(positions, device=device),
+            lengths,
+            torch.tensor(lengths, device=device).cumsum(0) - 1,
+            tuple((segment.past, segment.reuse) for segment in segments),  # type: ignore[misc]
+        )
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Rotary position embedding: cosines and signed sines [tokens, 1, head_dim], the same for both halves."""
+
+    cos: Tensor
+    sin: Tensor
+
+    @classmethod
+    def at(cls, positions: Tensor, config: BackboneConfig, dtype: torch.dtype) -> Rotary:
+        """Angles for ``positions``, computed in float32 and rounded to ``dtype``."""
+        steps = torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.float32)
+        angles = positions[:, None].float() / config.rope_theta ** (steps / config.head_dim)
+        cos, sin = angles.cos(), angles.sin()
+        return cls(*(torch.cat(halves, dim=-1).to(dtype)[:, None] for halves in ((cos, cos), (-sin, sin))))
+
+    def __getitem__(self, rows: Tensor) -> Rotary:
+        return Rotary(self.cos[rows], self.sin[rows])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[tokens, in] to [tokens, out]."""
+        swapped = x.roll(x.shape[-1] // 2, dims=-1)
+        return torch.addcmul(x * self.cos, swapped, self.sin)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer."""
+
+    input_norm: RMSNorm
+    q_proj: Linear
+    k_proj: Linear
+    v_proj: Linear
+    q_norm: RMSNorm
+    k_norm: RMSNorm
+    o_proj: Linear
+    mlp_norm: RMSNorm
+    gate_proj: Linear
+    up_proj: Linear
+    down_proj: Linear
+    head_dim: int
+
+    def __call__(
+        self, x: Tensor, packing: Packing, rotary: Rotary, index: int, last_only: bool
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """The layer's output for all tokens (or the last of each sequence), and each sequence's keys and values."""
+        normed = self.input_norm(x)
+        keys = rotary(self.k_norm(self._heads(self.k_proj(normed))))
+        values = self._heads(self.v_proj(normed))
+        if last_only:
+            x, normed, rotary = x[packing.last], normed[packing.last], rotary[packing.last]
+        queries = rotary(self.q_norm(self._heads(self.q_proj(normed))))
+        memory = _with_pasts(keys, values, packing, index)
+        counts = [1] * len(memory) if last_only else packing.lengths
+        mixed = [_attend(query, *pair) for query, pair in zip(torch.split(queries, counts), memory, strict=True)]
+        x = x + self.o_proj(torch.cat(mixed).flatten(1))
+        return x + self._mlp(self.mlp_norm(x)), memory
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.view(len(x), -1, self.head_dim)
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Embedding, layers and final norm."""
+
+    config: BackboneConfig
+    embedding: Embedding
+    layers: tuple[Layer, ...]
+    norm: RMSNorm
+
+    def __call__(self, packing: Packing) -> tuple[Tensor, list[TorchPast]]:
+        """Hidden vectors after the final norm at each sequence's last token, [sequences, hidden], and the pasts."""
+        x = self.embedding(packing.ids)
+        rotary = Rotary.at(packing.positions, self.config, x.dtype)
+        memories = []
+        for index, layer in enumerate(self.layers):
+            x, memory = layer(x, packing, rotary, index, last_only=index == len(self.layers) - 1)
+            memories.append(memory)
+        return self.norm(x), [TorchPast(tuple(layers)) for layers in zip(*memories, strict=True)]
+
+
+def _with_pasts(keys: Tensor, values: Tensor, packing: Packing, layer: int) -> list[tuple[Tensor, Tensor]]:
+    """Each sequence's keys and values from its first token on."""
+    pairs = zip(torch.split(keys, packing.lengths), torch.split(values, packing.lengths), strict=True)
+    return [
+        pair if past is None else _append(past.layers[layer], reuse, pair)
+        for pair, (past, reuse) in zip(pairs, packing.pasts, strict=True)
+    ]
+
+
+def _append(old: tuple[Tensor, Tensor], reuse: int, new: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return torch.cat((old[0][:reuse], new[0])), torch.cat((old[1][:reuse], new[1]))
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Causal attention of the last ``len(query)`` positions over all of ``keys``: [queries, heads, head_dim]."""
+    fresh, total = query.shape[0], keys.shape[0]
+    mask = None
+    if 1 < fresh < total:
+        mask = torch.ones(fresh, total, dtype=torch.bool, device=query.device).tril(total - fresh)
+    mixed = F.scaled_dot_product_attention(
+        query.transpose(0, 1)[None],
+        keys.transpose(0, 1)[None],
+        values.transpose(0, 1)[None],
+        attn_mask=mask,
+        is_causal=fresh == total > 1,
+        enable_gqa=True,
+    )
+    return mixed[0].transpose(0, 1)

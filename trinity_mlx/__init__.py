@@ -1,0 +1,80 @@
+"""Route conversations to language models with a small adapted one, on MLX or torch.
+
+    >>> import trinity_mlx
+    >>> with trinity_mlx.load_router() as router:
+    ...     decision = router.route("What is 17 + 25? Answer briefly.")
+    >>> decision.label, decision.role.label
+    ('mathematics', 'Worker')
+
+Importing this package loads no tensor framework; ``load_router`` does.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .contracts.errors import (
+    ArtifactError,
+    ArtifactNotFound,
+    BaseInvalid,
+    BaseMismatch,
+    BundleInvalid,
+    ContextLengthError,
+    EnvironmentUnavailable,
+    InputFileError,
+    NonFiniteLogits,
+    ProfileInvalid,
+    ProfileUnavailable,
+    SelectionError,
+    TensorFileInvalid,
+    TranscriptError,
+    TrinityError,
+    UnknownProfile,
+    UsageError,
+)
+from .contracts.routing import Role, RouteDecision, RouteLogits, Selection, SelectionMode
+from .contracts.transcript import Message, TextFormat, Transcript
+
+if TYPE_CHECKING:
+    from .runtime.loading import load_router
+    from .runtime.router import Router
+
+__all__ = [
+    "ArtifactError",
+    "ArtifactNotFound",
+    "BaseInvalid",
+    "BaseMismatch",
+    "BundleInvalid",
+    "ContextLengthError",
+    "EnvironmentUnavailable",
+    "InputFileError",
+    "Message",
+    "NonFiniteLogits",
+    "ProfileInvalid",
+    "ProfileUnavailable",
+    "Role",
+    "RouteDecision",
+    "RouteLogits",
+    "Router",
+    "Selection",
+    "SelectionError",
+    "SelectionMode",
+    "TensorFileInvalid",
+    "TextFormat",
+    "Transcript",
+    "TranscriptError",
+    "TrinityError",
+    "UnknownProfile",
+    "UsageError",
+    "load_router",
+]
+
+_LATE = {"Router": ".runtime.router", "load_router": ".runtime.loading"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the runtime when it is first used: contracts alone cost milliseconds."""
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LATE[name], __name__), name)

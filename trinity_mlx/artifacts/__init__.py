@@ -1,0 +1,1 @@
+"""What lies on disk: bases, bundles, safetensors files and their hashes."""

@@ -1,0 +1,63 @@
+"""A base's tensors as an adapter changes them, whatever framework holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+from ..contracts.artifact import Execution
+
+T = TypeVar("T")
+
+EMBEDDING = "model.embed_tokens.weight"
+FINAL_NORM = "model.norm.weight"
+LAYER_NORMS = {
+    "input_norm": "input_layernorm.weight",
+    "q_norm": "self_attn.q_norm.weight",
+    "k_norm": "self_attn.k_norm.weight",
+    "mlp_norm": "post_attention_layernorm.weight",
+}
+LAYER_MATRICES = {
+    "q_proj": "self_attn.q_proj.weight",
+    "k_proj": "self_attn.k_proj.weight",
+    "v_proj": "self_attn.v_proj.weight",
+    "o_proj": "self_attn.o_proj.weight",
+    "gate_proj": "mlp.gate_proj.weight",
+    "up_proj": "mlp.up_proj.weight",
+    "down_proj": "mlp.down_proj.weight",
+}
+
+
+class Parts(NamedTuple, Generic[T]):
+    """``W' = left @ weight @ right``; a missing factor is the identity."""
+
+    weight: T
+    right: T | None
+    left: T | None
+
+
+@dataclass(frozen=True)
+class AdaptedTensors(Generic[T]):
+    """Looks tensors up in a base, together with what an adapter puts beside or in place of them."""
+
+    base: Mapping[str, T]
+    changes: Mapping[str, tuple[Execution, T]]
+
+    def parts(self, name: str) -> Parts[T]:
+        """The matrix ``name`` and its factors."""
+        execution, tensor = self.changes.get(name, (None, None))
+        replaced = tensor if execution is Execution.REPLACE else None
+        return Parts(
+            self.base[name] if replaced is None else replaced,
+            right=tensor if execution is Execution.RIGHT else None,
+            left=tensor if execution is Execution.LEFT else None,
+        )
+
+    def layer_matrices(self, layer: int) -> dict[str, Parts[T]]:
+        """The seven matrices of a decoder layer, by short name."""
+        return {short: self.parts(f"model.layers.{layer}.{name}") for short, name in LAYER_MATRICES.items()}
+
+    def layer_norms(self, layer: int) -> dict[str, T]:
+        """The four norm weights of a decoder layer, by short name."""
+        return {short: self.base[f"model.layers.{layer}.{name}"] for short, name in LAYER_NORMS.items()}

@@ -1,0 +1,217 @@
+"""Bundles: folders with a manifest, an adapter and a head; opened with every byte accounted for, written whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..contracts.artifact import Adapter, AdapterEntry, BaseModel, Bundle, Execution, Head, TensorLocation
+from ..contracts.canonical import canonical_sha256
+from ..contracts.errors import ArtifactNotFound, BaseMismatch, BundleInvalid, TensorFileInvalid
+from ..contracts.routing import Role
+from ..contracts.transcript import TextFormat
+from . import manifest as schema
+from . import safetensors_io
+from .adapter import EMBEDDING
+from .hashing import FileHashes, write_atomically
+
+ADAPTER_FILE = "adapter.safetensors"
+HEAD_FILE = "router_head.safetensors"
+HEAD_TENSOR = "trinity_router_head"
+LM_HEAD = "lm_head.weight"
+"""Adapted by the published vector, and without effect on a route: no logit over the vocabulary is computed."""
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """The bundle in ``folder``, after checking its manifest and the size and hash of every file that it names.
+
+    Raises:
+        ArtifactNotFound: there is no such folder.
+        BundleInvalid: the manifest is not valid, a file is missing or differs, or the parts do not fit together.
+        TensorFileInvalid: a tensor file is malformed, or a tensor is missing or has another shape.
+    """
+    if not folder.is_dir():
+        raise ArtifactNotFound(f"no artifact at {folder}: give a bundle's folder, or a name such as nano")
+    manifest = schema.read_manifest(folder)
+    _verify_files(folder, manifest)
+    _verify_adapter_ref(folder, manifest)
+    return Bundle(
+        name=manifest.name,
+        folder=folder,
+        base_id=manifest.base.id,
+        base_revision=manifest.base.revision,
+        base_ref=manifest.base.ref,
+        base_folder=folder / manifest.base.folder if manifest.base.folder else None,
+        text_format=manifest.text_format,
+        adapter=Adapter(manifest.adapter_ref, _adapter_entries(folder, manifest.adapter)),
+        head=_head(folder, manifest),
+    )
+
+
+@dataclass(frozen=True)
+class BundleDraft:
+    """What a new bundle's manifest says, beyond what is read off the files that already lie in its folder."""
+
+    name: str
+    base_id: str
+    base_ref: str
+    agents: Sequence[str]
+    executions: Mapping[str, Execution]
+    """Source tensor to how its change is applied; the adapter file holds the change under the source's name."""
+    base_revision: str | None = None
+    base_folder: str | None = None
+    text_format: TextFormat = TextFormat.ROLE_LINES
+    tied_embedding: str = "embed_tokens"
+    made: Mapping[str, str] = field(default_factory=dict)
+    lineage: Mapping[str, str] = field(default_factory=dict)
+
+
+def seal_bundle(folder: Path, draft: BundleDraft) -> Bundle:
+    """Write the manifest for the files in ``folder`` (adapter, head and whatever else lies there), and open it.
+
+    The manifest is written last and at once, so a folder without one is a bundle that was never finished.
+
+    Raises:
+        TensorFileInvalid: the adapter or the head file is missing or malformed.
+    """
+    adapter = safetensors_io.read_header(folder / ADAPTER_FILE)
+    head = safetensors_io.read_header(folder / HEAD_FILE)
+    entries = [
+        {"source": source, "execution": str(execution), "tensor": source, "shape": list(adapter[source].shape)}
+        for source, execution in draft.executions.items()
+    ]
+    files = _file_entries(folder)
+    content = {
+        "schema": schema.SCHEMA,
+        "version": schema.VERSION,
+        "name": draft.name,
+        "complete": True,
+        "base": {
+            "id": draft.base_id,
+            "revision": draft.base_revision,
+            "ref": draft.base_ref,
+            "folder": draft.base_folder,
+        },
+        "text_format": str(draft.text_format),
+        "tied_embedding": draft.tied_embedding,
+        "agents": list(draft.agents),
+        "adapter_ref": _adapter_ref(draft.base_ref, entries, _sha256_of(files, ADAPTER_FILE)),
+        "adapter": {"file": ADAPTER_FILE, "entries": entries},
+        "head": {"file": HEAD_FILE, "tensor": HEAD_TENSOR, "shape": list(head[HEAD_TENSOR].shape)},
+        "files": files,
+        "made": dict(draft.made),
+        "lineage": dict(draft.lineage),
+    }
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(folder / schema.MANIFEST_NAME, text.encode("utf-8"))
+    return open_bundle(folder)
+
+
+def check_fit(bundle: Bundle, base: BaseModel) -> None:
+    """Make sure that ``bundle`` can be applied to ``base``, naming the plainest reason where it cannot.
+
+    Raises:
+        TensorFileInvalid: the head or an adapter's tensor has a shape that this base does not take.
+        BaseMismatch: all shapes fit, but the bundle was made for a base of other content.
+    """
+    hidden = base.config.hidden_size
+    head = bundle.head.tensor
+    safetensors_io.require({head.name: head}, head.name, (len(bundle.head.labels) + len(Role), hidden), head.path)
+    shapes = base.config.backbone_shapes()
+    for entry in bundle.adapter.entries:
+        needed = _change_shape(entry, shapes.get(entry.source, ()))
+        safetensors_io.require({entry.source: entry.tensor}, entry.source, needed, entry.tensor.path)
+    if bundle.base_ref != base.ref:
+        raise BaseMismatch(
+            f"artifact {bundle.name} was made for base {bundle.base_id} ({bundle.base_ref[:12]}...), and "
+            f"{base.folder} is another one ({base.ref[:12]}...): give --base the right folder or revision"
+        )
+
+
+def _change_shape(entry: AdapterEntry, source: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that ``entry``'s tensor must have to change a matrix of shape ``source``."""
+    if len(source) != 2 or (entry.source == EMBEDDING and entry.execution is Execution.LEFT):
+        raise TensorFileInvalid(
+            f"{entry.tensor.path}: {entry.source!r} cannot be adapted by a {entry.execution} factor in this base"
+        )
+    rows, columns = source
+    return {Execution.RIGHT: (columns, columns), Execution.LEFT: (rows, rows), Execution.REPLACE: source}[
+        entry.execution
+    ]
+
+
+def _adapter_ref(base_ref: str, entries: Sequence[Mapping[str, object]], adapter_sha256: str) -> str:
+    """The adapter's content address: sha256 over its base, its entries and the hash of its file."""
+    return canonical_sha256({"base": base_ref, "entries": list(entries), "sha256": adapter_sha256})
+
+
+def _file_entries(folder: Path) -> list[dict[str, object]]:
+    hashes = FileHashes()
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != schema.MANIFEST_NAME)
+    return [
+        {"path": path.relative_to(folder).as_posix(), "size": path.stat().st_size, "sha256": hashes.sha256(path)}
+        for path in paths
+    ]
+
+
+def _sha256_of(files: Sequence[Mapping[str, object]], name: str) -> str:
+    return next(str(entry["sha256"]) for entry in files if entry["path"] == name)
+
+
+def _verify_files(folder: Path, manifest: schema.Manifest) -> None:
+    paths = [entry.path for entry in manifest.files]
+    if len(set(paths)) < len(paths):
+        raise BundleInvalid(f"{folder}: the manifest lists a file twice")
+    for needed in (manifest.adapter.file, manifest.head.file):
+        if needed not in paths:
+            raise BundleInvalid(f"{folder}: the manifest gives no hash for {needed}")
+    hashes = FileHashes()
+    for entry in manifest.files:
+        path = folder / entry.path
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise BundleInvalid(f"{path} is a link that leaves the bundle's folder")
+        if not path.is_file():
+            raise BundleInvalid(f"{path} is missing, and the manifest names it")
+        if path.stat().st_size != entry.size:
+            raise BundleInvalid(f"{path} has {path.stat().st_size} bytes, and the manifest says {entry.size}")
+        if hashes.sha256(path) != entry.sha256:
+            raise BundleInvalid(f"{path} has changed: its sha256 is not the manifest's {entry.sha256}")
+
+
+def _verify_adapter_ref(folder: Path, manifest: schema.Manifest) -> None:
+    entries = [entry.model_dump(mode="json") for entry in manifest.adapter.entries]
+    digest = next(entry.sha256 for entry in manifest.files if entry.path == manifest.adapter.file)
+    if manifest.adapter_ref != _adapter_ref(manifest.base.ref, entries, digest):
+        raise BundleInvalid(f"{folder}: adapter_ref {manifest.adapter_ref} is not that of this base and adapter")
+
+
+def _adapter_entries(folder: Path, section: schema.AdapterSection) -> tuple[AdapterEntry, ...]:
+    path = folder / section.file
+    tensors = safetensors_io.read_header(path)
+    sources = [entry.source for entry in section.entries]
+    if len(set(sources)) < len(sources):
+        raise BundleInvalid(f"{folder}: the manifest adapts a tensor twice")
+    located = [
+        AdapterEntry(entry.source, entry.execution, safetensors_io.require(tensors, entry.tensor, entry.shape, path))
+        for entry in section.entries
+    ]
+    return tuple(entry for entry in located if entry.source != LM_HEAD)
+
+
+def _head(folder: Path, manifest: schema.Manifest) -> Head:
+    path, rows = folder / manifest.head.file, manifest.head.shape[0]
+    tensor = safetensors_io.require(safetensors_io.read_header(path), manifest.head.tensor, manifest.head.shape, path)
+    if rows != len(manifest.agents) + len(Role):
+        raise BundleInvalid(
+            f"{path}: a head of {rows} rows is for {rows - len(Role)} agents and {len(Role)} roles, "
+            f"and the manifest labels {len(manifest.agents)} agents"
+        )
+    return Head(_float32(tensor), manifest.agents)
+
+
+def _float32(tensor: TensorLocation) -> TensorLocation:
+    if tensor.dtype != "F32":
+        raise TensorFileInvalid(f"{tensor.path}: the head is {tensor.dtype}, and routing heads are F32")
+    return tensor

@@ -1,0 +1,129 @@
+"""The manifest of a bundle: its schema, read strictly and written canonically."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from ..contracts.artifact import Execution
+from ..contracts.errors import BundleInvalid
+from ..contracts.transcript import TextFormat
+
+MANIFEST_NAME = "manifest.json"
+SCHEMA = "trinity-mlx.bundle"
+VERSION = 1
+
+
+def _inside(path: str) -> str:
+    """A relative path with plain parts: it cannot leave the folder that it is joined to."""
+    parts = PurePosixPath(path).parts
+    if not parts or "\\" in path or path.startswith("/") or any(part in ("..", ".") for part in path.split("/")):
+        raise ValueError(f"path {path!r} leaves the bundle's folder")
+    return path
+
+
+InnerPath = Annotated[str, AfterValidator(_inside)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Shape = tuple[Annotated[int, Field(ge=1)], ...]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class BaseEntry(_Strict):
+    """Which base the adapter was made for; ``folder`` is set where the bundle carries it."""
+
+    id: str
+    revision: str | None
+    ref: Sha256
+    folder: InnerPath | None
+
+
+class TensorEntry(_Strict):
+    """One adapted tensor: the source's name, how the change is applied, and the tensor that holds it."""
+
+    source: str
+    execution: Execution = Field(strict=False)
+    tensor: str
+    shape: Shape
+
+
+class AdapterSection(_Strict):
+    """The adapter's file and its tensors."""
+
+    file: InnerPath
+    entries: tuple[TensorEntry, ...]
+
+
+class HeadSection(_Strict):
+    """The head's file, tensor name and shape [slots + 3, hidden]."""
+
+    file: InnerPath
+    tensor: str
+    shape: tuple[Annotated[int, Field(ge=4)], Annotated[int, Field(ge=1)]]
+
+
+class FileEntry(_Strict):
+    """A file of the bundle with its size in bytes and its hash."""
+
+    path: InnerPath
+    size: Annotated[int, Field(ge=0)]
+    sha256: Sha256
+
+
+class Manifest(_Strict):
+    """Everything that a bundle says about itself. ``made`` and ``lineage`` are for people and for proofs."""
+
+    schema_name: Literal["trinity-mlx.bundle"] = Field(alias="schema")
+    version: Literal[1]
+    name: Annotated[str, Field(min_length=1)]
+    complete: Literal[True]
+    base: BaseEntry
+    text_format: TextFormat = Field(strict=False)
+    tied_embedding: Literal["embed_tokens", "lm_head", "compound"]
+    agents: Annotated[tuple[str, ...], Field(min_length=1)]
+    adapter_ref: Sha256
+    adapter: AdapterSection
+    head: HeadSection
+    files: tuple[FileEntry, ...]
+    made: dict[str, str]
+    lineage: dict[str, Sha256]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the bundle in ``folder``.
+
+    Raises:
+        BundleInvalid: it is missing, not JSON, of another version, or a key is missing, unknown or of the wrong kind.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise BundleInvalid(f"{path} cannot be read: {error.strerror or error}; is {folder} a bundle?") from None
+    try:
+        _check_version(path, json.loads(raw, object_pairs_hook=_unique))
+        return Manifest.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "manifest"
+        raise BundleInvalid(f"{path}: {where}: {first['msg']}") from None
+    except (ValueError, RecursionError) as error:
+        raise BundleInvalid(f"{path} is not valid JSON: {error}") from None
+
+
+def _check_version(path: Path, raw: object) -> None:
+    found = raw.get("version") if isinstance(raw, dict) else None
+    if found != VERSION or isinstance(found, bool):
+        raise BundleInvalid(f"{path} has version {found!r}, and this release reads version {VERSION}")
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands there twice")
+    return found

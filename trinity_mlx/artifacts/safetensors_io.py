@@ -1,0 +1,114 @@
+"""Safetensors files without a tensor framework: checked headers, lazy rows, hashes.
+
+A file is 8 bytes of header length (little-endian), a JSON header, then the tensors' bytes, gap-free.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..contracts.artifact import TensorLocation
+from ..contracts.errors import TensorFileInvalid
+
+ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+FLOAT_TYPES = ("F32", "BF16", "F16")
+_MAX_HEADER_BYTES = 100_000_000
+
+
+def read_header(path: Path) -> dict[str, TensorLocation]:
+    """Every tensor of a file by name, after checking that the header and the file's size agree.
+
+    Raises:
+        TensorFileInvalid: the file is missing, truncated, or its header is not one.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
+                raise _invalid(path, f"is truncated or no safetensors file: {size} bytes, header of {length}")
+            header = _parse_header(path, file.read(length))
+    except OSError as error:
+        raise _invalid(path, f"cannot be read: {error.strerror or error}") from None
+    tensors = {name: _locate(path, name, entry, 8 + length) for name, entry in header.items()}
+    _check_coverage(path, tensors, 8 + length, size)
+    return tensors
+
+
+def require(tensors: Mapping[str, TensorLocation], name: str, shape: tuple[int, ...], path: Path) -> TensorLocation:
+    """The tensor ``name``, of ``shape`` and a float type.
+
+    Raises:
+        TensorFileInvalid: it is missing, has another shape, or holds no floats.
+    """
+    tensor = tensors.get(name)
+    if tensor is None:
+        raise _invalid(path, f"has no tensor {name!r}")
+    if tensor.shape != shape:
+        raise _invalid(tensor.path, f"tensor {name!r} is shaped {list(tensor.shape)}, and {list(shape)} is needed")
+    if tensor.dtype not in FLOAT_TYPES:
+        raise _invalid(tensor.path, f"tensor {name!r} is {tensor.dtype}: one of {', '.join(FLOAT_TYPES)} is needed")
+    return tensor
+
+
+def read_float32(tensor: TensorLocation) -> np.ndarray:
+    """A whole tensor as float32 [*shape]; the file is memory-mapped, so a float32 tensor costs no copy."""
+    item = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[tensor.dtype]
+    raw = np.memmap(tensor.path, dtype=item, mode="r", offset=tensor.start, shape=tensor.shape)
+    if tensor.dtype == "BF16":
+        return (raw.astype(np.uint32) << 16).view(np.float32)
+    return raw.astype(np.float32, copy=False)
+
+
+def _parse_header(path: Path, raw: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(raw, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise _invalid(path, f"has a header that is not JSON: {error}") from None
+    if not isinstance(header, dict):
+        raise _invalid(path, "has a header that is no JSON object")
+    header.pop("__metadata__", None)
+    return header
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands there twice")
+    return found
+
+
+def _locate(path: Path, name: str, entry: Any, data_start: int) -> TensorLocation:
+    match entry:
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(begin), int(end)]} if (
+            dtype in ITEM_BYTES and all(type(side) is int and side >= 0 for side in shape)
+        ):
+            nbytes = math.prod(shape) * ITEM_BYTES[dtype]
+        case _:
+            raise _invalid(path, f"has a header that does not describe tensor {name!r}: {str(entry)[:200]}")
+    if begin < 0 or end - begin != nbytes:
+        raise _invalid(path, f"tensor {name!r} {dtype}{shape} takes {nbytes} bytes, and its header gives {end - begin}")
+    return TensorLocation(path, name, dtype, tuple(shape), data_start + begin, nbytes)
+
+
+def _check_coverage(path: Path, tensors: Mapping[str, TensorLocation], data_start: int, size: int) -> None:
+    position = data_start
+    for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.start, tensor.nbytes)):
+        if tensor.start != position:
+            raise _invalid(path, f"tensor {tensor.name!r} starts at byte {tensor.start}, and {position} is expected")
+        position += tensor.nbytes
+        if position > size:
+            raise _invalid(path, f"is truncated at {size} bytes: tensor {tensor.name!r} ends at byte {position}")
+    if position != size:
+        raise _invalid(path, f"has {size - position} bytes that belong to no tensor")
+
+
+def _invalid(path: Path, what: str) -> TensorFileInvalid:
+    return TensorFileInvalid(f"{os.fspath(path)} {what}")

@@ -1,0 +1,5 @@
+"""The command line: the one place, with the server, that reads the environment and prints for people."""
+
+from .main import main
+
+__all__ = ["main"]

@@ -1,0 +1,135 @@
+"""What a base model, an adapter, a head and a bundle are, apart from how they are read or run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from .transcript import TextFormat
+
+
+@dataclass(frozen=True, slots=True)
+class TensorLocation:
+    """A tensor inside a safetensors file: where it lies, not its values.
+
+    ``dtype`` is the file's own name (``F32``, ``BF16``, ``F16``); ``start`` counts bytes from the file's beginning.
+    """
+
+    path: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneConfig:
+    """The numbers that fix a plain Qwen3 backbone (grouped-query attention, per-head RMSNorm, SwiGLU, RoPE)."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+    max_positions: int
+    tied_embeddings: bool
+
+    def layer_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each tensor of one decoder layer, by its name below ``model.layers.N.``."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        return {
+            "input_layernorm.weight": (hidden,),
+            "self_attn.q_proj.weight": (queries, hidden),
+            "self_attn.k_proj.weight": (keys, hidden),
+            "self_attn.v_proj.weight": (keys, hidden),
+            "self_attn.q_norm.weight": (self.head_dim,),
+            "self_attn.k_norm.weight": (self.head_dim,),
+            "self_attn.o_proj.weight": (hidden, queries),
+            "post_attention_layernorm.weight": (hidden,),
+            "mlp.gate_proj.weight": (inner, hidden),
+            "mlp.up_proj.weight": (inner, hidden),
+            "mlp.down_proj.weight": (hidden, inner),
+        }
+
+    def backbone_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor that a route reads, by its full name; ``lm_head`` is not among them."""
+        shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab_size, self.hidden_size)}
+        for layer in range(self.num_layers):
+            shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in self.layer_shapes().items()}
+        return shapes | {"model.norm.weight": (self.hidden_size,)}
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """An unmodified language model on disk, its tensors located and their shapes checked.
+
+    ``ref`` is the content hash that stands for it: sha256 over configuration, weight files and tokenizer.
+    """
+
+    folder: Path
+    config: BackboneConfig
+    tensors: Mapping[str, TensorLocation]
+    tokenizer: Path
+    ref: str
+
+
+class Execution(StrEnum):
+    """How one adapted tensor takes part in a product (facts.md, section 3)."""
+
+    RIGHT = "right"
+    """``W' = W @ R``, with ``R`` shaped [columns, columns]: for matrices at least as tall as wide."""
+    LEFT = "left"
+    """``W' = L @ W``, with ``L`` shaped [rows, rows]: for matrices wider than tall."""
+    REPLACE = "replace"
+    """``W'`` itself, shaped as the source."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterEntry:
+    """The change to one source tensor."""
+
+    source: str
+    execution: Execution
+    tensor: TensorLocation
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A content-addressed change to a base: ``ref`` is sha256 over its canonical description."""
+
+    ref: str
+    entries: tuple[AdapterEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The routing matrix, float32 [slots + 3, hidden], with a label for each agent slot."""
+
+    tensor: TensorLocation
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An artifact ready to be loaded: what to change in a base, how to read it out, and which base it belongs to.
+
+    ``base_folder`` is set where the bundle carries its base; otherwise ``base_id`` and ``base_revision`` name it.
+    """
+
+    name: str
+    folder: Path
+    base_id: str
+    base_revision: str | None
+    base_ref: str
+    base_folder: Path | None
+    text_format: TextFormat
+    adapter: Adapter
+    head: Head

@@ -1,0 +1,257 @@
+"""What a route is: logits, margins, the way of choosing, and the decision with its proofs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Any
+
+from .canonical import canonical_sha256, fixed6
+from .errors import NonFiniteLogits, SelectionError
+
+
+class Role(IntEnum):
+    """What the chosen agent is asked to do; the value is the index in the head's role logits."""
+
+    WORKER = 0
+    THINKER = 1
+    VERIFIER = 2
+
+    @property
+    def label(self) -> str:
+        """``Worker``, ``Thinker`` or ``Verifier``."""
+        return self.name.capitalize()
+
+
+@dataclass(frozen=True, slots=True)
+class RouteLogits:
+    """The head's output for one transcript, float32 values: ``agent[slots]`` and ``role[3]``.
+
+    Raises:
+        NonFiniteLogits: a value is NaN or infinite.
+    """
+
+    agent: tuple[float, ...]
+    role: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(value) for value in self.agent + self.role):
+            raise NonFiniteLogits(
+                f"the router's logits are not finite (agent {self.agent}, role {self.role}): "
+                "the base, the adapter or the head holds NaN or overflows; verify the files, or try --dtype float32"
+            )
+
+    @classmethod
+    def split(cls, values: Sequence[float]) -> RouteLogits:
+        """Split one row of the head's output: all but the last three choose the slot, the last three the role."""
+        return cls(tuple(values[: -len(Role)]), tuple(values[-len(Role) :]))
+
+
+class SelectionMode(StrEnum):
+    """How an index is chosen from a split's logits."""
+
+    ARGMAX = "argmax"
+    """The largest logit; the lowest index among equals."""
+    SOFTMAX = "softmax"
+    """The largest probability (the same choice as argmax), with the probabilities reported."""
+    SAMPLE = "sample"
+    """Drawn from the softmax with a seeded draw."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """How a decision is made from logits, apart for agent and role.
+
+    ``temperature`` divides the logits before the softmax (> 0). ``seed`` fixes the draw of ``sample``; any
+    non-negative integer is a seed, 0 too. ``None`` asks for a fresh seed, which the decision then records.
+
+    Raises:
+        SelectionError: the temperature is not a positive number, or the seed is negative.
+    """
+
+    agent: SelectionMode = SelectionMode.ARGMAX
+    role: SelectionMode = SelectionMode.ARGMAX
+    temperature: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise SelectionError(f"temperature is {self.temperature}: it must be a number above 0")
+        if self.seed is not None and self.seed < 0:
+            raise SelectionError(f"seed is {self.seed}: it must be 0 or more")
+
+    @classmethod
+    def parse(cls, text: str, temperature: float = 1.0, seed: int | None = None) -> Selection:
+        """From ``"sample"`` (both splits) or ``"agent=sample,role=argmax"`` (each its own).
+
+        Raises:
+            SelectionError: a mode or a split has no such name.
+        """
+        modes = {"agent": SelectionMode.ARGMAX, "role": SelectionMode.ARGMAX}
+        for part in text.split(","):
+            split, named, mode = part.strip().rpartition("=")
+            if named and split not in modes:
+                raise SelectionError(f"unknown split {split!r} in selection {text!r}: use agent= or role=")
+            for target in [split] if named else list(modes):
+                modes[target] = _mode(mode)
+        return cls(modes["agent"], modes["role"], temperature, seed)
+
+
+def _mode(text: str) -> SelectionMode:
+    try:
+        return SelectionMode(text)
+    except ValueError:
+        raise SelectionError(f"unknown selection {text!r}: use {', '.join(SelectionMode)}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Margins:
+    """Largest logit minus the second largest of each split; ``None`` where there is no second candidate."""
+
+    agent: float | None
+    role: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Probabilities:
+    """Softmax of each split at the selection's temperature; a slot that is not allowed has 0."""
+
+    agent: tuple[float, ...]
+    role: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen from one transcript's logits, and how clear it was.
+
+    ``ranking`` lists the allowed slots from the largest logit down. ``tied_slots`` and ``tied_roles`` hold the
+    indices that share the largest logit, and are empty where one leads alone. ``probabilities`` is ``None`` when
+    both splits use argmax.
+    """
+
+    slot: int
+    role: Role
+    margins: Margins
+    ranking: tuple[int, ...]
+    selection: Selection
+    tied_slots: tuple[int, ...] = ()
+    tied_roles: tuple[Role, ...] = ()
+    probabilities: Probabilities | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactIdentity:
+    """Which router answered: a name for people, and the content hashes of adapter and base."""
+
+    name: str
+    adapter_ref: str
+    base_ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Wall time in milliseconds, results materialised: loading the router (once), and this route.
+
+    Transcripts that were read in one batch share its time evenly.
+    """
+
+    load: float
+    route: float
+
+
+@dataclass(frozen=True, slots=True)
+class RouteDecision:
+    """Who speaks next, in which role, and everything needed to check it.
+
+    ``token_count`` counts the tokens of the whole input text; ``reused_tokens`` of them were not read again, because
+    an earlier call had read the same beginning.
+    """
+
+    choice: Choice
+    label: str
+    logits: RouteLogits
+    token_count: int
+    reused_tokens: int
+    transcript_hash: str
+    artifact: ArtifactIdentity
+    profile: str
+    timings: Timings
+
+    @property
+    def slot(self) -> int:
+        """Index of the chosen agent slot."""
+        return self.choice.slot
+
+    @property
+    def role(self) -> Role:
+        """The role that the chosen agent takes."""
+        return self.choice.role
+
+    @property
+    def margins(self) -> Margins:
+        """Margins of both splits, among the allowed slots."""
+        return self.choice.margins
+
+    @property
+    def ranking(self) -> tuple[int, ...]:
+        """Allowed slots, best first."""
+        return self.choice.ranking
+
+    @property
+    def route_hash(self) -> str:
+        """sha256 over the canonical JSON of slot, role id and all logits as text with six decimals.
+
+        The hashed object is ``{"logits": {"agent": [...], "role": [...]}, "role": id, "slot": index}``.
+        """
+        return canonical_sha256(
+            {
+                "slot": self.slot,
+                "role": int(self.role),
+                "logits": {
+                    "agent": [fixed6(value) for value in self.logits.agent],
+                    "role": [fixed6(value) for value in self.logits.role],
+                },
+            }
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The decision as JSON-ready plain values: the object that ``trinity-mlx route --json`` prints."""
+        choice = self.choice
+        return {
+            "agent": {"slot": self.slot, "label": self.label},
+            "role": {"id": int(self.role), "name": self.role.label},
+            "logits": {"agent": list(self.logits.agent), "role": list(self.logits.role)},
+            "margins": {"agent": choice.margins.agent, "role": choice.margins.role},
+            "ranking": list(choice.ranking),
+            "ties": {"agent": list(choice.tied_slots), "role": [int(role) for role in choice.tied_roles]},
+            "selection": _selection_dict(choice.selection),
+            "probabilities": _probabilities_dict(choice.probabilities),
+            "token_count": self.token_count,
+            "reused_tokens": self.reused_tokens,
+            "transcript_hash": self.transcript_hash,
+            "route_hash": self.route_hash,
+            "artifact": {
+                "name": self.artifact.name,
+                "adapter_ref": self.artifact.adapter_ref,
+                "base_ref": self.artifact.base_ref,
+            },
+            "profile": self.profile,
+            "timings_ms": {"load": round(self.timings.load, 3), "route": round(self.timings.route, 3)},
+        }
+
+
+def _selection_dict(selection: Selection) -> Mapping[str, Any]:
+    return {
+        "agent": str(selection.agent),
+        "role": str(selection.role),
+        "temperature": selection.temperature,
+        "seed": selection.seed,
+    }
+
+
+def _probabilities_dict(probabilities: Probabilities | None) -> Mapping[str, Any] | None:
+    if probabilities is None:
+        return None
+    return {"agent": list(probabilities.agent), "role": list(probabilities.role)}

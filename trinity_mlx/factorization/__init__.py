@@ -1,0 +1,1 @@
+"""The mathematics of singular-value fine-tuning, in numpy float64."""

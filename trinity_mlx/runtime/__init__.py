@@ -1,0 +1,1 @@
+"""Routers at work: loading, tokens, cached reading, decisions."""
