@@ -11,7 +11,15 @@ from importlib.metadata import version
 import mlx.core as mx
 
 from trinity_mlx.artifacts.adapter import EMBEDDING, FINAL_NORM, AdaptedTensors
-from trinity_mlx.contracts.artifact import Adapter, BackboneConfig, BaseModel, Head, TensorLocation
+from trinity_mlx.contracts.artifact import (
+    Adapter,
+    AdapterEntry,
+    BackboneConfig,
+    BaseModel,
+    Execution,
+    Head,
+    TensorLocation,
+)
 from trinity_mlx.contracts.backend import BackendInfo, Reading, Segment
 from trinity_mlx.contracts.errors import TensorFileInvalid
 
@@ -49,13 +57,12 @@ class MlxBase:
 
     def _attach(self, adapter: Adapter | None, head: Head) -> MlxRoutingModel:
         entries = adapter.entries if adapter else ()
-        held = _read([entry.tensor for entry in entries])
-        changes = {
-            entry.source: (entry.execution, held[entry.tensor.name].astype(self._tensors[entry.source].dtype))
-            for entry in entries
-        }
-        adapted = AdaptedTensors(self._tensors, changes)
+        adapted = AdaptedTensors(self._tensors, {entry.source: self._change(entry) for entry in entries})
         return MlxRoutingModel(self._backbone(adapted), _read([head.tensor])[head.tensor.name], self._owner)
+
+    def _change(self, entry: AdapterEntry) -> tuple[Execution, mx.array]:
+        tensor = _read([entry.tensor])[entry.tensor.name].astype(self._tensors[entry.source].dtype)
+        return entry.execution, tensor.T if entry.transposed else tensor
 
     def _backbone(self, adapted: AdaptedTensors[mx.array]) -> Backbone:
         embedding = adapted.parts(EMBEDDING)

@@ -9,7 +9,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from trinity_mlx.artifacts.adapter import EMBEDDING, FINAL_NORM, AdaptedTensors
-from trinity_mlx.contracts.artifact import Adapter, BackboneConfig, BaseModel, Head, TensorLocation
+from trinity_mlx.contracts.artifact import (
+    Adapter,
+    AdapterEntry,
+    BackboneConfig,
+    BaseModel,
+    Execution,
+    Head,
+    TensorLocation,
+)
 from trinity_mlx.contracts.backend import BackendInfo, Reading, Segment
 from trinity_mlx.contracts.errors import TensorFileInvalid
 
@@ -44,12 +52,13 @@ class TorchBase:
 
     def attach(self, adapter: Adapter | None, head: Head) -> TorchRoutingModel:
         """A routing model that applies ``adapter`` at run time."""
-        changes = {
-            entry.source: (entry.execution, _read(entry.tensor, self._device).to(self._tensors[entry.source].dtype))
-            for entry in (adapter.entries if adapter else ())
-        }
-        adapted = AdaptedTensors(self._tensors, changes)
+        entries = adapter.entries if adapter else ()
+        adapted = AdaptedTensors(self._tensors, {entry.source: self._change(entry) for entry in entries})
         return TorchRoutingModel(self._backbone(adapted), _read(head.tensor, self._device), self._device)
+
+    def _change(self, entry: AdapterEntry) -> tuple[Execution, Tensor]:
+        tensor = _read(entry.tensor, self._device).to(self._tensors[entry.source].dtype)
+        return entry.execution, tensor.T.contiguous() if entry.transposed else tensor
 
     def _backbone(self, adapted: AdaptedTensors[Tensor]) -> Backbone:
         embedding = adapted.parts(EMBEDDING)

@@ -16,12 +16,11 @@ from . import manifest as schema
 from . import safetensors_io
 from .adapter import EMBEDDING
 from .hashing import FileHashes, write_atomically
+from .vector import LM_HEAD
 
 ADAPTER_FILE = "adapter.safetensors"
 HEAD_FILE = "router_head.safetensors"
 HEAD_TENSOR = "trinity_router_head"
-LM_HEAD = "lm_head.weight"
-"""Adapted by the published vector, and without effect on a route: no logit over the vocabulary is computed."""
 
 
 def open_bundle(folder: Path) -> Bundle:

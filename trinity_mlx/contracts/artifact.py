@@ -94,11 +94,12 @@ class Execution(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AdapterEntry:
-    """The change to one source tensor."""
+    """The change to one source tensor; ``transposed`` where the file holds ``tensor`` as [in, out]."""
 
     source: str
     execution: Execution
     tensor: TensorLocation
+    transposed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,49 @@
+"""The command group, and the one place where an error becomes a line and an exit code."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import click
+
+from ..contracts.errors import TrinityError
+from .doctor import doctor
+from .profiles import profiles
+from .route import route
+from .settings import prepare_process
+
+
+class _ErrorsForPeople(click.Group):
+    """Prints a ``TrinityError`` without a traceback and exits with its code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except TrinityError as error:
+            click.secho("error: ", fg="red", bold=True, err=True, nl=False)
+            click.echo(str(error), err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=_ErrorsForPeople, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("trinity-mlx"), prog_name="trinity-mlx")
+def main() -> None:
+    """Route conversations to language models with a small adapted one.
+
+    A transcript goes in; a small language model reads it once; the command says which agent slot speaks next, and in
+    which role.
+
+    \b
+    Example:
+      trinity-mlx route "What is 17 + 25? Answer briefly."
+
+    Exit codes: 0 done, 1 a gate failed, 2 usage, 3 profile or environment unavailable, 4 artifact invalid.
+    """
+    prepare_process()
+
+
+main.add_command(route)
+main.add_command(profiles)
+main.add_command(doctor)

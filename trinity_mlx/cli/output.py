@@ -1,0 +1,34 @@
+"""The one sink that every command prints through."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def print_json(value: Any) -> None:
+    """``value`` on standard output, indented: one object for a program."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_json_line(value: Any) -> None:
+    """``value`` on standard output in one line: one of many objects for a program."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def console() -> Console:
+    """Standard output for people: colours and box lines only where it is a terminal that has them."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def note(text: str) -> None:
+    """A line for people on the error stream, so that standard output stays clean."""
+    click.echo(text, err=True)
