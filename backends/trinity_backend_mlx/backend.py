@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 import mlx.core as mx
 
-from trinity_mlx.artifacts.adapter import EMBEDDING, FINAL_NORM, AdaptedTensors
+from trinity_mlx.artifacts.adapter import EMBEDDING, FINAL_NORM, AdaptedTensors, Parts
 from trinity_mlx.contracts.artifact import (
     Adapter,
     AdapterEntry,
@@ -51,14 +51,22 @@ class MlxBase:
         self._tensors = tensors
         self._owner = owner
 
-    def attach(self, adapter: Adapter | None, head: Head) -> MlxRoutingModel:
-        """A routing model that applies ``adapter`` at run time."""
-        return self._owner.run(lambda: self._attach(adapter, head))
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the base's tensors."""
+        return sum(tensor.nbytes for tensor in self._tensors.values())
 
-    def _attach(self, adapter: Adapter | None, head: Head) -> MlxRoutingModel:
+    def attach(self, adapter: Adapter | None, head: Head, *, merged: bool = False) -> MlxRoutingModel:
+        """A routing model with ``adapter``, applied to activations or merged into copies of the weights."""
+        return self._owner.run(lambda: self._attach(adapter, head, merged))
+
+    def _attach(self, adapter: Adapter | None, head: Head, merged: bool) -> MlxRoutingModel:
         entries = adapter.entries if adapter else ()
         adapted = AdaptedTensors(self._tensors, {entry.source: self._change(entry) for entry in entries})
-        return MlxRoutingModel(self._backbone(adapted), _read([head.tensor])[head.tensor.name], self._owner)
+        if merged:
+            adapted = adapted.merged(_merge)
+        matrix = _read([head.tensor])[head.tensor.name]
+        return MlxRoutingModel(self._backbone(adapted), matrix, self._owner, adapted.nbytes + matrix.nbytes)
 
     def _change(self, entry: AdapterEntry) -> tuple[Execution, mx.array]:
         tensor = _read([entry.tensor])[entry.tensor.name].astype(self._tensors[entry.source].dtype)
@@ -84,7 +92,8 @@ class MlxRoutingModel:
 
     batch_tokens = 1024
 
-    def __init__(self, backbone: Backbone, head: mx.array, owner: OwnerThread) -> None:
+    def __init__(self, backbone: Backbone, head: mx.array, owner: OwnerThread, nbytes: int) -> None:
+        self.nbytes = nbytes
         self._backbone = backbone
         self._head = head
         self._owner = owner
@@ -134,6 +143,18 @@ def _open(path: str) -> dict[str, mx.array]:
     except (RuntimeError, ValueError) as error:
         raise TensorFileInvalid(f"{path} cannot be read by MLX: {error}") from None
     return held
+
+
+def _merge(parts: Parts[mx.array]) -> mx.array:
+    """``left @ weight @ right`` computed in float32, in the weight's number type."""
+    merged = _float32(parts.weight)
+    if parts.right is not None:
+        merged = merged @ _float32(parts.right)
+    if parts.left is not None:
+        merged = _float32(parts.left) @ merged
+    merged = merged.astype(parts.weight.dtype)
+    mx.eval(merged)
+    return merged
 
 
 def _rows(matrix: mx.array) -> list[list[float]]:

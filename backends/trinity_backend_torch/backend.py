@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from trinity_mlx.artifacts.adapter import EMBEDDING, FINAL_NORM, AdaptedTensors
+from trinity_mlx.artifacts.adapter import EMBEDDING, FINAL_NORM, AdaptedTensors, Parts
 from trinity_mlx.contracts.artifact import (
     Adapter,
     AdapterEntry,
@@ -24,6 +24,7 @@ from trinity_mlx.contracts.errors import TensorFileInvalid
 from .qwen3 import Backbone, Embedding, Layer, Linear, Packing, RMSNorm, TorchPast
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MERGE_ROWS = 8192
 BATCH_TOKENS = {"cpu": 512, "mps": 2048, "cuda": 16384}
 
 
@@ -50,11 +51,20 @@ class TorchBase:
         self._tensors = tensors
         self._device = device
 
-    def attach(self, adapter: Adapter | None, head: Head) -> TorchRoutingModel:
-        """A routing model that applies ``adapter`` at run time."""
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the base's tensors."""
+        return sum(tensor.nbytes for tensor in self._tensors.values())
+
+    @torch.inference_mode()
+    def attach(self, adapter: Adapter | None, head: Head, *, merged: bool = False) -> TorchRoutingModel:
+        """A routing model with ``adapter``, applied to activations or merged into copies of the weights."""
         entries = adapter.entries if adapter else ()
         adapted = AdaptedTensors(self._tensors, {entry.source: self._change(entry) for entry in entries})
-        return TorchRoutingModel(self._backbone(adapted), _read(head.tensor, self._device), self._device)
+        if merged:
+            adapted = adapted.merged(_merge)
+        matrix = _read(head.tensor, self._device)
+        return TorchRoutingModel(self._backbone(adapted), matrix, self._device, adapted.nbytes + matrix.nbytes)
 
     def _change(self, entry: AdapterEntry) -> tuple[Execution, Tensor]:
         tensor = _read(entry.tensor, self._device).to(self._tensors[entry.source].dtype)
@@ -79,7 +89,8 @@ class TorchBase:
 class TorchRoutingModel:
     """A backbone with its adapter, and the routing head in float32."""
 
-    def __init__(self, backbone: Backbone, head: Tensor, device: torch.device) -> None:
+    def __init__(self, backbone: Backbone, head: Tensor, device: torch.device, nbytes: int) -> None:
+        self.nbytes = nbytes
         self._backbone = backbone
         self._head = head
         self._device = device
@@ -109,6 +120,17 @@ def _read(tensor: TensorLocation, device: torch.device) -> Tensor:
     except (SafetensorError, OSError) as error:
         raise TensorFileInvalid(f"{tensor.path}: tensor {tensor.name!r} cannot be read: {error}") from None
     return found
+
+
+def _merge(parts: Parts[Tensor]) -> Tensor:
+    """``left @ weight @ right`` computed in float32, tile by tile of rows, in the weight's number type."""
+    merged = parts.weight
+    if parts.right is not None:
+        right = parts.right.float()
+        merged = torch.cat([(tile.float() @ right).to(tile.dtype) for tile in torch.split(merged, MERGE_ROWS)])
+    if parts.left is not None:
+        merged = (parts.left.float() @ merged.float()).to(merged.dtype)
+    return merged
 
 
 def _own(past: TorchPast) -> TorchPast:

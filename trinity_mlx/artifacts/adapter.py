@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from ..contracts.artifact import Execution
 
-T = TypeVar("T")
+
+class _Sized(Protocol):
+    @property
+    def nbytes(self) -> int: ...
+
+
+T = TypeVar("T", bound=_Sized)
 
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
@@ -53,6 +59,15 @@ class AdaptedTensors(Generic[T]):
             right=tensor if execution is Execution.RIGHT else None,
             left=tensor if execution is Execution.LEFT else None,
         )
+
+    def merged(self, merge: Callable[[Parts[T]], T]) -> AdaptedTensors[T]:
+        """The same tensors with every factor multiplied into a copy of its matrix by ``merge``."""
+        return AdaptedTensors(self.base, {name: (Execution.REPLACE, merge(self.parts(name))) for name in self.changes})
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the changes alone."""
+        return sum(tensor.nbytes for _, tensor in self.changes.values())
 
     def layer_matrices(self, layer: int) -> dict[str, Parts[T]]:
         """The seven matrices of a decoder layer, by short name."""

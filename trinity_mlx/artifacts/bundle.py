@@ -181,9 +181,13 @@ def _verify_files(folder: Path, manifest: schema.Manifest) -> None:
 
 def _verify_adapter_ref(folder: Path, manifest: schema.Manifest) -> None:
     entries = [entry.model_dump(mode="json") for entry in manifest.adapter.entries]
-    digest = next(entry.sha256 for entry in manifest.files if entry.path == manifest.adapter.file)
+    digest = _file_sha256(manifest, manifest.adapter.file)
     if manifest.adapter_ref != _adapter_ref(manifest.base.ref, entries, digest):
         raise BundleInvalid(f"{folder}: adapter_ref {manifest.adapter_ref} is not that of this base and adapter")
+
+
+def _file_sha256(manifest: schema.Manifest, path: str) -> str:
+    return next(entry.sha256 for entry in manifest.files if entry.path == path)
 
 
 def _adapter_entries(folder: Path, section: schema.AdapterSection) -> tuple[AdapterEntry, ...]:
@@ -207,7 +211,7 @@ def _head(folder: Path, manifest: schema.Manifest) -> Head:
             f"{path}: a head of {rows} rows is for {rows - len(Role)} agents and {len(Role)} roles, "
             f"and the manifest labels {len(manifest.agents)} agents"
         )
-    return Head(_float32(tensor), manifest.agents)
+    return Head(_float32(tensor), manifest.agents, _file_sha256(manifest, manifest.head.file))
 
 
 def _float32(tensor: TensorLocation) -> TensorLocation:

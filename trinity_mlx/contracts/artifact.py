@@ -112,10 +112,11 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The routing matrix, float32 [slots + 3, hidden], with a label for each agent slot."""
+    """The routing matrix, float32 [slots + 3, hidden], with a label for each slot; ``ref`` is its file's sha256."""
 
     tensor: TensorLocation
     labels: tuple[str, ...]
+    ref: str = ""
 
 
 @dataclass(frozen=True, slots=True)

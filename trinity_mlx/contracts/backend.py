@@ -66,7 +66,11 @@ class BackendInfo:
 
 
 class RoutingModel(Protocol):
-    """A base with an adapter and a head. Not safe for concurrent calls: its caller holds a lock."""
+    """A base with an adapter and a head. Safe for concurrent calls."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds beyond its base's."""
 
     @property
     def batch_tokens(self) -> int:
@@ -86,10 +90,17 @@ class RoutingModel(Protocol):
 
 
 class LoadedBase(Protocol):
-    """A base in memory; several routing models may share it."""
+    """A base in memory; several routing models may share it. Safe for concurrent calls."""
 
-    def attach(self, adapter: Adapter | None, head: Head) -> RoutingModel:
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+
+    def attach(self, adapter: Adapter | None, head: Head, *, merged: bool = False) -> RoutingModel:
         """A routing model on this base; the base's own tensors are shared and stay untouched.
+
+        The adapter's factors are applied to activations, or, with ``merged``, to the weights once: the same function,
+        a little faster, at the price of a copy of each adapted matrix.
 
         The caller has checked that the adapter and the head fit the base (``artifacts.bundle.check_fit``).
 

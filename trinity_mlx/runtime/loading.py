@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Literal
 
 from ..artifacts.base import open_base
 from ..artifacts.bundle import check_fit
@@ -13,6 +14,7 @@ from ..contracts.errors import BaseInvalid
 from ..contracts.routing import ArtifactIdentity
 from ..plugins import load_backend
 from ..profiles import AUTO, DTypeName, ProfileRegistry
+from .leases import REGISTRY
 from .reader import Reader
 from .router import Router, RouterIdentity
 from .tokenizer import Tokenizer
@@ -26,17 +28,19 @@ def load_router(
     profile: str = AUTO,
     dtype: DTypeName | None = None,
     *,
+    execution: Literal["factored", "merged"] = "factored",
     cache_bytes: int = CACHE_BYTES,
     config_dir: Path | None = None,
     hash_memory: Path | None = None,
 ) -> Router:
-    """Load a router.
+    """Load a router. Routers of the same artifact on the same profile share one model, found in ``runtime.leases``.
 
     Args:
         artifact: the name of an embedded artifact, or a bundle's folder.
         base: a folder in Hugging Face layout, or ``OWNER/NAME[@REVISION]`` on the Hub; by default the bundle's own.
         profile: a runtime profile's name, or ``auto`` for the best one here.
         dtype: the number type of the model; by default the profile's.
+        execution: apply the adapter to activations, or merge it into copies of the weights that it changes.
         cache_bytes: how much may be kept of keys and values for transcripts that continue; 0 remembers nothing.
         config_dir: a folder whose ``profiles/*.toml`` add to the built-in profiles.
         hash_memory: a file that remembers the hashes of large weight files between runs.
@@ -58,8 +62,15 @@ def load_router(
             f"and the base embeds {source.config.vocab_size}"
         )
     number_type = dtype or chosen.dtype
-    loaded = load_backend(chosen.backend).load_base(source, device=device, dtype=number_type)
-    model = loaded.attach(bundle.adapter, bundle.head)
+    lease = REGISTRY.lease(
+        load_backend(chosen.backend),
+        source,
+        bundle.adapter,
+        bundle.head,
+        device=device,
+        dtype=number_type,
+        merged=execution == "merged",
+    )
     identity = RouterIdentity(
         artifact=ArtifactIdentity(bundle.name, bundle.adapter.ref, source.ref),
         labels=bundle.head.labels,
@@ -70,4 +81,4 @@ def load_router(
         dtype=number_type,
         load_ms=(time.perf_counter() - started) * 1000,
     )
-    return Router(identity, tokenizer, Reader(model, cache_bytes))
+    return Router(identity, tokenizer, Reader(lease.value.model, cache_bytes), lease.release)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+import weakref
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, overload
@@ -45,10 +46,13 @@ class Router:
     the same logits bit for bit on one router; see ``forget`` for measuring without memory.
     """
 
-    def __init__(self, identity: RouterIdentity, tokenizer: Tokenizer, reader: Reader) -> None:
+    def __init__(
+        self, identity: RouterIdentity, tokenizer: Tokenizer, reader: Reader, release: Callable[[], None]
+    ) -> None:
         self.identity = identity
         self._tokenizer = tokenizer
         self._reader: Reader | None = reader
+        self._release = weakref.finalize(self, release)
 
     def route(
         self,
@@ -125,8 +129,9 @@ class Router:
         self._open_reader().forget()
 
     def close(self) -> None:
-        """Give the model and the caches back; the router cannot be used afterwards."""
+        """Give the model back and drop the caches; the router cannot be used afterwards."""
         self._reader = None
+        self._release()
 
     def __enter__(self) -> Router:
         return self
