@@ -75,15 +75,13 @@ def route(
     _check_one_input(prompt, messages, batch)
     how = Selection.parse(selection, temperature, seed)
     slots = _parse_slots(allow_slots)
-    transcript = None if batch else read_messages(messages) if messages else read_prompt(prompt or "")
-    lines = open_input(batch) if batch else None
-    with _loading(artifact):
-        router = _load(artifact, base, profile, dtype)
-    if lines is not None:
-        _route_batch(router, read_batch(lines), _size_of(batch), how, slots, as_json)
+    if batch:
+        with open_input(batch) as file, _load(artifact, base, profile, dtype) as router:
+            _route_batch(router, read_batch(file), _size_of(batch), how, slots, as_json)
         return
-    assert transcript is not None
-    _show(router.route(transcript, selection=how, allow_slots=slots), router, as_json, show_logits, explain)
+    transcript = read_messages(messages) if messages else read_prompt(prompt or "")
+    with _load(artifact, base, profile, dtype) as router:
+        _show(router.route(transcript, selection=how, allow_slots=slots), router, as_json, show_logits, explain)
 
 
 def _check_one_input(prompt: str | None, messages: str | None, batch: str | None) -> None:
@@ -109,25 +107,26 @@ def _parse_slots(text: str | None) -> list[int] | None:
 def _load(artifact: str, base: str | None, profile: str, dtype: Any) -> Router:
     from ..runtime.loading import load_router
 
-    return load_router(
-        artifact,
-        base,
-        profile,
-        dtype,
-        config_dir=settings.config_dir(),
-        hash_memory=settings.hash_memory(),
-    )
+    with _spinner(f"loading {artifact}"):
+        return load_router(
+            artifact,
+            base,
+            profile,
+            dtype,
+            config_dir=settings.config_dir(),
+            hash_memory=settings.hash_memory(),
+        )
 
 
 @contextmanager
-def _loading(artifact: str) -> Iterator[None]:
-    """A spinner on the error stream while a router loads, where that is a terminal."""
+def _spinner(text: str) -> Iterator[None]:
+    """A spinner on the error stream, where that is a terminal."""
     if not sys.stderr.isatty():
         yield
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(f"loading {artifact}"):
+    with Console(stderr=True).status(text):
         yield
 
 
