@@ -82,7 +82,7 @@ class ProfileRegistry:
     def __init__(self, config_dir: Path | None = None) -> None:
         folders = [data_path("profiles")] + ([config_dir / "profiles"] if config_dir else [])
         self._profiles = {
-            path.stem: _read_profile(path) for folder in folders for path in sorted(folder.glob("*.toml"))
+            path.stem: _read_profile(path) for folder in folders for path in sorted(folder.glob("[!.]*.toml"))
         }
 
     @property
@@ -126,13 +126,13 @@ def auto_order() -> list[str]:
 
 def availability(profile: Profile) -> Availability:
     """Whether ``profile`` can run here; imports its backend when the modules that it needs are there."""
-    missing = [module for module in profile.requires.modules if importlib.util.find_spec(module) is None]
+    missing = [module for module in profile.requires.modules if not _is_installed(module)]
     if missing:
-        return Availability(None, f"{' and '.join(missing)} not installed", f"run: {profile.requires.install}")
+        return Availability(None, f"{' and '.join(missing)} not installed", _installation(profile))
     try:
         info = load_backend(profile.backend).info()
     except ProfileUnavailable as error:
-        return Availability(None, str(error), f"run: {profile.requires.install}")
+        return Availability(None, str(error), _installation(profile))
     device = info.devices[0] if profile.device == "auto" else profile.device
     if device in info.devices:
         return Availability(device)
@@ -145,13 +145,26 @@ def availability(profile: Profile) -> Availability:
     )
 
 
+def _installation(profile: Profile) -> str:
+    return f"run: {profile.requires.install}" if profile.requires.install else "install it"
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 def _read_profile(path: Path) -> Profile:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-        return Profile.model_validate({"name": path.stem, "origin": path, **table})
+        return Profile(name=path.stem, origin=path, **table)
+    except TypeError:
+        raise ProfileInvalid(f"{path}: name and origin are the file's own, and no keys") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ProfileInvalid(f"{path}: {where}: {first['msg']}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ProfileInvalid(f"{path} is not a readable TOML file: {error}") from None

@@ -14,9 +14,12 @@ from ..contracts.canonical import canonical_sha256
 from ..contracts.errors import ArtifactNotFound, BaseInvalid, TensorFileInvalid
 from . import safetensors_io
 from .hashing import FileHashes
+from .paths import existing_folder
 
 HUB_FILES = ["config.json", "tokenizer.json", "*.safetensors", "model.safetensors.index.json"]
+_LARGEST = 1e30
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_FILE_NAME = re.compile(r"[\w.-]{1,200}\.safetensors", re.ASCII)
 _SIZES = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
@@ -62,12 +65,12 @@ def read_config(path: Path) -> BackboneConfig:
     rope = raw.get("rope_parameters") or {}
     try:
         sizes = {field: _positive(path, key, raw[key]) for field, key in _SIZES.items()}
-        eps = float(raw["rms_norm_eps"])
-        theta = float(raw.get("rope_theta") or rope["rope_theta"])
+        eps = _positive_number(path, "rms_norm_eps", raw["rms_norm_eps"])
+        theta = _positive_number(path, "rope_theta", raw.get("rope_theta") or rope["rope_theta"])
     except KeyError as error:
         raise BaseInvalid(f"{path} has no {error.args[0]!r}") from None
-    except (TypeError, ValueError) as error:
-        raise BaseInvalid(f"{path} holds a value of the wrong kind: {error}") from None
+    except TypeError:
+        raise BaseInvalid(f"{path}: rope_parameters is {rope!r}, and an object is needed") from None
     if sizes["num_heads"] % sizes["num_kv_heads"] or sizes["head_dim"] % 2:
         raise BaseInvalid(f"{path}: heads must be a multiple of key/value heads, and head_dim even: {sizes}")
     return BackboneConfig(
@@ -76,8 +79,8 @@ def read_config(path: Path) -> BackboneConfig:
 
 
 def _locate(source: str | Path, revision: str | None) -> Path:
-    folder = Path(source).expanduser()
-    if folder.is_dir():
+    folder = existing_folder(source)
+    if folder:
         return folder
     name, _, named_revision = str(source).partition("@")
     if isinstance(source, Path) or not _HUB_ID.fullmatch(name):
@@ -121,7 +124,7 @@ def _in_shard(folder: Path, header: Mapping[str, TensorLocation], shard: str, na
 
 
 def _is_file_name(value: Any) -> bool:
-    return isinstance(value, str) and value.endswith(".safetensors") and Path(value).name == value
+    return isinstance(value, str) and bool(_FILE_NAME.fullmatch(value)) and not value.startswith(".")
 
 
 def _refuse_variants(path: Path, raw: Mapping[str, Any]) -> None:
@@ -146,6 +149,13 @@ def _positive(path: Path, key: str, value: Any) -> int:
     if type(value) is not int or value < 1:
         raise BaseInvalid(f"{path}: {key} is {value!r}, and a whole number above 0 is needed")
     return value
+
+
+def _positive_number(path: Path, key: str, value: Any) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value < _LARGEST:
+        raise BaseInvalid(f"{path}: {key} is {value!r:.50}, and a number above 0 is needed")
+    return float(value)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

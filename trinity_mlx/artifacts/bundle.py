@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..contracts.artifact import Adapter, AdapterEntry, BaseModel, Bundle, Execution, Head, TensorLocation
 from ..contracts.canonical import canonical_sha256
-from ..contracts.errors import ArtifactNotFound, BaseMismatch, BundleInvalid, TensorFileInvalid
+from ..contracts.errors import ArtifactError, ArtifactNotFound, BaseMismatch, BundleInvalid, TensorFileInvalid
 from ..contracts.routing import Role
 from ..contracts.transcript import TextFormat
 from . import manifest as schema
@@ -65,51 +65,72 @@ class BundleDraft:
     tied_embedding: str = "embed_tokens"
     made: Mapping[str, str] = field(default_factory=dict)
     lineage: Mapping[str, str] = field(default_factory=dict)
+    vector: Sequence[Mapping[str, object]] = ()
+    """Layout of the trained vector, in the form of ``manifest.OffsetsEntry``."""
+    files: Sequence[str] | None = None
+    """What belongs to the bundle; by default every file in its folder."""
+
+    def describe(self) -> dict[str, object]:
+        """What the manifest says before anything is known of the bundle's files."""
+        return {
+            "schema": schema.SCHEMA,
+            "version": schema.VERSION,
+            "name": self.name,
+            "complete": True,
+            "base": {
+                "id": self.base_id,
+                "revision": self.base_revision,
+                "ref": self.base_ref,
+                "folder": self.base_folder,
+            },
+            "text_format": str(self.text_format),
+            "tied_embedding": self.tied_embedding,
+            "agents": list(self.agents),
+            "made": dict(self.made),
+            "lineage": dict(self.lineage),
+            "vector": [dict(entry) for entry in self.vector],
+        }
 
 
 def seal_bundle(folder: Path, draft: BundleDraft) -> Bundle:
-    """Write the manifest for the files in ``folder`` (adapter, head and whatever else lies there), and open it.
+    """Write the manifest for the files in ``folder`` (adapter, head and what else belongs to them), and open it.
 
     The manifest is written last and at once, so a folder without one is a bundle that was never finished.
 
     Raises:
-        TensorFileInvalid: the adapter or the head file is missing or malformed.
+        TensorFileInvalid: the adapter or the head file is missing or malformed, or lacks a tensor.
+        BundleInvalid: the parts do not fit together; no manifest is left then.
     """
     adapter = safetensors_io.read_header(folder / ADAPTER_FILE)
-    head = safetensors_io.read_header(folder / HEAD_FILE)
+    head = safetensors_io.find(safetensors_io.read_header(folder / HEAD_FILE), HEAD_TENSOR, folder / HEAD_FILE)
     entries = [
-        {"source": source, "execution": str(execution), "tensor": source, "shape": list(adapter[source].shape)}
+        {"source": source, "execution": str(execution), "tensor": source, "shape": _shape(adapter, source, folder)}
         for source, execution in draft.executions.items()
     ]
-    files = _file_entries(folder)
-    content = {
-        "schema": schema.SCHEMA,
-        "version": schema.VERSION,
-        "name": draft.name,
-        "complete": True,
-        "base": {
-            "id": draft.base_id,
-            "revision": draft.base_revision,
-            "ref": draft.base_ref,
-            "folder": draft.base_folder,
-        },
-        "text_format": str(draft.text_format),
-        "tied_embedding": draft.tied_embedding,
-        "agents": list(draft.agents),
+    files = _file_entries(folder, draft.files)
+    content = draft.describe() | {
         "adapter_ref": _adapter_ref(draft.base_ref, entries, _sha256_of(files, ADAPTER_FILE)),
         "adapter": {"file": ADAPTER_FILE, "entries": entries},
-        "head": {"file": HEAD_FILE, "tensor": HEAD_TENSOR, "shape": list(head[HEAD_TENSOR].shape)},
+        "head": {"file": HEAD_FILE, "tensor": HEAD_TENSOR, "shape": list(head.shape)},
         "files": files,
-        "made": dict(draft.made),
-        "lineage": dict(draft.lineage),
     }
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     write_atomically(folder / schema.MANIFEST_NAME, text.encode("utf-8"))
-    return open_bundle(folder)
+    try:
+        return open_bundle(folder)
+    except ArtifactError:
+        (folder / schema.MANIFEST_NAME).unlink()
+        raise
+
+
+def _shape(tensors: Mapping[str, TensorLocation], name: str, folder: Path) -> list[int]:
+    return list(safetensors_io.find(tensors, name, folder / ADAPTER_FILE).shape)
 
 
 def check_fit(bundle: Bundle, base: BaseModel) -> None:
     """Make sure that ``bundle`` can be applied to ``base``, naming the plainest reason where it cannot.
+
+    A bundle that does not record the content of its base is held against the shapes alone.
 
     Raises:
         TensorFileInvalid: the head or an adapter's tensor has a shape that this base does not take.
@@ -122,7 +143,7 @@ def check_fit(bundle: Bundle, base: BaseModel) -> None:
     for entry in bundle.adapter.entries:
         needed = _change_shape(entry, shapes.get(entry.source, ()))
         safetensors_io.require({entry.source: entry.tensor}, entry.source, needed, entry.tensor.path)
-    if bundle.base_ref != base.ref:
+    if bundle.base_ref is not None and bundle.base_ref != base.ref:
         raise BaseMismatch(
             f"artifact {bundle.name} was made for base {bundle.base_id} ({bundle.base_ref[:12]}...), and "
             f"{base.folder} is another one ({base.ref[:12]}...): give --base the right folder or revision"
@@ -136,9 +157,8 @@ def _change_shape(entry: AdapterEntry, source: tuple[int, ...]) -> tuple[int, ..
             f"{entry.tensor.path}: {entry.source!r} cannot be adapted by a {entry.execution} factor in this base"
         )
     rows, columns = source
-    return {Execution.RIGHT: (columns, columns), Execution.LEFT: (rows, rows), Execution.REPLACE: source}[
-        entry.execution
-    ]
+    shapes = {Execution.RIGHT: (columns, columns), Execution.LEFT: (rows, rows), Execution.REPLACE: source}
+    return shapes[entry.execution][::-1] if entry.transposed else shapes[entry.execution]
 
 
 def _adapter_ref(base_ref: str, entries: Sequence[Mapping[str, object]], adapter_sha256: str) -> str:
@@ -146,9 +166,10 @@ def _adapter_ref(base_ref: str, entries: Sequence[Mapping[str, object]], adapter
     return canonical_sha256({"base": base_ref, "entries": list(entries), "sha256": adapter_sha256})
 
 
-def _file_entries(folder: Path) -> list[dict[str, object]]:
+def _file_entries(folder: Path, names: Sequence[str] | None) -> list[dict[str, object]]:
     hashes = FileHashes()
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != schema.MANIFEST_NAME)
+    found = [path for path in folder.rglob("*") if path.is_file() and path.name != schema.MANIFEST_NAME]
+    paths = sorted(found if names is None else [folder / name for name in names])
     return [
         {"path": path.relative_to(folder).as_posix(), "size": path.stat().st_size, "sha256": hashes.sha256(path)}
         for path in paths
@@ -168,15 +189,28 @@ def _verify_files(folder: Path, manifest: schema.Manifest) -> None:
             raise BundleInvalid(f"{folder}: the manifest gives no hash for {needed}")
     hashes = FileHashes()
     for entry in manifest.files:
-        path = folder / entry.path
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise BundleInvalid(f"{path} is a link that leaves the bundle's folder")
+        _verify_file(folder, entry, hashes)
+    if manifest.base.folder:
+        _require_inside(folder, folder / manifest.base.folder)
+
+
+def _verify_file(folder: Path, entry: schema.FileEntry, hashes: FileHashes) -> None:
+    path = folder / entry.path
+    try:
+        _require_inside(folder, path)
         if not path.is_file():
             raise BundleInvalid(f"{path} is missing, and the manifest names it")
         if path.stat().st_size != entry.size:
             raise BundleInvalid(f"{path} has {path.stat().st_size} bytes, and the manifest says {entry.size}")
         if hashes.sha256(path) != entry.sha256:
             raise BundleInvalid(f"{path} has changed: its sha256 is not the manifest's {entry.sha256}")
+    except OSError as error:
+        raise BundleInvalid(f"{folder}: {entry.path[:80]} cannot be read: {error.strerror}") from None
+
+
+def _require_inside(folder: Path, path: Path) -> None:
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise BundleInvalid(f"{path} is a link that leaves the bundle's folder")
 
 
 def _verify_adapter_ref(folder: Path, manifest: schema.Manifest) -> None:

@@ -8,22 +8,25 @@ from ..contracts.artifact import Bundle
 from ..contracts.errors import ArtifactNotFound
 from ..resources import data_path
 from .bundle import open_bundle
+from .paths import existing_folder
+from .published_layout import open_published
+from .published_manifest import is_published
 
 EMBEDDED = ("nano",)
 
 
 def find_bundle(artifact: str | Path) -> Bundle:
-    """The bundle that ``artifact`` means: the name of an embedded one, or a folder.
+    """The bundle that ``artifact`` means: the name of an embedded one, or a folder of our layout or the published one.
 
     Raises:
         ArtifactNotFound: it is neither.
-        BundleInvalid, TensorFileInvalid: it is there, but does not hold up (see ``open_bundle``).
+        BundleInvalid, TensorFileInvalid: it is there, but does not hold up (see ``open_bundle``, ``open_published``).
     """
     if artifact in EMBEDDED:
         return open_bundle(data_path("fixtures", "artifacts", str(artifact)))
-    folder = Path(artifact).expanduser()
-    if not folder.is_dir():
+    folder = existing_folder(artifact)
+    if folder is None:
         raise ArtifactNotFound(
             f"no artifact {str(artifact)!r}: choose {', '.join(EMBEDDED)}, or give a bundle's folder"
         )
-    return open_bundle(folder)
+    return open_published(folder).bundle if is_published(folder) else open_bundle(folder)

@@ -20,9 +20,21 @@ VERSION = 1
 def _inside(path: str) -> str:
     """A relative path with plain parts: it cannot leave the folder that it is joined to."""
     parts = PurePosixPath(path).parts
-    if not parts or "\\" in path or path.startswith("/") or any(part in ("..", ".") for part in path.split("/")):
+    if (
+        not parts
+        or "\0" in path
+        or "\\" in path
+        or path.startswith("/")
+        or any(part in ("..", ".") for part in path.split("/"))
+    ):
         raise ValueError(f"path {path!r} leaves the bundle's folder")
     return path
+
+
+def _complete(value: bool) -> bool:
+    if not value:
+        raise ValueError("the bundle was never completed")
+    return value
 
 
 InnerPath = Annotated[str, AfterValidator(_inside)]
@@ -67,6 +79,15 @@ class HeadSection(_Strict):
     shape: tuple[Annotated[int, Field(ge=4)], Annotated[int, Field(ge=1)]]
 
 
+class OffsetsEntry(_Strict):
+    """The part of the trained vector that adapts one tensor: offsets ``[start, end)``, one a singular value."""
+
+    source: str
+    shape: Shape
+    start: Annotated[int, Field(ge=0)]
+    end: Annotated[int, Field(ge=1)]
+
+
 class FileEntry(_Strict):
     """A file of the bundle with its size in bytes and its hash."""
 
@@ -76,12 +97,15 @@ class FileEntry(_Strict):
 
 
 class Manifest(_Strict):
-    """Everything that a bundle says about itself. ``made`` and ``lineage`` are for people and for proofs."""
+    """Everything that a bundle says about itself. ``made`` and ``lineage`` are for people and for proofs.
+
+    ``vector`` is the layout of the trained vector where an export made the bundle; the head follows the last offsets.
+    """
 
     schema_name: Literal["trinity-mlx.bundle"] = Field(alias="schema")
     version: Literal[1]
     name: Annotated[str, Field(min_length=1)]
-    complete: Literal[True]
+    complete: Annotated[bool, AfterValidator(_complete)]
     base: BaseEntry
     text_format: TextFormat = Field(strict=False)
     tied_embedding: Literal["embed_tokens", "lm_head", "compound"]
@@ -92,6 +116,7 @@ class Manifest(_Strict):
     files: tuple[FileEntry, ...]
     made: dict[str, str]
     lineage: dict[str, Sha256]
+    vector: tuple[OffsetsEntry, ...] = ()
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -48,14 +48,23 @@ def require(tensors: Mapping[str, TensorLocation], name: str, shape: tuple[int, 
     Raises:
         TensorFileInvalid: it is missing, has another shape, or holds no floats.
     """
-    tensor = tensors.get(name)
-    if tensor is None:
-        raise _invalid(path, f"has no tensor {name!r}")
+    tensor = find(tensors, name, path)
     if tensor.shape != shape:
         raise _invalid(tensor.path, f"tensor {name!r} is shaped {list(tensor.shape)}, and {list(shape)} is needed")
     if tensor.dtype not in FLOAT_TYPES:
         raise _invalid(tensor.path, f"tensor {name!r} is {tensor.dtype}: one of {', '.join(FLOAT_TYPES)} is needed")
     return tensor
+
+
+def find(tensors: Mapping[str, TensorLocation], name: str, path: Path) -> TensorLocation:
+    """The tensor ``name`` among the ``tensors`` of ``path``.
+
+    Raises:
+        TensorFileInvalid: there is none.
+    """
+    if name not in tensors:
+        raise _invalid(path, f"has no tensor {name!r}")
+    return tensors[name]
 
 
 def read_float32(tensor: TensorLocation) -> np.ndarray:
@@ -87,13 +96,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _locate(path: Path, name: str, entry: Any, data_start: int) -> TensorLocation:
     match entry:
-        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(begin), int(end)]} if (
-            dtype in ITEM_BYTES and all(type(side) is int and side >= 0 for side in shape)
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [begin, end]} if dtype in ITEM_BYTES and all(
+            type(number) is int and number >= 0 for number in [*shape, begin, end]
         ):
             nbytes = math.prod(shape) * ITEM_BYTES[dtype]
         case _:
             raise _invalid(path, f"has a header that does not describe tensor {name!r}: {str(entry)[:200]}")
-    if begin < 0 or end - begin != nbytes:
+    if end - begin != nbytes:
         raise _invalid(path, f"tensor {name!r} {dtype}{shape} takes {nbytes} bytes, and its header gives {end - begin}")
     return TensorLocation(path, name, dtype, tuple(shape), data_start + begin, nbytes)
 

@@ -124,13 +124,14 @@ class Bundle:
     """An artifact ready to be loaded: what to change in a base, how to read it out, and which base it belongs to.
 
     ``base_folder`` is set where the bundle carries its base; otherwise ``base_id`` and ``base_revision`` name it.
+    ``base_ref`` is None where the bundle does not record which content its base had.
     """
 
     name: str
     folder: Path
     base_id: str
     base_revision: str | None
-    base_ref: str
+    base_ref: str | None
     base_folder: Path | None
     text_format: TextFormat
     adapter: Adapter

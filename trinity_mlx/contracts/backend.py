@@ -6,16 +6,23 @@ opaque things, ``Hidden`` and ``Past``, that only the backend which made them ca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
-from .artifact import Adapter, BaseModel, Head
+from .artifact import Adapter, BaseModel, Execution, Head, TensorLocation
 
 ENTRY_POINT_GROUP = "trinity_mlx.backends"
 
 Hidden = Any
 """A batch of hidden vectors, [batch, hidden], on the backend's device and in its number type."""
+
+Array = Any
+"""A numpy array; the contracts import no library, so docstrings give its shape and number type."""
+
+Tick = Callable[[int], None]
+"""Told how many entries of a matrix have just been worked on."""
 
 
 class Past(Protocol):
@@ -109,6 +116,42 @@ class LoadedBase(Protocol):
         """
 
 
+class Factorizer(Protocol):
+    """Decomposes and adapts matrices on one device. They come from disk; tiles and square arrays are all that leaves.
+
+    ``side`` is the smaller side of a matrix [rows, columns]. The same call gives the same bytes every time.
+    """
+
+    @property
+    def thin_svd(self) -> bool:
+        """Whether ``svd`` holds the larger side's vectors as [larger, side]; else it holds them as [larger, larger]."""
+
+    def gram(self, tensor: TensorLocation, tick: Tick | None = None) -> Array:
+        """The smaller side's Gram matrix in float64, [side, side], summed tile by tile."""
+
+    def svd(self, tensor: TensorLocation) -> tuple[Array, Array]:
+        """The device's own decomposition, in float32 and given as float64.
+
+        Returns:
+            Singular values, descending [side], and the smaller side's vectors as columns [side, side].
+
+        Raises:
+            ValueError: the matrix holds NaN or infinity.
+        """
+
+    def adapted_tiles(self, tensor: TensorLocation, execution: Execution, change: Array) -> Iterator[memoryview]:
+        """``W + W @ change`` (or ``W + change @ W``) in ``tensor``'s own number type: its bytes in row order.
+
+        Args:
+            tensor: the source [rows, columns].
+            execution: ``RIGHT`` or ``LEFT``.
+            change: the factor less the identity, float64 [side, side].
+
+        Raises:
+            ValueError: an adapted value does not fit the number type.
+        """
+
+
 class Backend(Protocol):
     """A plug-in that runs tensor work. Creating one imports its tensor framework, so it is created late."""
 
@@ -120,4 +163,44 @@ class Backend(Protocol):
 
         Raises:
             TensorFileInvalid: a file cannot be read.
+        """
+
+    def factorizer(self, device: str) -> Factorizer:
+        """What decomposes matrices on ``device``, without loading any model."""
+
+
+@runtime_checkable
+class SvdWeightsReader(Protocol):
+    """What a backend may offer besides: reading the decompositions that its framework saved."""
+
+    def read_svd_weights(self, path: Path) -> Mapping[str, Any]:
+        """Arrays of floats by name (``<source tensor>.U``, ``.S``, ``.V``), memory-mapped, as numpy views them.
+
+        Nothing but weights is read: a file that would have to run code is refused, and runs none.
+
+        Raises:
+            TensorFileInvalid: the file cannot be read, or holds something else.
+        """
+
+
+@runtime_checkable
+class MatrixProducts(Protocol):
+    """What a backend may offer besides: its device's own matrix product, so that stages can be compared."""
+
+    def matrix_product(self, device: str) -> Callable[[Array, Array], Array]:
+        """What gives ``left @ right`` on ``device`` in float32, from any float types: [n, k] and [k, m] to [n, m].
+
+        Nothing shortens the product; a device that has float64 at full speed may compute in it.
+        """
+
+
+@runtime_checkable
+class ThinSvd(Protocol):
+    """What a backend may offer besides: the reference decomposition."""
+
+    def thin_svd(self, matrix: Array) -> tuple[Array, Array, Array]:
+        """``matrix = u @ diag(s) @ v.T`` on the CPU, in the number type of ``matrix`` (float32 or float64).
+
+        Gives ``u`` [rows, k], ``s`` [k] in descending order and ``v`` [columns, k], ``k`` the smaller side. ``matrix`` is
+        held whole, and a few arrays of its size besides.
         """

@@ -5,13 +5,21 @@
     │   ├── TranscriptError
     │   ├── ContextLengthError
     │   ├── SelectionError
-    │   └── InputFileError
+    │   ├── InputFileError
+    │   ├── OutputExists
+    │   └── ResumeRefused
     ├── EnvironmentUnavailable     exit code 3
     │   ├── UnknownProfile
     │   ├── ProfileInvalid
-    │   └── ProfileUnavailable
+    │   ├── ProfileUnavailable
+    │   ├── HomeUnavailable
+    │   ├── FolderUnavailable
+    │   └── NotEnoughMemory
     └── ArtifactError              exit code 4
         ├── ArtifactNotFound
+        ├── PinInvalid
+        ├── FileMismatch
+        ├── VectorInvalid
         ├── BundleInvalid
         ├── TensorFileInvalid
         ├── BaseInvalid
@@ -53,6 +61,18 @@ class InputFileError(UsageError):
     """A file that the user named cannot be read as what it should be."""
 
 
+class OutputExists(UsageError):
+    """The output folder holds something that was not asked to be replaced."""
+
+
+class ResumeRefused(UsageError):
+    """An unfinished export was begun from other inputs, or what it had finished has changed since."""
+
+
+class ParitySetupError(UsageError):
+    """A parity check lacks what it needs: a tensor, a required stage, components, a finished bundle."""
+
+
 class EnvironmentUnavailable(TrinityError):
     """This machine or installation cannot do what was asked."""
 
@@ -71,6 +91,18 @@ class ProfileUnavailable(EnvironmentUnavailable):
     """The profile exists, but its backend or its device is missing here."""
 
 
+class HomeUnavailable(EnvironmentUnavailable):
+    """A file's home refuses, cannot be reached, or may not be asked because the network is not to be used."""
+
+
+class FolderUnavailable(EnvironmentUnavailable):
+    """A folder cannot be written to, has no room, or is in use by another process."""
+
+
+class NotEnoughMemory(EnvironmentUnavailable):
+    """A method needs more memory than this machine has."""
+
+
 class ArtifactError(TrinityError):
     """A base, a bundle or one of its files is missing or not what it says it is."""
 
@@ -79,6 +111,18 @@ class ArtifactError(TrinityError):
 
 class ArtifactNotFound(ArtifactError):
     """No artifact, folder or repository of that name."""
+
+
+class PinInvalid(ArtifactError):
+    """A pin file, or the record of what was fetched, is not one."""
+
+
+class FileMismatch(ArtifactError):
+    """A file's bytes are not the ones that its pin names."""
+
+
+class VectorInvalid(ArtifactError):
+    """A trained vector's file is malformed, or its numbers do not add up to this base and these agents."""
 
 
 class BundleInvalid(ArtifactError):

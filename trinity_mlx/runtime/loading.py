@@ -53,7 +53,12 @@ def load_router(
     started = time.perf_counter()
     bundle = find_bundle(artifact)
     chosen, device = ProfileRegistry(config_dir).resolve(profile)
-    source = open_base(base or bundle.base_folder or bundle.base_id, bundle.base_revision, FileHashes(hash_memory))
+    hashes = FileHashes(hash_memory)
+    source = (
+        open_base(base, hashes=hashes)
+        if base
+        else open_base(bundle.base_folder or bundle.base_id, bundle.base_revision, hashes)
+    )
     check_fit(bundle, source)
     tokenizer = Tokenizer(source.tokenizer)
     if tokenizer.vocab_size > source.config.vocab_size:

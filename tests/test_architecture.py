@@ -1,0 +1,124 @@
+"""The rules of the house: arrows point down, contracts cost nothing, applications alone read the environment."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import trinity_mlx
+
+PACKAGE = Path(trinity_mlx.__file__).parent
+ROOT = PACKAGE.parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+HEAVY = {"numpy", "pydantic", "tokenizers", "safetensors", "huggingface_hub", "click"}
+FRAMEWORKS = {"torch", "mlx", "mlx_lm", "transformers", "jax", "tensorflow"}
+ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.getenvb", "Path.home", "os.path.expanduser"}
+
+
+def label(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def absolute_imports(path: Path) -> Iterator[str]:
+    """First part of the name of every module that ``path`` imports absolutely, wherever in the file."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield (node.module or "").partition(".")[0]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            yield from (str(each.value).partition(".")[0] for each in node.args if isinstance(each, ast.Constant))
+
+
+def environment_reads(tree: ast.AST) -> set[str]:
+    """Names under which ``tree`` would read the process's environment or the user's home."""
+    dotted = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    taken = {
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    return {name.removeprefix("pathlib.") for name in dotted | taken} & ENVIRONMENT
+
+
+@pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="the import contracts lie in the checkout")
+def test_every_import_contract_is_kept() -> None:
+    linter = pytest.importorskip("importlinter.cli", reason="import-linter comes with the extra dev")
+    assert linter
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()", "--no-cache"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "0 broken" in result.stdout
+
+
+def test_there_are_modules_to_check() -> None:
+    names = {label(path) for path in MODULES}
+    assert {"__init__.py", "contracts/errors.py", "runtime/router.py", "cli/main.py"} <= names
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "contracts").glob("*.py")), ids=label)
+def test_contracts_import_the_standard_library_and_each_other_only(path: Path) -> None:
+    assert set(absolute_imports(path)) <= sys.stdlib_module_names
+    relative = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.ImportFrom) and node.level]
+    assert {node.level for node in relative} <= {1}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=label)
+def test_the_core_imports_no_tensor_framework(path: Path) -> None:
+    assert set(absolute_imports(path)) & FRAMEWORKS == set()
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if not label(path).startswith(("cli/", "server/"))], ids=label
+)
+def test_applications_alone_read_the_environment(path: Path) -> None:
+    assert environment_reads(tree_of(path)) == set()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import os\nos.environ['A']",
+        "import os\nos.environ.get('A')",
+        "import os\nos.getenv('A')",
+        "from os import environ",
+        "from os import getenv as read",
+        "from pathlib import Path\nPath.home()",
+        "import pathlib\npathlib.Path.home() / 'x'",
+        "import os\nos.path.expanduser('~')",
+    ],
+)
+def test_the_environment_check_sees_every_way_to_read_it(text: str) -> None:
+    assert environment_reads(ast.parse(text))
+
+
+def test_the_environment_check_allows_a_path_that_the_user_gave() -> None:
+    assert not environment_reads(ast.parse("from pathlib import Path\nPath(source).expanduser()"))
+
+
+@pytest.mark.parametrize(
+    "text", ["import torch.nn", "from mlx import core", "def f():\n    import jax", "import_module('torch')"]
+)
+def test_the_framework_check_sees_every_way_to_import_one(text: str, tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text(text)
+    assert set(absolute_imports(module)) & FRAMEWORKS
+
+
+@pytest.mark.parametrize("module", ["trinity_mlx", "trinity_mlx.contracts.backend", "trinity_mlx.coordination.choice"])
+def test_importing_costs_no_numpy_no_pydantic_and_no_framework(module: str) -> None:
+    code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(result.stdout.split())
+    assert "trinity_mlx" in loaded
+    assert loaded & (FRAMEWORKS | HEAVY) == set()
