@@ -209,7 +209,11 @@ def _verify_file(folder: Path, entry: schema.FileEntry, hashes: FileHashes) -> N
 
 
 def _require_inside(folder: Path, path: Path) -> None:
-    if not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        leaves = not path.resolve().is_relative_to(folder.resolve())
+    except RuntimeError:  # what pathlib raises for links that lead to each other
+        leaves = True
+    if leaves:
         raise BundleInvalid(f"{path} is a link that leaves the bundle's folder")
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ..contracts.artifact import Execution
+from ..contracts.canonical import unique_keys
 from ..contracts.errors import BundleInvalid
 from ..contracts.transcript import TextFormat
 
@@ -131,7 +132,7 @@ def read_manifest(folder: Path) -> Manifest:
     except OSError as error:
         raise BundleInvalid(f"{path} cannot be read: {error.strerror or error}; is {folder} a bundle?") from None
     try:
-        _check_version(path, json.loads(raw, object_pairs_hook=_unique))
+        _check_version(path, json.loads(raw, object_pairs_hook=unique_keys))
         return Manifest.model_validate_json(raw)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -143,12 +144,5 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _check_version(path: Path, raw: object) -> None:
     found = raw.get("version") if isinstance(raw, dict) else None
-    if found != VERSION or isinstance(found, bool):
+    if type(found) is not int or found != VERSION:
         raise BundleInvalid(f"{path} has version {found!r}, and this release reads version {VERSION}")
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key stands there twice")
-    return found

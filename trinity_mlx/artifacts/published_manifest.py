@@ -8,6 +8,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from ..contracts.canonical import unique_keys
 from ..contracts.errors import BundleInvalid
 from ..contracts.routing import Role
 from .manifest import MANIFEST_NAME, InnerPath, Sha256
@@ -130,7 +131,7 @@ def read_published_manifest(folder: Path) -> PublishedManifest:
     path = folder / MANIFEST_NAME
     try:
         raw = path.read_bytes()
-        json.loads(raw, object_pairs_hook=_unique)
+        json.loads(raw, object_pairs_hook=unique_keys)
         manifest = _SCHEMA.validate_json(raw)
     except OSError as error:
         raise BundleInvalid(f"{path} cannot be read: {error.strerror or error}; is {folder} a bundle?") from None
@@ -146,13 +147,6 @@ def _first(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"] if part not in _LAYOUTS) or "manifest"
     return f"{where}: {first['msg']}"
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key stands there twice")
-    return found
 
 
 def _check_offsets(path: Path, manifest: PublishedManifest) -> None:

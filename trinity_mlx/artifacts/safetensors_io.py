@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..contracts.artifact import TensorLocation
+from ..contracts.canonical import unique_keys
 from ..contracts.errors import TensorFileInvalid
 
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
@@ -78,20 +79,13 @@ def read_float32(tensor: TensorLocation) -> np.ndarray:
 
 def _parse_header(path: Path, raw: bytes) -> dict[str, Any]:
     try:
-        header = json.loads(raw, object_pairs_hook=_unique)
+        header = json.loads(raw, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise _invalid(path, f"has a header that is not JSON: {error}") from None
     if not isinstance(header, dict):
         raise _invalid(path, "has a header that is no JSON object")
     header.pop("__metadata__", None)
     return header
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name stands there twice")
-    return found
 
 
 def _locate(path: Path, name: str, entry: Any, data_start: int) -> TensorLocation:

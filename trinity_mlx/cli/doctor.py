@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import click
 
 from . import settings
+from .artifact_choice import AUTO, PUBLISHED, choose_artifact
 from .output import console, print_json
 
 _PACKAGES = ("trinity-mlx", "mlx", "mlx-lm", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub")
@@ -85,7 +86,24 @@ def _artifacts() -> list[Check]:
             checks.append(Check(f"artifact {name}", True, f"verified, adapter {bundle.adapter.ref[:12]}"))
         except TrinityError as error:
             checks.append(Check(f"artifact {name}", False, str(error), "pip install --force-reinstall trinity-mlx"))
-    return checks
+    return [*checks, *(_fetched(name) for name in PUBLISHED)]
+
+
+def _fetched(name: str) -> Check:
+    from ..artifacts.hashing import FileHashes
+    from ..contracts.errors import TrinityError
+
+    remedy = f"trinity-mlx fetch {name}"
+    try:
+        found = settings.store().find(name)
+    except TrinityError as error:
+        return Check(f"artifact {name}", False, str(error), remedy)
+    if found is None:
+        return Check(f"artifact {name}", False, "not fetched", remedy)
+    faults = found.faults(FileHashes(settings.hash_memory()))
+    if faults:
+        return Check(f"artifact {name}", False, f"{', '.join(faults)} missing or changed in {found.folder}", remedy)
+    return Check(f"artifact {name}", True, f"verified, in {found.folder}")
 
 
 def _folders() -> Check:
@@ -97,7 +115,9 @@ def _route() -> Check:
     from ..runtime.loading import load_router
 
     try:
-        with load_router(config_dir=settings.config_dir()) as router:
+        choice = choose_artifact(AUTO)
+        memory = settings.hash_memory()
+        with load_router(choice.artifact, choice.base, config_dir=settings.config_dir(), hash_memory=memory) as router:
             decision = router.route("What is 17 + 25?")
     except TrinityError as error:
         return Check("route", False, str(error), "see the checks above")

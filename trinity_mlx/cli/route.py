@@ -14,6 +14,7 @@ import click
 from ..contracts.errors import TrinityError, UsageError
 from ..contracts.routing import RouteDecision, Selection, SelectionMode
 from . import settings
+from .artifact_choice import AUTO, HELP, choose_artifact
 from .inputs import STANDARD_INPUT, BatchLine, open_input, read_batch, read_messages, read_prompt
 from .output import note, print_json, print_json_line
 
@@ -30,7 +31,7 @@ _WINDOW = 256
 @click.option("--messages", metavar="FILE", help="A transcript as JSON: a list of {role, content}, or {messages}.")
 @click.option("--batch", metavar="FILE.jsonl", help="Many transcripts, one a line; one result a line, in order.")
 @click.option("--profile", default="auto", show_default=True, help="Runtime profile; see `trinity-mlx profiles`.")
-@click.option("--artifact", default="nano", show_default=True, help="Embedded artifact, or a bundle's folder.")
+@click.option("--artifact", default=AUTO, show_default=True, help=HELP)
 @click.option("--base", help="Base model: a folder in Hugging Face layout, or OWNER/NAME[@REVISION].")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Instead of the profile's.")
 @click.option(
@@ -107,10 +108,11 @@ def _parse_slots(text: str | None) -> list[int] | None:
 def _load(artifact: str, base: str | None, profile: str, dtype: Any) -> Router:
     from ..runtime.loading import load_router
 
+    choice = choose_artifact(artifact, base, profile)
     with _spinner(f"loading {artifact}"):
         return load_router(
-            artifact,
-            base,
+            choice.artifact,
+            choice.base,
             profile,
             dtype,
             config_dir=settings.config_dir(),

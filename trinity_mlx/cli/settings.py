@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from ..artifacts.store import Store
 
 APP = "trinity-mlx"
 
@@ -30,6 +34,20 @@ def cache_dir() -> Path:
 def hash_memory() -> Path:
     """The file that remembers hashes of large weight files."""
     return cache_dir() / "hashes.json"
+
+
+def store() -> Store:
+    """What has been fetched and built, in the cache."""
+    from ..artifacts.store import Store
+
+    return Store(cache_dir())
+
+
+def hub_is_offline() -> bool:
+    """Whether the user told the Hugging Face libraries to stay off the network (``HF_HUB_OFFLINE``)."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
 
 
 def prepare_process() -> None:

@@ -31,6 +31,18 @@ def fixed6(number: float) -> str:
     return "0.000000" if text == "-0.000000" else text
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of ``pairs``, for ``json.loads(..., object_pairs_hook=unique_keys)``.
+
+    Raises:
+        ValueError: a key stands there twice, so that readers could differ on which one counts.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands there twice")
+    return found
+
+
 def _refuse_floats(value: Any) -> None:
     if isinstance(value, float):
         raise TypeError(f"canonical JSON takes no float ({value!r}): format it as text first")

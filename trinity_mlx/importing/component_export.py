@@ -1,0 +1,143 @@
+"""The component export of the Python tools: three safetensors files and a manifest in a folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel as Schema
+from pydantic import ConfigDict, Field, ValidationError
+
+from ..artifacts.hashing import FileHashes
+from ..artifacts.manifest import Sha256
+from ..artifacts.safetensors_io import read_header
+from ..artifacts.vector import LM_HEAD
+from ..contracts.artifact import BaseModel, TensorLocation
+from ..contracts.errors import BundleInvalid, TensorFileInvalid
+from .components import OffsetComponents
+from .content import Content, adaptable_shapes, checked_components, checked_head, checked_labels
+
+MANIFEST = "trinity_sakana_export_manifest.json"
+COMPONENTS = "trinity_svf_components.safetensors"
+OFFSETS = "trinity_svf_scale_offsets.safetensors"
+HEAD = "trinity_router_head.safetensors"
+_HEAD_TENSOR = "trinity.router_head.linear.weight"
+_OFFSET_TENSOR = "svf.scale_offsets."
+_NUMPY_TYPES = {"F32": "<f4", "F64": "<f8"}
+
+
+class _Read(Schema):
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+
+class _Source(_Read):
+    model_name: Annotated[str, Field(min_length=1)] | None = None
+    router_vector_sha256: Sha256 | None = None
+
+
+class _Routing(_Read):
+    agent_labels: tuple[str, ...] = ()
+
+
+class _Entry(_Read):
+    source_parameter: str
+    python_v_layout: Literal["torch_v"] = "torch_v"
+
+
+class _Svf(_Read):
+    entries: Annotated[tuple[_Entry, ...], Field(min_length=1)]
+
+
+class _Manifest(_Read):
+    format: Literal["trinity_sakana_safetensors_export"]
+    version: Annotated[int, Field(ge=1, le=1)]
+    source: _Source = _Source()
+    routing: _Routing = _Routing()
+    svf: _Svf
+
+
+def read_component_export(folder: Path, base: BaseModel) -> Content:
+    """The export in ``folder``, with its arrays memory-mapped and their shapes held against ``base``.
+
+    Raises:
+        BundleInvalid: the manifest is not valid, or does not list what the files hold.
+        TensorFileInvalid: a file is missing or malformed, or a tensor is missing or has another shape or number type.
+    """
+    manifest = _read_manifest(folder / MANIFEST)
+    head_file = folder / HEAD
+    components = _components(folder, manifest, base)
+    head = checked_head(_array(read_header(head_file), _HEAD_TENSOR, head_file), base, head_file)
+    return Content(
+        head,
+        checked_labels(manifest.routing.agent_labels, head, folder / MANIFEST),
+        _lineage(folder, manifest),
+        manifest.source.model_name,
+        components=components,
+    )
+
+
+def safe_name(source: str) -> str:
+    """A tensor's name as the export's keys spell it: ``/`` and other unsafe characters become ``__``."""
+    return re.sub(r"[^0-9A-Za-z._-]", "__", source)
+
+
+def _read_manifest(path: Path) -> _Manifest:
+    try:
+        return _Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise BundleInvalid(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "manifest"
+        raise BundleInvalid(f"{path}: {where}: {first['msg']}") from None
+
+
+def _components(folder: Path, manifest: _Manifest, base: BaseModel) -> dict[str, OffsetComponents]:
+    shapes = adaptable_shapes(base)
+    names = [entry.source_parameter for entry in manifest.svf.entries]
+    unknown = [name for name in names if name not in shapes]
+    if unknown or len(set(names)) < len(names):
+        what = f"{unknown[0]!r}, which this base does not have" if unknown else "a tensor twice"
+        raise BundleInvalid(f"{folder / MANIFEST} lists {what}")
+    factors, offsets = read_header(folder / COMPONENTS), read_header(folder / OFFSETS)
+    _check_keys(folder / COMPONENTS, factors, {f"svd.{part}.{safe_name(name)}" for name in names for part in "USV"})
+    _check_keys(folder / OFFSETS, offsets, {_OFFSET_TENSOR + safe_name(name) for name in names})
+    return {
+        name: checked_components(_parts(folder, factors, offsets, name), shapes[name], f"{folder / COMPONENTS}: {name}")
+        for name in names
+        if name != LM_HEAD
+    }
+
+
+def _parts(
+    folder: Path, factors: Mapping[str, TensorLocation], offsets: Mapping[str, TensorLocation], name: str
+) -> dict[str, np.ndarray]:
+    safe = safe_name(name)
+    parts = {part: _array(factors, f"svd.{part}.{safe}", folder / COMPONENTS) for part in "USV"}
+    return parts | {"offsets": _array(offsets, _OFFSET_TENSOR + safe, folder / OFFSETS)}
+
+
+def _check_keys(path: Path, held: Mapping[str, TensorLocation], listed: set[str]) -> None:
+    for key in sorted(listed ^ held.keys()):
+        what = "lacks tensor" if key in listed else "holds a tensor that the manifest does not list:"
+        raise TensorFileInvalid(f"{path} {what} {key!r}")
+
+
+def _array(tensors: Mapping[str, TensorLocation], name: str, path: Path) -> np.ndarray:
+    """A tensor as a memory-mapped array."""
+    tensor = tensors.get(name)
+    if tensor is None or tensor.dtype not in _NUMPY_TYPES or not tensor.nbytes:
+        what = "no such tensor" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"
+        raise TensorFileInvalid(f"{path}: {name!r} must be floats, F32 or F64, and is {what}")
+    return np.memmap(path, dtype=_NUMPY_TYPES[tensor.dtype], mode="r", offset=tensor.start, shape=tensor.shape)
+
+
+def _lineage(folder: Path, manifest: _Manifest) -> dict[str, str]:
+    hashes = FileHashes()
+    files = {"manifest": MANIFEST, "components": COMPONENTS, "scale_offsets": OFFSETS, "router_head": HEAD}
+    found = {what: hashes.sha256(folder / name) for what, name in files.items()}
+    vector = manifest.source.router_vector_sha256
+    return found | ({"vector": vector} if vector else {})

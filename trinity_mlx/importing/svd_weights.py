@@ -1,0 +1,58 @@
+"""``svd_weights.pt``, a whole model's decomposition as torch saved it, together with a trained vector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ..artifacts.hashing import FileHashes
+from ..artifacts.vector import LM_HEAD, adapted_shapes, split_vector
+from ..contracts.artifact import BaseModel
+from ..contracts.backend import SvdWeightsReader
+from ..contracts.errors import EnvironmentUnavailable, ProfileUnavailable, TensorFileInvalid
+from ..export.vector_file import read_vector
+from ..plugins import load_backend
+from .content import Content, checked_components, checked_head, checked_labels
+
+
+def read_svd_weights(file: Path, vector_file: Path, base: BaseModel) -> Content:
+    """What ``file`` says about the tensors that the vector adapts, memory-mapped, and the vector's head.
+
+    Raises:
+        EnvironmentUnavailable: torch is not installed.
+        TensorFileInvalid: a file is missing or malformed, needs more than weights, or lacks a tensor or a shape.
+        BundleInvalid, VectorInvalid: the vector is none, or its length does not add up.
+    """
+    shapes = adapted_shapes(base.config)
+    trained = split_vector(read_vector(vector_file), shapes, base.config.hidden_size)
+    weights = _reader().read_svd_weights(file)
+    components = {
+        name: checked_components(_parts(weights, name, offsets, file), shapes[name], f"{file}: {name}")
+        for name, offsets in trained.offsets.items()
+        if name != LM_HEAD
+    }
+    head = checked_head(trained.head, base, vector_file)
+    hashes = FileHashes()
+    lineage = {"components": hashes.sha256(file), "vector": hashes.sha256(vector_file)}
+    return Content(head, checked_labels((), head, vector_file), lineage, None, components=components)
+
+
+def _reader() -> SvdWeightsReader:
+    try:
+        backend = load_backend("torch")
+    except ProfileUnavailable as error:
+        raise EnvironmentUnavailable(
+            f"only torch can read what torch saved, and it is not here ({error}): pip install 'trinity-mlx[torch]'"
+        ) from None
+    if not isinstance(backend, SvdWeightsReader):
+        raise EnvironmentUnavailable("the torch backend that is installed does not read svd_weights.pt")
+    return backend
+
+
+def _parts(weights: Mapping[str, np.ndarray], name: str, offsets: np.ndarray, file: Path) -> dict[str, np.ndarray]:
+    for part in "USV":
+        if f"{name}.{part}" not in weights:
+            raise TensorFileInvalid(f"{file} has no {f'{name}.{part}'!r}: the vector adapts that tensor")
+    return {part: weights[f"{name}.{part}"] for part in "USV"} | {"offsets": offsets}
