@@ -5,10 +5,11 @@ Every public method may be called from any thread and hands its work to the one 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 
 import mlx.core as mx
+import numpy as np
 
 from trinity_mlx.artifacts.adapter import EMBEDDING, FINAL_NORM, AdaptedTensors, Parts
 from trinity_mlx.contracts.artifact import (
@@ -23,6 +24,8 @@ from trinity_mlx.contracts.artifact import (
 from trinity_mlx.contracts.backend import BackendInfo, Reading, Segment
 from trinity_mlx.contracts.errors import TensorFileInvalid
 
+from . import products
+from .factorize import MlxFactorizer
 from .owner import OwnerThread
 from .qwen3 import Backbone, Embedding, Layer, Linear, MlxPast, Packing, RMSNorm
 
@@ -41,6 +44,14 @@ class MlxBackend:
         """The backbone's tensors on ``device``, loaded by the thread that will run them."""
         owner = OwnerThread(mx.gpu if device == "gpu" else mx.cpu)
         return MlxBase(base.config, owner.run(lambda: _read_backbone(base, DTYPES[dtype])), owner)
+
+    def factorizer(self, device: str) -> MlxFactorizer:
+        """Decompositions on ``device``, on a thread of their own."""
+        return MlxFactorizer(mx.gpu if device == "gpu" else mx.cpu)
+
+    def matrix_product(self, device: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        """``left @ right`` on ``device``; see ``products``."""
+        return products.matrix_product(mx.gpu if device == "gpu" else mx.cpu)
 
 
 class MlxBase:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -21,6 +23,8 @@ from trinity_mlx.contracts.artifact import (
 from trinity_mlx.contracts.backend import BackendInfo, Reading, Segment
 from trinity_mlx.contracts.errors import TensorFileInvalid
 
+from . import products, svd_weights
+from .factorize import TorchFactorizer
 from .qwen3 import Backbone, Embedding, Layer, Linear, Packing, RMSNorm, TorchPast
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -41,6 +45,22 @@ class TorchBackend:
         target = torch.device(device)
         tensors = {name: _read(base.tensors[name], target).to(DTYPES[dtype]) for name in base.config.backbone_shapes()}
         return TorchBase(base.config, tensors, target)
+
+    def factorizer(self, device: str) -> TorchFactorizer:
+        """Decompositions on ``device``."""
+        return TorchFactorizer(torch.device(device))
+
+    def matrix_product(self, device: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        """``left @ right`` on ``device``; see ``products``."""
+        return products.matrix_product(torch.device(device))
+
+    def thin_svd(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The reference decomposition, by ``torch.linalg.svd``."""
+        return products.thin_svd(matrix)
+
+    def read_svd_weights(self, path: Path) -> Mapping[str, np.ndarray]:
+        """The arrays of a dictionary that ``torch.save`` wrote, memory-mapped; see ``svd_weights``."""
+        return svd_weights.read_svd_weights(path)
 
 
 class TorchBase:
@@ -134,5 +154,9 @@ def _merge(parts: Parts[Tensor]) -> Tensor:
 
 
 def _own(past: TorchPast) -> TorchPast:
-    """A copy that keeps nothing else alive: the pair's tensors may be views into a packed batch."""
-    return TorchPast(tuple((keys.clone(), values.clone()) for keys, values in past.layers))
+    """The same past, keeping nothing else alive: views into a packed batch are copied."""
+    return TorchPast(tuple((_alone(keys), _alone(values)) for keys, values in past.layers))
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

@@ -201,6 +201,6 @@ class ThinSvd(Protocol):
     def thin_svd(self, matrix: Array) -> tuple[Array, Array, Array]:
         """``matrix = u @ diag(s) @ v.T`` on the CPU, in the number type of ``matrix`` (float32 or float64).
 
-        Gives ``u`` [rows, k], ``s`` [k] in descending order and ``v`` [columns, k], ``k`` the smaller side. ``matrix`` is
-        held whole, and a few arrays of its size besides.
+        Gives ``u`` [rows, k], ``s`` [k] in descending order and ``v`` [columns, k], ``k`` the smaller side.
+        ``matrix`` is held whole, and a few arrays of its size besides.
         """

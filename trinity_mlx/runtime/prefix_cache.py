@@ -38,7 +38,9 @@ class PrefixCache:
         return self._pasts[best], longest
 
     def store(self, tokens: Tokens, past: Past) -> None:
-        """Keep ``past`` for ``tokens``; whatever it merely continues is dropped."""
+        """Keep ``past`` for ``tokens``, if it fits at all; whatever it merely continues is dropped."""
+        if past.nbytes > self._max_bytes:
+            return
         for known in [known for known in self._pasts if known == tokens[: len(known)]]:
             self._drop(known)
         self._pasts[tokens] = past

@@ -11,7 +11,8 @@ from ..contracts.backend import RoutingModel, Segment
 from ..contracts.routing import RouteLogits
 from .prefix_cache import PrefixCache, Tokens
 
-_REMEMBERED_ANSWERS = 4096
+_REMEMBERED_TOKENS = 1 << 20
+"""How many tokens the remembered answers may span: about 40 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Reader:
         self._model = model
         self._prefixes = PrefixCache(cache_bytes)
         self._answers: OrderedDict[Tokens, RouteLogits] = OrderedDict()
+        self._answered_tokens = 0
         self._remembers = cache_bytes > 0
         self._lock = Lock()
 
@@ -52,17 +54,22 @@ class Reader:
         """
         needed = [needed_tokens(tokens) for tokens in sequences]
         with self._lock:
-            known = {tokens: Answer(self._answers[tokens], len(tokens)) for tokens in needed if tokens in self._answers}
-            fresh = [tokens for tokens in dict.fromkeys(needed) if tokens not in known]
+            known = {
+                short: Answer(self._answers[short], len(tokens))
+                for short, tokens in zip(needed, sequences, strict=True)
+                if short in self._answers
+            }
+            fresh = [short for short in dict.fromkeys(needed) if short not in known]
             for batch in in_batches(fresh, self._model.batch_tokens):
                 known |= zip(batch, self._read(batch, keep_past=False), strict=True)
-        return [known[tokens] for tokens in needed]
+        return [known[short] for short in needed]
 
     def forget(self) -> None:
         """Drop both memories."""
         with self._lock:
             self._prefixes.clear()
             self._answers.clear()
+            self._answered_tokens = 0
 
     def _read(self, batch: Sequence[Tokens], keep_past: bool) -> list[Answer]:
         segments = [Segment(tokens, *self._prefixes.match(tokens)) for tokens in batch]
@@ -79,8 +86,9 @@ class Reader:
             return
         for tokens, answer in zip(batch, answers, strict=True):
             self._answers[tokens] = answer.logits
-        while len(self._answers) > _REMEMBERED_ANSWERS:
-            self._answers.popitem(last=False)
+            self._answered_tokens += len(tokens)
+        while self._answered_tokens > _REMEMBERED_TOKENS:
+            self._answered_tokens -= len(self._answers.popitem(last=False)[0])
 
 
 def needed_tokens(tokens: Tokens) -> Tokens:

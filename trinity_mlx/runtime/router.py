@@ -42,8 +42,9 @@ class _Input:
 class Router:
     """A loaded router. Made by ``load_router``; safe to call from several threads; a context manager.
 
-    Results depend on the transcript, the artifact, the profile and the number type alone. The same transcript gives
-    the same logits bit for bit on one router; see ``forget`` for measuring without memory.
+    A decision depends on the transcript, the artifact, the profile and the number type alone. A router remembers its
+    answers, so the same transcript gives the same logits bit for bit for as long as they are remembered (a million
+    tokens back; not at all with ``cache_bytes=0``). ``forget`` makes it compute from nothing.
     """
 
     def __init__(
@@ -113,7 +114,11 @@ class Router:
 
         Raises:
             TranscriptError, ContextLengthError, SelectionError: as ``route``, with ``errors="raise"``.
+            UsageError: ``transcripts`` is one transcript, not several.
+            NonFiniteLogits: the model itself is broken, which no transcript can be blamed for.
         """
+        if isinstance(transcripts, str | Transcript):
+            raise UsageError("route_many takes a list of transcripts: pass [transcript], or use route")
         started = time.perf_counter()
         prepared = [self._try_prepare(transcript, errors) for transcript in transcripts]
         readable = [item for item in prepared if isinstance(item, _Input)]

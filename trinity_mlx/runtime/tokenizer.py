@@ -21,6 +21,8 @@ class Tokenizer:
             self._tokenizer = HuggingFaceTokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise BaseInvalid(f"{path} is not a tokenizer: {error}") from None
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of ``text``; no special token is added at either end."""

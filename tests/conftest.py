@@ -1,0 +1,88 @@
+"""Fixtures that every test may use; what they are made of is in ``builders``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from trinity_mlx.contracts.artifact import BaseModel, Bundle
+from trinity_mlx.contracts.backend import Backend, LoadedBase, RoutingModel
+from trinity_mlx.plugins import load_backend
+
+from . import builders
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+torch.set_num_threads(1)  # small models gain nothing from a second thread, and lose much on a busy machine
+
+settings.register_profile(
+    "shared", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+settings.load_profile("shared")
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+    return builders.make_base(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture(scope="session")
+def tiny_offsets(tiny_base: BaseModel) -> dict[str, np.ndarray]:
+    return builders.make_offsets(tiny_base)
+
+
+@pytest.fixture(scope="session")
+def tiny_head(tiny_base: BaseModel) -> np.ndarray:
+    return builders.make_head(tiny_base)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_base: BaseModel,
+    tiny_offsets: dict[str, np.ndarray],
+    tiny_head: np.ndarray,
+) -> Bundle:
+    folder = tmp_path_factory.mktemp("tiny") / "bundle"
+    return builders.write_bundle(folder, tiny_base, builders.factored(tiny_base, tiny_offsets), tiny_head)
+
+
+@pytest.fixture(scope="session")
+def tiny_folders(tiny_base: BaseModel, tiny_bundle: Bundle) -> dict[str, Path]:
+    """What ``load_router`` takes to load the tiny router."""
+    return {"artifact": tiny_bundle.folder, "base": tiny_base.folder}
+
+
+@pytest.fixture(scope="session", params=builders.BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return load_backend(request.param)
+
+
+@pytest.fixture(scope="session")
+def loaded(backend: Backend, tiny_base: BaseModel) -> LoadedBase:
+    return builders.load(backend, tiny_base)
+
+
+@pytest.fixture(scope="session")
+def plain_model(loaded: LoadedBase, tiny_bundle: Bundle) -> RoutingModel:
+    """The base without an adapter."""
+    return loaded.attach(None, tiny_bundle.head)
+
+
+@pytest.fixture(scope="session")
+def adapted_model(loaded: LoadedBase, tiny_bundle: Bundle) -> RoutingModel:
+    return loaded.attach(tiny_bundle.adapter, tiny_bundle.head)
+
+
+@pytest.fixture(scope="session")
+def plain_recipe(tiny_base: BaseModel) -> builders.PlainRecipe:
+    return builders.PlainRecipe(tiny_base.folder)
+
+
+@pytest.fixture(scope="session")
+def adapted_recipe(tiny_base: BaseModel, tiny_offsets: dict[str, np.ndarray]) -> builders.PlainRecipe:
+    return builders.adapted_recipe(tiny_base, tiny_offsets)

@@ -1,0 +1,128 @@
+"""The architecture of Qwen3-0.6B at full size with seeded random weights, against transformers in float32."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from trinity_mlx.artifacts.bundle import check_fit
+from trinity_mlx.contracts.artifact import BaseModel, Bundle, Execution
+from trinity_mlx.contracts.backend import LoadedBase, RoutingModel, Segment
+from trinity_mlx.plugins import load_backend
+from trinity_mlx.runtime.reader import needed_tokens
+
+from . import builders
+from .builders import fresh, hidden, relative, worst
+
+pytestmark = pytest.mark.slow
+
+TOLERANCE = 1e-4
+FULL = {
+    "vocab_size": 151936,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40960,
+    "initializer_range": 0.02,
+}
+LENGTHS = (2, 30, 120)
+
+
+@dataclass(frozen=True)
+class FullSize:
+    """A base and a bundle on it, with the oracle's hidden vector for each of ``sequences``."""
+
+    base: BaseModel
+    bundle: Bundle
+    sequences: list[tuple[int, ...]]
+    plain: np.ndarray
+    adapted: np.ndarray
+
+
+@pytest.fixture(scope="module", autouse=True)
+def all_cores() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory, all_cores: None) -> FullSize:
+    folder = tmp_path_factory.mktemp("full")
+    base = builders.make_base(folder / "base", dtype=torch.bfloat16, **FULL)
+    bundle = builders.write_bundle(folder / "bundle", base, random_factors(base), builders.make_head(base))
+    check_fit(bundle, base)
+    draw = np.random.default_rng(6)
+    sequences = [tuple(draw.integers(0, FULL["vocab_size"], length).tolist()) for length in LENGTHS]
+    plain = oracle_vectors(builders.PlainRecipe(base.folder), sequences)
+    adapted = oracle_vectors(builders.BundleOracle(bundle, base), sequences)
+    return FullSize(base, bundle, sequences, plain, adapted)
+
+
+@pytest.fixture(scope="module", params=builders.BACKENDS)
+def loaded(request: pytest.FixtureRequest, full: FullSize) -> Iterator[LoadedBase]:
+    yield builders.load(load_backend(request.param), full.base)
+    gc.collect()
+
+
+def test_hidden_vectors_are_those_of_transformers(loaded: LoadedBase, full: FullSize) -> None:
+    model = loaded.attach(None, full.bundle.head)
+    assert worst(vectors(model, full.sequences), full.plain) <= TOLERANCE
+
+
+def test_adapted_hidden_vectors_are_those_of_transformers(loaded: LoadedBase, full: FullSize) -> None:
+    model = loaded.attach(full.bundle.adapter, full.bundle.head)
+    found = vectors(model, full.sequences[:2])
+    assert worst(found, full.adapted[:2]) <= TOLERANCE
+    assert all(relative(*pair) > 0.01 for pair in zip(found, full.plain[:2], strict=True))
+
+
+def test_reading_in_steps_equals_reading_at_once_on_torch(full: FullSize) -> None:
+    model = builders.cpu_model("torch", full.base, full.bundle)
+    tokens = full.sequences[-1]
+    segment = Segment(tokens[:40])
+    for end in (41, 90, len(tokens) - 1):
+        past = model.read([segment], keep_past=True).pasts[0]
+        segment = Segment(tokens[:end], past, past.length)
+    continued = hidden(model, segment)[0]
+    assert relative(continued, hidden(model, *fresh(tokens[:-1]))[0]) <= 1e-5
+    assert relative(continued, full.adapted[-1]) <= TOLERANCE
+
+
+def test_size_is_that_of_the_published_model(full: FullSize) -> None:
+    count = sum(int(np.prod(shape)) for shape in full.base.config.backbone_shapes().values())
+    assert count == 596_049_920
+
+
+def vectors(model: RoutingModel, sequences: list[tuple[int, ...]]) -> np.ndarray:
+    """The routing vectors of ``sequences``, read in one batch."""
+    return hidden(model, *fresh(*(needed_tokens(tokens) for tokens in sequences)))
+
+
+def oracle_vectors(
+    oracle: builders.PlainRecipe | builders.BundleOracle, sequences: list[tuple[int, ...]]
+) -> np.ndarray:
+    return np.stack([oracle.hidden(tokens) for tokens in sequences])
+
+
+def random_factors(base: BaseModel) -> dict[str, tuple[Execution, np.ndarray]]:
+    """A factor near the identity for each tensor that an adapter changes."""
+    draw = np.random.default_rng(7)
+    shapes = base.config.backbone_shapes()
+    factors = {}
+    for name in builders.adapted_names(base):
+        rows, columns = shapes[name]
+        side = min(rows, columns)
+        noise = draw.normal(0.0, 0.2 / np.sqrt(side), (side, side))
+        factors[name] = (Execution.RIGHT if rows >= columns else Execution.LEFT, np.eye(side) + noise)
+    return factors
