@@ -114,12 +114,13 @@ class TorchRoutingModel:
         self._backbone = backbone
         self._head = head
         self._device = device
+        self._dtype = backbone.norm.weight.dtype
         self.batch_tokens = BATCH_TOKENS[device.type]
 
     @torch.inference_mode()
     def read(self, segments: Sequence[Segment], keep_past: bool = False) -> Reading:
         """Hidden vectors at each segment's last token, [segments, hidden]."""
-        hidden, pasts = self._backbone(Packing.of(segments, self._device))
+        hidden, pasts = self._backbone(Packing.of(segments, self._device, self._dtype))
         return Reading(hidden, tuple(_own(past) for past in pasts) if keep_past else ())
 
     @torch.inference_mode()

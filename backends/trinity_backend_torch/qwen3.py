@@ -89,10 +89,11 @@ class Packing:
     positions: Tensor
     lengths: list[int]
     last: Tensor
+    masks: tuple[Tensor | None, ...]
     pasts: tuple[tuple[TorchPast | None, int], ...]
 
     @classmethod
-    def of(cls, segments: Sequence[Segment], device: torch.device) -> Packing:
+    def of(cls, segments: Sequence[Segment], device: torch.device, dtype: torch.dtype) -> Packing:
         """Pack the tokens of ``segments`` that are not covered by their pasts."""
         ids = [token for segment in segments for token in segment.fresh]
         positions = [position for segment in segments for position in range(segment.reuse, len(segment.tokens))]
@@ -102,6 +103,7 @@ class Packing:
             torch.tensor(positions, device=device),
             lengths,
             torch.tensor(lengths, device=device).cumsum(0) - 1,
+            tuple(_mask(segment, device, dtype) for segment in segments),
             tuple((segment.past, segment.reuse) for segment in segments),  # type: ignore[misc]
         )
 
@@ -159,7 +161,11 @@ class Layer:
         queries = rotary(self.q_norm(self._heads(self.q_proj(normed))))
         memory = _with_pasts(keys, values, packing, index)
         counts = [1] * len(memory) if last_only else packing.lengths
-        mixed = [_attend(query, *pair) for query, pair in zip(torch.split(queries, counts), memory, strict=True)]
+        masks = [None] * len(memory) if last_only else packing.masks
+        mixed = [
+            _attend(query, *pair, mask)
+            for query, pair, mask in zip(torch.split(queries, counts), memory, masks, strict=True)
+        ]
         x = x + self.o_proj(torch.cat(mixed).flatten(1))
         return x + self._mlp(self.mlp_norm(x)), memory
 
@@ -203,18 +209,23 @@ def _append(old: tuple[Tensor, Tensor], reuse: int, new: tuple[Tensor, Tensor]) 
     return torch.cat((old[0][:reuse], new[0])), torch.cat((old[1][:reuse], new[1]))
 
 
-def _attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def _mask(segment: Segment, device: torch.device, dtype: torch.dtype) -> Tensor | None:
+    """What to add to the scores [fresh, all] of a sequence that continues a past; None where a plain rule does."""
+    fresh, total = len(segment.fresh), len(segment.tokens)
+    if fresh in (1, total):
+        return None
+    hidden = torch.ones(fresh, total, dtype=torch.bool, device=device).triu(total - fresh + 1)
+    return torch.zeros(fresh, total, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
     """Causal attention of the last ``len(query)`` positions over all of ``keys``: [queries, heads, head_dim]."""
-    fresh, total = query.shape[0], keys.shape[0]
-    mask = None
-    if 1 < fresh < total:
-        mask = torch.ones(fresh, total, dtype=torch.bool, device=query.device).tril(total - fresh)
     mixed = F.scaled_dot_product_attention(
         query.transpose(0, 1)[None],
         keys.transpose(0, 1)[None],
         values.transpose(0, 1)[None],
         attn_mask=mask,
-        is_causal=fresh == total > 1,
+        is_causal=mask is None and len(query) > 1,
         enable_gqa=True,
     )
     return mixed[0].transpose(0, 1)

@@ -6,7 +6,7 @@ from random import Random
 
 from .fillers import fill
 from .noise import disturb
-from .phrases import LANGUAGES, SLOTS, Split, cell
+from .phrases import LANGUAGES, SLOTS, Split, cell, words
 
 Message = dict[str, str]
 
@@ -24,7 +24,8 @@ STATES = tuple(STATE_ROLES)
 MAX_CHARACTERS = 1500
 
 _STATE_WEIGHTS = (24, 17, 11, 14, 12, 12, 10)
-_LANGUAGE_WEIGHTS = (85, 5, 5, 5)
+# The training text leans on the languages that have fewer phrasings.
+_LANGUAGE_WEIGHTS = {"train": (79, 7, 7, 7), "heldout": (88, 4, 4, 4)}
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class _Conversation:
     lead_in: str = ""
 
     def __post_init__(self) -> None:
-        self.language = self.rng.choices(LANGUAGES, _LANGUAGE_WEIGHTS)[0]
+        self.language = self.rng.choices(LANGUAGES, _LANGUAGE_WEIGHTS[self.split])[0]
         self.prefixed = self.chance(0.35)
 
     def chance(self, probability: float) -> bool:
@@ -99,7 +100,7 @@ class _Conversation:
         """Perhaps a system prompt, perhaps an earlier exchange on another topic."""
         if self.chance(0.25):
             self.messages.append({"role": "system", "content": self.phrase("system")})
-        if self.chance(0.15):
+        if self.chance(0.12):
             self.earlier_exchange()
 
     def earlier_exchange(self) -> None:
@@ -126,7 +127,8 @@ class _Conversation:
 
     def wrapped(self, kind: str) -> str:
         """A request about a task, its answer, or what is wrong with the answer."""
-        parts = {name: self.phrase(name.rstrip("23")) for name in ("task", "task2", "task3", "answer", "fault")}
+        names = ("task", "task2", "task3", "answer", "fault")
+        parts = {name: self.phrase(name.rstrip("23")) for name in names}
         return self.phrase(kind, **parts)
 
     def plan(self) -> None:
@@ -134,18 +136,19 @@ class _Conversation:
         if self.chance(0.3):
             text += self.rng.choice(("\n", " ")) + self.phrase("plan")
         if self.chance(0.5):
-            role = self.rng.choice(("solver", "solver", "verifier"))
+            role = self.rng.choice(("solver",) * 5 + ("verifier",))
             tags = f"<suggestion>{self.phrase('suggestion')}</suggestion>"
             text += f"\n{tags}{self.rng.choice(('', chr(10)))}<suggested_role>{role}</suggested_role>"
         self.agent("Thinker note", text)
 
     def answer(self) -> None:
-        texts = [self.phrase("answer") for _ in range(self.rng.choice((1, 1, 1, 2, 2, 3)))]
+        texts = [self.phrase("answer") for _ in range(self.rng.choice((1, 1, 1, 2)))]
         self.agent("Worker answer", self.rng.choice(("\n", "\n\n", " ")).join(texts))
 
     def verdict(self) -> None:
         faults = {name: self.phrase("fault") for name in ("fault", "fault2")}
-        self.agent("Verifier", self.phrase("verdict", **faults))
+        mark = self.rng.choice(words()["verdict_mark"])
+        self.agent("Verifier", mark + self.rng.choice((" ", " ", "\n")) + self.phrase("verdict", **faults))
 
     def asked(self) -> None:
         """The task as the user put it, small or big, perhaps with the plan that followed."""

@@ -76,13 +76,14 @@ def _digit(rng: Random) -> str:
 def _expression(rng: Random) -> str:
     a, b, c = _integer(rng), _integer(rng), _small(rng)
     operator = rng.choice((" + ", " - ", " * ", " / ", "+", "-", "*", " x ", " plus ", " minus ", " times "))
-    return rng.choice((f"{a}{operator}{b}", f"{a}{operator}{c}", f"({a} + {c}) * {b}", f"{c}^2", f"{c}! / {c}"))
+    sums = (f"{a}{operator}{b}", f"{a}{operator}{c}")
+    return rng.choice((*sums, f"({a} + {c}) * {b}", f"{c}^2", f"{c}! / {c}"))
 
 
 def _equation(rng: Random) -> str:
     a, b, c = _digit(rng), _small(rng), _integer(rng)
-    forms = (f"{a}x + {b} = {c}", f"x^2 - {b}x + {c} = 0", f"{a}(x - {b}) = {c}", f"x/{a} = {b}", f"{a}x = {c}")
-    return rng.choice(forms)
+    linear = (f"{a}x + {b} = {c}", f"{a}(x - {b}) = {c}", f"x/{a} = {b}", f"{a}x = {c}")
+    return rng.choice((*linear, f"x^2 - {b}x + {c} = 0"))
 
 
 def _function(rng: Random) -> str:
@@ -111,7 +112,8 @@ def _percent(rng: Random) -> str:
 
 
 def _hour(rng: Random) -> str:
-    return rng.choice((f"{rng.randint(6, 21)}:{rng.choice(('00', '15', '30', '45'))}", f"{rng.randint(1, 11)} pm"))
+    quarter = rng.choice(("00", "15", "30", "45"))
+    return rng.choice((f"{rng.randint(6, 21)}:{quarter}", f"{rng.randint(1, 11)} pm"))
 
 
 def _snippet(rng: Random) -> str:
@@ -125,7 +127,7 @@ def _traceback(rng: Random) -> str:
     error = rng.choice(words()["error"])
     line = rng.randint(2, 300)
     forms = (
-        f'Traceback (most recent call last):\n  File "main.py", line {line}, in <module>\n{error}: {_digit(rng)}',
+        f'Traceback (most recent call last):\n  File "main.py", line {line}\n{error}: {_digit(rng)}',
         f"{error} at app.js:{line}:{_small(rng)}",
         f'Exception in thread "main" {error}\n\tat Main.run(Main.java:{line})',
         f"error: {error} in src/main.rs:{line}",

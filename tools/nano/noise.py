@@ -7,7 +7,8 @@ def disturb(text: str, rng: Random) -> str:
     """The text as a hurried person would type it; seven times in ten unchanged."""
     if rng.random() < 0.7:
         return text
-    return rng.choice((_lower, _lower, _unpunctuated, _unpunctuated, _typos, _typos, _upper, _spaced))(text, rng)
+    common = rng.choice((_lower, _unpunctuated, _typos))
+    return rng.choice((common, common, common, _upper, _spaced))(text, rng)
 
 
 def _lower(text: str, rng: Random) -> str:
