@@ -272,6 +272,20 @@ def test_short_number_types_stay_near_float32(
     assert EXACT < difference <= tolerance
 
 
+@pytest.mark.parametrize(("length", "reuse"), [(63, 0), (64, 0), (200, 0), (200, 120), (400, 150)])
+def test_long_reads_in_bfloat16_stay_near_float32(
+    backend: Backend, tiny_base: BaseModel, tiny_bundle: Bundle, length: int, reuse: int
+) -> None:
+    """Where a backend takes another way to attend for many bfloat16 queries, it must be the same attention."""
+    tokens = random_tokens(length)
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        model = backend.load_base(tiny_base, device="cpu", dtype=dtype).attach(tiny_bundle.adapter, tiny_bundle.head)
+        past = model.read([Segment(tokens[:reuse])], keep_past=True).pasts[0] if reuse else None
+        found[dtype] = np.array(model.values(model.read([Segment(tokens, past, reuse)]).hidden))
+    assert builders.relative(found["bfloat16"], found["float32"]) < 0.06
+
+
 def test_info_names_what_can_be_asked_for(backend: Backend, tiny_base: BaseModel, tiny_bundle: Bundle) -> None:
     info = backend.info()
     assert info.backend_id in builders.BACKENDS

@@ -20,6 +20,9 @@ from torch import Tensor
 from trinity_mlx.contracts.artifact import BackboneConfig
 from trinity_mlx.contracts.backend import Segment
 
+MOST_SCORES = 1 << 22
+"""Up to this many scores of one head are held at once, 16 MB for two stacked heads in bfloat16."""
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -210,16 +213,23 @@ def _append(old: tuple[Tensor, Tensor], reuse: int, new: tuple[Tensor, Tensor]) 
 
 
 def _mask(segment: Segment, device: torch.device, dtype: torch.dtype) -> Tensor | None:
-    """What to add to the scores [fresh, all] of a sequence that continues a past; None where a plain rule does."""
+    """What to add to a sequence's scores [fresh, all]; None where the fused kernel's own rules do."""
     fresh, total = len(segment.fresh), len(segment.tokens)
-    if fresh in (1, total):
+    if fresh == 1 or (fresh == total and not _products_are_faster(fresh, total, device, dtype)):
         return None
     hidden = torch.ones(fresh, total, dtype=torch.bool, device=device).triu(total - fresh + 1)
     return torch.zeros(fresh, total, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)
 
 
+def _products_are_faster(fresh: int, total: int, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether plain bfloat16 products beat the fused kernel, which on the CPU computes no faster than in float32."""
+    return device.type == "cpu" and dtype is torch.bfloat16 and fresh >= 64 and fresh * total <= MOST_SCORES
+
+
 def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
     """Causal attention of the last ``len(query)`` positions over all of ``keys``: [queries, heads, head_dim]."""
+    if mask is not None and _products_are_faster(len(query), len(keys), mask.device, mask.dtype):
+        return _attend_by_products(query, keys, values, mask)
     mixed = F.scaled_dot_product_attention(
         query.transpose(0, 1)[None],
         keys.transpose(0, 1)[None],
@@ -229,3 +239,19 @@ def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) ->
         enable_gqa=True,
     )
     return mixed[0].transpose(0, 1)
+
+
+def _attend_by_products(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """The same by two matrix products for each key/value head, with the query heads that share it stacked.
+
+    Scores are rounded to the number type, as in transformers' eager attention. One head at a time keeps them in cache.
+    """
+    fresh, heads, width = query.shape
+    shared = heads // keys.shape[1]
+    stacked = query.unflatten(1, (-1, shared)).permute(1, 2, 0, 3).flatten(1, 2)  # type: ignore[no-untyped-call]
+    repeated = mask.repeat(shared, 1)
+    mixed = [
+        torch.addmm(repeated, rows, key.T, alpha=width**-0.5).softmax(-1) @ value
+        for rows, key, value in zip(stacked, keys.transpose(0, 1), values.transpose(0, 1), strict=True)
+    ]
+    return torch.stack(mixed).view(heads, fresh, width).transpose(0, 1)

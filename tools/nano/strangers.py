@@ -1,7 +1,7 @@
 """Prompts and conversations as strangers would type them: an extra probe beside the held-out families.
 
-Written by hand after the phrase files were finished. None of them is a family, and no phrase was changed for
-them: they say how far the router carries beyond its generator.
+Written by hand. The generator cannot produce them, and no phrase was added for any of them: they say how far
+the router carries beyond its generator.
 """
 
 from .corpus import ROLES, STATE_ROLES, Example, Message
@@ -27,37 +27,30 @@ def _talk(*turns: tuple[str, str]) -> list[Message]:
 
 
 _SINGLE = [
-    ("mathematics", "open", "What is 17 + 25? Answer briefly."),
     ("mathematics", "open", "how many minutes are there in 3.5 days"),
     ("mathematics", "open", "Simplify (a^2 - b^2) / (a - b) for me."),
     ("mathematics", "open", "Can you show that every odd square leaves remainder 1 when divided by 8?"),
     ("mathematics", "open", "A pool fills in 6 hours with one pipe and in 4 with another. Both together?"),
-    ("code", "open", "My Python function throws a KeyError, fix it"),
     ("code", "open", "npm install hangs forever on my laptop, what can I do?"),
     ("code", "open", "Give me a SwiftUI button that toggles dark mode."),
     ("code", "open", "segfault when i free the pointer twice, is that expected?"),
     ("code", "open", "What's the cleanest way to parse command line flags in Go?"),
-    ("science", "open", "Why is the sky blue?"),
     ("science", "open", "What makes popcorn pop?"),
     ("science", "open", "Do trees sleep at night?"),
     ("science", "open", "how does a microwave heat my soup but not the plate"),
     ("science", "open", "Explain to me what CRISPR does to a genome."),
-    ("writing", "open", "Write a haiku about rain"),
     ("writing", "open", "I have to congratulate my aunt on her retirement, can you word it nicely?"),
     ("writing", "open", "Turn this into a catchy headline: local bakery gives away bread."),
     ("writing", "open", "Please improve the style of my cover letter's first paragraph."),
     ("writing", "open", "a short horror story set in a library"),
-    ("planning", "open", "Plan a 3 day trip to Rome"),
     ("planning", "open", "I want to run 10 km in two months, give me a weekly training schedule."),
     ("planning", "open", "Suggest a menu and a timeline for Christmas dinner with eight guests."),
     ("planning", "open", "how do i fit work, gym and language classes into one week?"),
     ("planning", "open", "Two free days in Hamburg with a toddler. What should we do when?"),
-    ("facts", "open", "Who was the first president of France?"),
     ("facts", "open", "Which countries does the Rhine flow through?"),
     ("facts", "open", "when did queen elizabeth II die"),
     ("facts", "open", "Who plays the Joker in The Dark Knight?"),
     ("facts", "open", "What currency do they use in Thailand?"),
-    ("data", "open", "Group this CSV by month and sum sales"),
     ("data", "open", "I have a spreadsheet of expenses. Show spending per category as a pie chart."),
     ("data", "open", "city;rain\nOslo;80\nRome;30\nCairo;1\nSort by rain and return JSON."),
     ("data", "open", "Which SQL query finds customers that ordered twice in March?"),
@@ -73,7 +66,6 @@ _SINGLE = [
     ("code", "check_asked", "I think [1,2,3][-1] gives 1 in Python. Correct?"),
 ]
 _CONVERSATIONS = [
-    ("mathematics", "answered", _talk(("u", "What is 6 times 7?"), ("a", "42"))),
     ("facts", "answered", _talk(("u", "Which planet is named after the god of war?"), ("a", "Mars, the Roman one."))),
     (
         "code",

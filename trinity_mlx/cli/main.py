@@ -8,8 +8,15 @@ from typing import Any
 import click
 
 from ..contracts.errors import TrinityError
+from .artifacts import artifacts
 from .doctor import doctor
+from .export import export
+from .fetch import fetch
+from .import_ import import_
+from .inspect import inspect
+from .parity import parity
 from .profiles import profiles
+from .publish import publish
 from .route import route
 from .settings import prepare_process
 
@@ -47,3 +54,10 @@ def main() -> None:
 main.add_command(route)
 main.add_command(profiles)
 main.add_command(doctor)
+main.add_command(export)
+main.add_command(import_)
+main.add_command(fetch)
+main.add_command(artifacts)
+main.add_command(inspect)
+main.add_command(publish)
+main.add_command(parity)

@@ -7,7 +7,8 @@
     │   ├── SelectionError
     │   ├── InputFileError
     │   ├── OutputExists
-    │   └── ResumeRefused
+    │   ├── ResumeRefused
+    │   └── ParitySetupError
     ├── EnvironmentUnavailable     exit code 3
     │   ├── UnknownProfile
     │   ├── ProfileInvalid

@@ -1,0 +1,78 @@
+"""Decompositions and adapted tensors on MLX.
+
+Gram sums run in float64 on the host: Metal has no float64, and MLX's own on the CPU is slower than numpy's. Adapted
+tiles run in float32 on the device: the change that is added is small, and so is what float32 loses of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import mlx.core as mx
+import numpy as np
+
+from trinity_mlx.contracts.artifact import Execution, TensorLocation
+from trinity_mlx.contracts.backend import Tick
+from trinity_mlx.factorization.gram import gram_matrix
+from trinity_mlx.factorization.tiles import map_matrix, spans
+
+from .owner import OwnerThread
+
+_DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
+
+
+class MlxFactorizer:
+    """A ``Factorizer`` on one MLX device, with a thread of its own."""
+
+    thin_svd = False
+
+    def __init__(self, device: mx.DeviceType) -> None:
+        self._owner = OwnerThread(device)
+
+    def gram(self, tensor: TensorLocation, tick: Tick | None = None) -> np.ndarray:
+        """The Gram matrix of the smaller side in float64, [side, side]."""
+        return gram_matrix(map_matrix(tensor), tick)
+
+    def svd(self, tensor: TensorLocation) -> tuple[np.ndarray, np.ndarray]:
+        """Singular values and the smaller side's vectors from ``mx.linalg.svd`` in float32, on the CPU."""
+        return self._owner.run(lambda: _svd(tensor))
+
+    def adapted_tiles(self, tensor: TensorLocation, execution: Execution, change: np.ndarray) -> Iterator[memoryview]:
+        """The adapted tensor's bytes in row order."""
+        matrix, dtype = map_matrix(tensor), _DTYPES[tensor.dtype]
+        factor = self._owner.run(lambda: mx.array(change.astype(np.float32)))
+        for span in spans(*matrix.shape):
+            yield self._owner.run(partial(_adapted_tile, matrix, dtype, execution, factor, span))
+
+
+def _svd(tensor: TensorLocation) -> tuple[np.ndarray, np.ndarray]:
+    whole = _tile(map_matrix(tensor), _DTYPES[tensor.dtype])
+    if not mx.isfinite(whole).all().item():
+        raise ValueError("the matrix holds NaN or infinity")
+    left, singular, right = mx.linalg.svd(whole, stream=mx.cpu)
+    vectors = right.T if tensor.shape[0] >= tensor.shape[1] else left
+    return np.array(singular, dtype=np.float64), np.array(vectors, dtype=np.float64)
+
+
+def _adapted_tile(
+    matrix: np.ndarray, dtype: mx.Dtype, execution: Execution, factor: mx.array, span: slice
+) -> memoryview:
+    tile = _tile(matrix[span], dtype)
+    if execution is Execution.RIGHT:
+        return _bytes(tile + tile @ factor, dtype)
+    blocks = [factor[span] @ _tile(matrix[:, block], dtype) for block in spans(matrix.shape[1], matrix.shape[0])]
+    return _bytes(tile + mx.concatenate(blocks, axis=1), dtype)
+
+
+def _tile(part: np.ndarray, dtype: mx.Dtype) -> mx.array:
+    """A mapped part in float32."""
+    stored = mx.array(np.ascontiguousarray(part))
+    return (stored.view(mx.bfloat16) if dtype == mx.bfloat16 else stored).astype(mx.float32)
+
+
+def _bytes(values: mx.array, dtype: mx.Dtype) -> memoryview:
+    stored = values.astype(dtype)
+    if not mx.isfinite(stored).all().item():
+        raise ValueError(f"an adapted value is beyond the range of {dtype}")
+    return np.array(stored.view(mx.uint8)).data.cast("B")

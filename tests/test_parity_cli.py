@@ -1,0 +1,153 @@
+"""``trinity-mlx parity``: what its commands print, how they exit, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors import torch as torch_files
+
+from trinity_mlx.cli import main
+from trinity_mlx.contracts.artifact import BaseModel
+
+NAME = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRINITY_MLX_CONFIG", str(tmp_path / "config"))
+    monkeypatch.setenv("TRINITY_MLX_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def given(tmp_path: Path, tiny_base: BaseModel) -> list[str]:
+    """The options that say which base and which vector."""
+    values = np.random.default_rng(0).normal(0, 0.02, 9 * 64 + 10 * 64).astype(np.float32)
+    np.save(tmp_path / "vector.npy", values)
+    return ["--base", str(tiny_base.folder), "--vector", str(tmp_path / "vector.npy")]
+
+
+def parity(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["parity", *map(str, arguments)])
+
+
+def assert_fails(result: Result, code: int, *fragments: str) -> None:
+    assert result.exit_code == code, result.output
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.output
+    for fragment in fragments:
+        assert fragment in result.stderr
+
+
+def change(file: Path, stage: str, by: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    held = torch_files.load_file(file)
+    torch_files.save_file(held | {f"stage.{stage}": by(held[f"stage.{stage}"])}, file)
+
+
+def flip_a_bit(stored: torch.Tensor) -> torch.Tensor:
+    stored.view(torch.int16)[0, 0] ^= 1
+    return stored
+
+
+def test_reference_run_and_compare_one_tensor(tmp_path: Path, given: list[str]) -> None:
+    reference, here = tmp_path / "reference", tmp_path / "here"
+    made = parity("reference", *given, "--tensor", NAME, "--out", reference)
+    assert made.exit_code == 0, made.output
+    assert NAME in made.stdout
+    run = parity("run", *given, "--tensor", NAME, "--components", reference, "--profile", "cpu", "--out", here)
+    assert run.exit_code == 0, run.output
+    compared = parity("compare", reference, here)
+    assert compared.exit_code == 0, compared.output
+    assert "9 of 9 required checks hold, same components" in compared.stdout
+    assert all(stage in compared.stdout for stage in ("scaled_s", "matmul_pre_norm", "final_bf16 (reported only)"))
+
+
+def test_every_tensor_as_json(tmp_path: Path, given: list[str]) -> None:
+    made = parity("reference", *given, "--all", "--dtype", "float64", "--out", tmp_path / "reference", "--json")
+    assert json.loads(made.stdout)["schema"] == "trinity-mlx.parity.stages"
+    run = parity("run", *given, "--all", "--profile", "mlx", "--out", tmp_path / "here", "--json")
+    assert json.loads(run.stdout)["components"]["method"] == "gram"
+    compared = parity("compare", tmp_path / "reference", tmp_path / "here", "--json")
+    assert compared.exit_code == 0, compared.output
+    report = json.loads(compared.stdout)
+    assert (report["passed"], report["required"], report["components"]) == (True, 81, "different")
+    table = parity("compare", tmp_path / "reference", tmp_path / "here")
+    assert "the worst of 9 tensors for each stage" in table.stdout
+
+
+def test_a_failed_required_stage_exits_with_1_and_is_named(tmp_path: Path, given: list[str]) -> None:
+    for folder in ("reference", "here"):
+        parity("reference", *given, "--tensor", NAME, "--out", tmp_path / folder)
+    change(tmp_path / "here" / "stages.safetensors", "zero_source_f32", lambda stage: stage + 0.5)
+    compared = parity("compare", tmp_path / "reference", tmp_path / "here")
+    assert compared.exit_code == 1
+    assert "FAILED: 8 of 9 required checks hold" in compared.stdout
+    as_json = parity("compare", tmp_path / "reference", tmp_path / "here", "--json")
+    assert as_json.exit_code == 1
+    assert [check["stage"] for check in json.loads(as_json.stdout)["checks"] if not check["passed"]] == [
+        "zero_source_f32"
+    ]
+
+
+def test_two_float32_decompositions_get_a_hint(tmp_path: Path, given: list[str]) -> None:
+    parity("reference", *given, "--tensor", NAME, "--out", tmp_path / "reference")
+    parity("run", *given, "--tensor", NAME, "--profile", "cpu", "--out", tmp_path / "here")
+    compared = parity("compare", tmp_path / "reference", tmp_path / "here")
+    assert compared.exit_code == 1
+    assert "--dtype float64" in compared.stderr
+
+
+def test_strict_bytes_exits_with_1_where_a_bit_differs(tmp_path: Path, given: list[str]) -> None:
+    for folder in ("reference", "here"):
+        parity("reference", *given, "--tensor", NAME, "--out", tmp_path / folder)
+    assert parity("compare", tmp_path / "reference", tmp_path / "here", "--strict-bytes").exit_code == 0
+    change(tmp_path / "here" / "stages.safetensors", "final_bf16", flip_a_bit)
+    assert parity("compare", tmp_path / "reference", tmp_path / "here").exit_code == 0
+    assert parity("compare", tmp_path / "reference", tmp_path / "here", "--strict-bytes").exit_code == 1
+
+
+@pytest.mark.parametrize("choice", [[], ["--all", "--tensor", NAME]])
+def test_either_one_tensor_or_all(tmp_path: Path, given: list[str], choice: list[str]) -> None:
+    assert_fails(parity("reference", *given, *choice, "--out", tmp_path / "out"), 2, "--tensor NAME or --all")
+
+
+def test_what_is_missing_is_a_usage_error(tmp_path: Path, given: list[str]) -> None:
+    out = ["--out", tmp_path / "out"]
+    assert_fails(parity("compare", tmp_path / "a", tmp_path / "b"), 2, "no stage bundle at")
+    assert_fails(parity("reference", *given, "--tensor", "x", *out), 2, "does not adapt 'x'")
+    assert_fails(parity("run", *given, "--all", "--components", tmp_path, *out), 2, "parity reference")
+    assert_fails(parity("run", *given, "--all", "--profile", "gpu9", *out), 3, "no profile 'gpu9'")
+
+
+def test_trace_prints_both_sides(tiny_folders: dict[str, Path]) -> None:
+    options = [part for name, folder in tiny_folders.items() for part in (f"--{name}", folder)]
+    traced = parity("trace", "What is 17 + 25?", "--a", "cpu", "--b", "cpu", *options)
+    assert traced.exit_code == 0, traced.output
+    assert all(word in traced.stdout for word in ("tokens", "head", "cosine", "slot chosen", "Thinker", "passed"))
+    as_json = parity("trace", "What is 17 + 25?", "--a", "cpu", "--b", "mlx", *options, "--json")
+    report = json.loads(as_json.stdout)
+    assert as_json.exit_code == (0 if report["passed"] else 1)
+    assert report["checks"]["token_ids"]
+
+
+def test_trace_reads_messages_from_a_file(tmp_path: Path, tiny_folders: dict[str, Path]) -> None:
+    options = [part for name, folder in tiny_folders.items() for part in (f"--{name}", folder)]
+    (tmp_path / "messages.json").write_text('[{"role": "user", "content": "What is 17 + 25?"}]')
+    by_file = parity("trace", "--messages", tmp_path / "messages.json", "--a", "cpu", "--b", "cpu", *options, "--json")
+    by_prompt = parity("trace", "What is 17 + 25?", "--a", "cpu", "--b", "cpu", *options, "--json")
+    assert json.loads(by_file.stdout)["transcript_hash"] == json.loads(by_prompt.stdout)["transcript_hash"]
+
+
+def test_trace_takes_a_prompt_or_messages() -> None:
+    assert_fails(parity("trace", "--a", "cpu", "--b", "cpu"), 2, "one of the two")
+    assert_fails(parity("trace", "x", "--messages", "y", "--a", "cpu", "--b", "cpu"), 2, "one of the two")
+
+
+def test_help_names_the_four_commands() -> None:
+    shown = parity("--help").stdout
+    assert all(f"\n  {command} " in shown for command in ("reference", "run", "compare", "trace"))

@@ -1,0 +1,1 @@
+"""Export: from a base and a trained vector to a sealed bundle, tile by tile and resumable."""

@@ -1,0 +1,167 @@
+"""From a base and a trained vector to a stage bundle: by the reference, or by this system."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..artifacts.adapter import EMBEDDING
+from ..artifacts.safetensors_io import read_header, require
+from ..artifacts.vector import LM_HEAD, adapted_shapes, split_vector
+from ..contracts.artifact import BaseModel, TensorLocation
+from ..contracts.backend import Backend, MatrixProducts
+from ..contracts.errors import ParitySetupError, ProfileUnavailable
+from ..factorization.stages import Stage, relative_gap
+from ..factorization.tiles import spans
+from .blocks import BlockFile, MappedTensor
+from .components import ComponentStore, Decomposer, reference_decomposer, write_components
+from .makers import Engine, GivenComponents, Made, Origin, OwnGram
+from .progress import SILENCE, Progress
+from .report import begin_report, write_report
+from .stages import STAGES_FILE, Layout, Subject, write_stages
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to prove: the subjects of one base and one trained vector. ``is_single`` bundles hold one tensor."""
+
+    base_ref: str
+    vector_sha256: str
+    subjects: tuple[Subject, ...]
+    is_single: bool
+
+
+def plan(base: BaseModel, vector: np.ndarray, vector_sha256: str, tensor: str | None = None) -> Task:
+    """The task for every tensor that ``vector`` adapts, or for ``tensor`` alone.
+
+    Raises:
+        ParitySetupError: the base has a single layer, or the vector does not adapt ``tensor``.
+        BundleInvalid: the vector's length does not add up.
+        TensorFileInvalid: the base has no ``lm_head.weight`` of the right shape, and does not tie it to the embedding.
+    """
+    if base.config.num_layers < 2:
+        raise ParitySetupError("a base of one layer has no second-to-last one, and that is what a vector adapts")
+    shapes = adapted_shapes(base.config)
+    trained = split_vector(vector, shapes, base.config.hidden_size)
+    if tensor is not None and tensor not in shapes:
+        raise ParitySetupError(f"the vector does not adapt {tensor!r}: choose one of {', '.join(shapes)}")
+    names = list(shapes) if tensor is None else [tensor]
+    subjects = (Subject(name, _source(base, name, shapes[name]), trained.offsets[name].astype("<f4")) for name in names)
+    return Task(base.ref, vector_sha256, tuple(subjects), is_single=tensor is not None)
+
+
+def record_reference(
+    task: Task,
+    folder: Path,
+    dtype: str = "float32",
+    decomposer: Decomposer | None = None,
+    progress: Progress = SILENCE,
+) -> dict[str, Any]:
+    """Decompose in ``dtype``, write the components and every stage, computed by numpy in ``dtype``; gives the report.
+
+    Raises:
+        BaseInvalid: a source holds NaN or infinity.
+        ParitySetupError: the offsets leave nothing to normalise by.
+        FolderUnavailable: ``folder`` cannot be written to.
+    """
+    chosen = decomposer or reference_decomposer()
+    begin_report(folder)
+    write_components(folder, task.subjects, dtype, chosen, progress)
+    engine = Engine("numpy", {"numpy": np.__version__}, "cpu", None, np.matmul)
+    origin = GivenComponents(ComponentStore(folder), engine.product, f"{chosen.name} {chosen.version}")
+    return _record(task, folder, "reference", engine, origin, dtype, progress)
+
+
+def record_run(
+    task: Task,
+    folder: Path,
+    backend: Backend,
+    device: str,
+    profile: str,
+    components: Path | None = None,
+    progress: Progress = SILENCE,
+) -> dict[str, Any]:
+    """Write every stage as this system computes it, from ``components`` or from its own Gram matrices.
+
+    Raises:
+        ProfileUnavailable: the backend offers no matrix products.
+        ParitySetupError: components are missing or lie in ``folder``, or the offsets leave nothing to normalise by.
+        BaseInvalid: a source holds NaN or infinity.
+        FolderUnavailable: ``folder`` cannot be written to.
+    """
+    if components and components.resolve() == folder.resolve():
+        raise ParitySetupError(f"{folder} holds the components to start from: give the run a folder of its own (--out)")
+    info = backend.info()
+    if not isinstance(backend, MatrixProducts):
+        raise ProfileUnavailable(f"backend {info.backend_id!r} offers no matrix products, so its stages cannot be run")
+    engine = Engine(info.backend_id, info.versions, device, profile, backend.matrix_product(device))
+    origin: Origin = (
+        GivenComponents(ComponentStore(components), engine.product)
+        if components
+        else OwnGram(backend.factorizer(device), engine.product)
+    )
+    begin_report(folder)
+    return _record(task, folder, "run", engine, origin, "float32", progress)
+
+
+def _record(
+    task: Task, folder: Path, kind: str, engine: Engine, origin: Origin, dtype: str, progress: Progress
+) -> dict[str, Any]:
+    layouts = [Layout(subject, task.is_single) for subject in task.subjects]
+    specs = {key: spec for layout in layouts for key, spec in layout.specs().items()}
+    with BlockFile(folder / STAGES_FILE, specs) as file:
+        tensors = [_record_tensor(file, layout, origin, progress) for layout in layouts]
+    stored = read_header(folder / STAGES_FILE)
+    for entry, layout in zip(tensors, layouts, strict=True):
+        entry["final_bf16_sha256"] = _sha256(stored[layout.key(Stage.FINAL_BF16)])
+    return write_report(
+        folder,
+        {
+            "kind": kind,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "base_ref": task.base_ref,
+            "vector_sha256": task.vector_sha256,
+            "components": origin.describe(),
+            "arithmetic": {
+                "engine": engine.name,
+                "versions": engine.versions,
+                "device": engine.device,
+                "profile": engine.profile,
+                "dtype": dtype,
+            },
+            "tensors": tensors,
+        },
+    )
+
+
+def _record_tensor(file: BlockFile, layout: Layout, origin: Origin, progress: Progress) -> dict[str, Any]:
+    subject, started = layout.subject, time.perf_counter()
+    made: Made = origin.make(subject, progress)
+    progress.begin(f"stages of {subject.name}", subject.shape[0] * subject.shape[1])
+    write_stages(file, layout, made.maker, progress.advance)
+    return {
+        "name": subject.name,
+        "shape": list(subject.shape),
+        "final_orientation": "transposed" if layout.transposed else "source",
+        "smallest_gap": relative_gap(made.singular),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def _source(base: BaseModel, name: str, shape: tuple[int, int]) -> TensorLocation:
+    """Where ``name`` lies; ``lm_head`` of a base that ties it and does not store it is the embedding."""
+    is_tied = name == LM_HEAD and name not in base.tensors and base.config.tied_embeddings
+    return require(base.tensors, EMBEDDING if is_tied else name, shape, base.folder)
+
+
+def _sha256(location: TensorLocation) -> str:
+    digest, tensor = hashlib.sha256(), MappedTensor(location)
+    for rows in spans(location.shape[0], location.shape[1]):
+        digest.update(np.ascontiguousarray(tensor.bits(rows)).data)
+    return digest.hexdigest()

@@ -1,0 +1,250 @@
+"""One transcript on two profiles: the same tokens, the same head, how far hidden vectors and logits are apart."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..artifacts.base import open_base
+from ..artifacts.bundle import check_fit
+from ..artifacts.catalog import find_bundle
+from ..artifacts.hashing import FileHashes
+from ..artifacts.safetensors_io import read_float32
+from ..contracts.artifact import BaseModel, Bundle
+from ..contracts.backend import Backend, Segment
+from ..contracts.errors import ContextLengthError, TranscriptError
+from ..contracts.routing import Choice, RouteLogits
+from ..contracts.transcript import Transcript
+from ..coordination.choice import choose
+from ..plugins import load_backend
+from ..profiles import ProfileRegistry
+from ..runtime.leases import REGISTRY
+from ..runtime.reader import needed_tokens
+from ..runtime.tokenizer import Tokenizer
+
+SCHEMA = "trinity-mlx.parity.routes"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """How alike two vectors are: cosine, and the norm of the difference over the norm of the first."""
+
+    cosine: float
+    relative: float
+    max_abs: float
+
+    @classmethod
+    def of(cls, first: Sequence[float], second: Sequence[float]) -> Closeness:
+        """Computed in float64. Two zero vectors are alike; the cosine with a single one is 0."""
+        a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
+        norms, distance = (float(np.linalg.norm(a)), float(np.linalg.norm(b))), float(np.linalg.norm(b - a))
+        if np.array_equal(a, b):
+            return cls(1.0, 0.0, 0.0)
+        cosine = float(a @ b) / math.prod(norms) if all(norms) else 0.0
+        return cls(cosine, distance / max(norms[0], 1e-12), float(np.max(np.abs(b - a))))
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What two profiles may differ by: the published limits between kernel stacks and number types."""
+
+    min_cosine: float
+    max_relative: float
+
+    def hold(self, found: Closeness) -> bool:
+        """Whether ``found`` is within them; NaN is not."""
+        return found.cosine >= self.min_cosine and found.relative <= self.max_relative
+
+
+HIDDEN_BOUNDS = Bounds(0.99, 0.12)
+LOGITS_BOUNDS = Bounds(0.99, 0.10)
+
+
+@dataclass(frozen=True)
+class RouteTrace:
+    """Everything on the way from a transcript to a choice on one profile."""
+
+    profile: str
+    backend: str
+    versions: dict[str, str]
+    device: str
+    dtype: str
+    token_ids: tuple[int, ...]
+    head_sha256: str
+    hidden: tuple[float, ...]
+    logits: RouteLogits
+    choice: Choice
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a JSON report, hidden vector included."""
+        return {
+            "profile": self.profile,
+            "backend": self.backend,
+            "versions": self.versions,
+            "device": self.device,
+            "dtype": self.dtype,
+            "token_count": len(self.token_ids),
+            "token_ids": list(self.token_ids),
+            "token_ids_sha256": token_ids_sha256(self.token_ids),
+            "head_sha256": self.head_sha256,
+            "hidden_sha256": hashlib.sha256(np.asarray(self.hidden, "<f4").tobytes()).hexdigest(),
+            "hidden": list(self.hidden),
+            "agent_logits": list(self.logits.agent),
+            "role_logits": list(self.logits.role),
+            "slot": self.choice.slot,
+            "role": self.choice.role.label,
+            "agent_margin": self.choice.margins.agent,
+            "role_margin": self.choice.margins.role,
+        }
+
+
+@dataclass(frozen=True)
+class RouteComparison:
+    """Two traces of one transcript, and what must hold between them."""
+
+    transcript: Transcript
+    artifact: str
+    a: RouteTrace
+    b: RouteTrace
+
+    @property
+    def hidden(self) -> Closeness:
+        """Of the hidden vectors."""
+        return Closeness.of(self.a.hidden, self.b.hidden)
+
+    @property
+    def logits(self) -> Closeness:
+        """Of all logits together."""
+        return Closeness.of(*(side.logits.agent + side.logits.role for side in (self.a, self.b)))
+
+    @property
+    def checks(self) -> dict[str, bool]:
+        """What must hold, by name."""
+        return {
+            "token_ids": self.a.token_ids == self.b.token_ids,
+            "head": self.a.head_sha256 == self.b.head_sha256,
+            "hidden": HIDDEN_BOUNDS.hold(self.hidden),
+            "logits": LOGITS_BOUNDS.hold(self.logits),
+            "slot": self.a.choice.slot == self.b.choice.slot,
+            "role": self.a.choice.role == self.b.choice.role,
+        }
+
+    @property
+    def passed(self) -> bool:
+        """Whether all of it holds."""
+        return all(self.checks.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON report (docs/parity.md)."""
+        pairs = zip(self.a.logits.agent + self.a.logits.role, self.b.logits.agent + self.b.logits.role, strict=True)
+        return {
+            "schema": SCHEMA,
+            "version": VERSION,
+            "passed": self.passed,
+            "checks": self.checks,
+            "artifact": self.artifact,
+            "transcript_hash": self.transcript.sha256,
+            "hidden": vars(self.hidden) | {"limits": vars(HIDDEN_BOUNDS)},
+            "logits": vars(self.logits) | {"limits": vars(LOGITS_BOUNDS), "differences": [b - a for a, b in pairs]},
+            "a": self.a.to_dict(),
+            "b": self.b.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class Tracer:
+    """Traces transcripts with one artifact on any profile.
+
+    Raises:
+        ArtifactNotFound, BundleInvalid, TensorFileInvalid, BaseInvalid, BaseMismatch: as ``runtime.load_router``.
+    """
+
+    bundle: Bundle
+    base: BaseModel
+    profiles: ProfileRegistry
+
+    @classmethod
+    def open(
+        cls,
+        artifact: str | Path,
+        base: str | Path | None = None,
+        *,
+        config_dir: Path | None = None,
+        hash_memory: Path | None = None,
+    ) -> Tracer:
+        """The artifact and its base, held against each other."""
+        bundle = find_bundle(artifact)
+        source = open_base(base or bundle.base_folder or bundle.base_id, bundle.base_revision, FileHashes(hash_memory))
+        check_fit(bundle, source)
+        return cls(bundle, source, ProfileRegistry(config_dir))
+
+    def compare(self, transcript: Transcript, a: str, b: str) -> RouteComparison:
+        """``transcript`` on the profiles ``a`` and ``b``, one after the other."""
+        return RouteComparison(transcript, self.bundle.name, self.trace(transcript, a), self.trace(transcript, b))
+
+    def trace(self, transcript: Transcript, profile: str) -> RouteTrace:
+        """``transcript`` on one profile.
+
+        Raises:
+            UnknownProfile, ProfileUnavailable: the profile cannot be used.
+            TranscriptError, ContextLengthError: there is nothing to read, or too much.
+        """
+        chosen, device = self.profiles.resolve(profile)
+        backend = load_backend(chosen.backend)
+        tokens = self._encode(transcript)
+        hidden, row = self._read(backend, device, chosen.dtype, tokens)
+        logits, info = RouteLogits.split(row), backend.info()
+        return RouteTrace(
+            profile=chosen.name,
+            backend=info.backend_id,
+            versions=info.versions,
+            device=device,
+            dtype=chosen.dtype,
+            token_ids=tokens,
+            head_sha256=_head_sha256(self.bundle),
+            hidden=hidden,
+            logits=logits,
+            choice=choose(logits, None, None, draw_key=transcript.sha256),
+        )
+
+    def _encode(self, transcript: Transcript) -> tuple[int, ...]:
+        tokens = Tokenizer(self.base.tokenizer).encode(self.bundle.text_format.render(transcript))
+        if not tokens:
+            raise TranscriptError("the transcript gives no token at all, so there is nothing to read")
+        if len(tokens) > self.base.config.max_positions:
+            raise ContextLengthError(
+                f"the transcript has {len(tokens)} tokens, and the base reads at most "
+                f"{self.base.config.max_positions}: shorten it"
+            )
+        return tokens
+
+    def _read(
+        self, backend: Backend, device: str, dtype: str, tokens: tuple[int, ...]
+    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The hidden vector that routes ``tokens``, and its row of logits."""
+        lease = REGISTRY.lease(
+            backend, self.base, self.bundle.adapter, self.bundle.head, device=device, dtype=dtype, merged=False
+        )
+        try:
+            model = lease.value.model
+            reading = model.read([Segment(needed_tokens(tokens))])
+            return tuple(model.values(reading.hidden)[0]), model.project(reading.hidden)[0]
+        finally:
+            lease.release()
+
+
+def token_ids_sha256(tokens: Sequence[int]) -> str:
+    """sha256 over the token ids as a compact JSON list, ``[1,2,3]``."""
+    return hashlib.sha256(("[" + ",".join(map(str, tokens)) + "]").encode()).hexdigest()
+
+
+def _head_sha256(bundle: Bundle) -> str:
+    """sha256 over the head's float32 values, little-endian, in row order."""
+    return hashlib.sha256(read_float32(bundle.head.tensor).astype("<f4").tobytes()).hexdigest()

@@ -1,0 +1,111 @@
+"""The stage bundle: which tensors it proves, under which names, and how its stages are written.
+
+A folder with ``stages.safetensors`` and, written last, ``report.json``. A bundle of one tensor names its stages
+``stage.<name>``, one of all tensors ``tensor.<source name>.<name>``. ``final_f32`` and ``final_bf16`` have the final
+orientation: in a bundle of one tensor that of the published layout, where a layer's matrices are stored transposed,
+square ones too; in a bundle of all tensors the source's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..contracts.artifact import TensorLocation
+from ..factorization.stages import Block, Stage, StageMaker, Stages, blocks, to_bfloat16
+from .blocks import BlockFile, MappedTensor, TensorSpec
+from .difference import Advance
+
+STAGES_FILE = "stages.safetensors"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A matrix to adapt: its source name, where it lies, and its slice of the trained vector in float32 [k]."""
+
+    name: str
+    source: TensorLocation
+    offsets: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the source."""
+        return self.source.shape[0], self.source.shape[1]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one tensor's stages stand in a bundle: ``is_single`` bundles have no other."""
+
+    subject: Subject
+    is_single: bool
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the final stages are the transpose of the source's orientation."""
+        return self.is_single and self.subject.name.startswith("model.layers.")
+
+    def key(self, stage: str) -> str:
+        """The tensor's name in the file."""
+        return stage_key(stage, None if self.is_single else self.subject.name)
+
+    def specs(self) -> dict[str, TensorSpec]:
+        """Number type and shape of each stage by its name in the file."""
+        rows, columns = self.subject.shape
+        rank = min(rows, columns)
+        final = (columns, rows) if self.transposed else (rows, columns)
+        shapes: dict[Stage, tuple[int, ...]] = {
+            Stage.OFFSETS: (rank,),
+            Stage.SCALED_S: (rank,),
+            Stage.NORMALIZATION: (),
+            Stage.U_SCALED: (rows, rank),
+            Stage.FINAL: final,
+            Stage.FINAL_BF16: final,
+        }
+        return {
+            self.key(stage): TensorSpec(
+                "BF16" if stage is Stage.FINAL_BF16 else "F32", shapes.get(stage, (rows, columns))
+            )
+            for stage in Stage
+        }
+
+
+def stage_key(stage: str, tensor: str | None) -> str:
+    """A stage's name in a file; ``tensor`` is None in a bundle of one tensor."""
+    return f"stage.{stage}" if tensor is None else f"tensor.{tensor}.{stage}"
+
+
+def parse_key(key: str) -> tuple[str | None, str] | None:
+    """Tensor and stage of a name in a file, the tensor None in a bundle of one; None where it is no stage's name."""
+    kind, _, rest = key.partition(".")
+    tensor, _, stage = rest.rpartition(".")
+    if kind == "stage" and stage and not tensor:
+        return None, stage
+    return (tensor, stage) if kind == "tensor" and tensor and stage else None
+
+
+def write_stages(file: BlockFile, layout: Layout, maker: StageMaker, advance: Advance) -> None:
+    """Put all stages of one tensor into ``file``, block by block."""
+    subject, scaling = layout.subject, maker.scaling
+    file.write(layout.key(Stage.OFFSETS), subject.offsets)
+    file.write(layout.key(Stage.SCALED_S), scaling.scaled)
+    file.write(layout.key(Stage.NORMALIZATION), np.asarray(scaling.norm))
+    source = MappedTensor(subject.source)
+    for block in blocks(subject.shape):
+        values = source[block]
+        _write_block(file, layout, block, {Stage.SOURCE: values, **maker.block(values, block)})
+        advance(values.size)
+
+
+def _write_block(file: BlockFile, layout: Layout, block: Block, stages: Stages) -> None:
+    rows, columns = block
+    u_scaled = stages.pop(Stage.U_SCALED)
+    if not columns.start:
+        file.write(layout.key(Stage.U_SCALED), u_scaled, (rows, slice(None)))
+    for stage, values in stages.items():
+        file.write(layout.key(stage), values, block)
+    final = stages[Stage.ADAPTED].astype(np.float32)
+    final, place = (final.T, (columns, rows)) if layout.transposed else (final, block)
+    file.write(layout.key(Stage.FINAL), final, place)
+    file.write(layout.key(Stage.FINAL_BF16), to_bfloat16(final), place)
