@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from trinity_mlx.artifacts.bundle import check_fit
+from trinity_mlx.artifacts.bundle import check_fit, open_bundle
 from trinity_mlx.contracts.artifact import BaseModel, Bundle, Execution
 from trinity_mlx.contracts.backend import LoadedBase, RoutingModel, Segment
 from trinity_mlx.plugins import load_backend
@@ -126,3 +128,36 @@ def random_factors(base: BaseModel) -> dict[str, tuple[Execution, np.ndarray]]:
         noise = draw.normal(0.0, 0.2 / np.sqrt(side), (side, side))
         factors[name] = (Execution.RIGHT if rows >= columns else Execution.LEFT, np.eye(side) + noise)
     return factors
+
+
+def test_merged_is_the_same_function_as_factored(loaded: LoadedBase, full: FullSize) -> None:
+    factored, merged = (
+        vectors(loaded.attach(full.bundle.adapter, full.bundle.head, merged=merged), full.sequences[:2])
+        for merged in (False, True)
+    )
+    assert worst(merged, factored) <= TOLERANCE
+
+
+def test_a_finished_bundle_adds_less_than_a_second_to_the_base(loaded: LoadedBase, full: FullSize) -> None:
+    started = time.perf_counter()
+    bundle = open_bundle(full.bundle.folder)
+    check_fit(bundle, full.base)
+    loaded.attach(bundle.adapter, bundle.head)
+    assert time.perf_counter() - started < 1.0
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's own account of memory")
+def test_two_adapters_on_one_base_share_its_memory(loaded: LoadedBase, full: FullSize) -> None:
+    first = loaded.attach(full.bundle.adapter, full.bundle.head)
+    vectors(first, full.sequences[:1])
+    before = anonymous_bytes()
+    second = loaded.attach(full.bundle.adapter, full.bundle.head)
+    vectors(second, full.sequences[:1])
+    assert anonymous_bytes() - before < 2 * second.nbytes + 50_000_000
+    assert second.nbytes < loaded.nbytes / 20
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that no file backs."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
