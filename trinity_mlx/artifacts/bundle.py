@@ -23,8 +23,10 @@ HEAD_FILE = "router_head.safetensors"
 HEAD_TENSOR = "trinity_router_head"
 
 
-def open_bundle(folder: Path) -> Bundle:
+def open_bundle(folder: Path, hashes: FileHashes | None = None) -> Bundle:
     """The bundle in ``folder``, after checking its manifest and the size and hash of every file that it names.
+
+    ``hashes`` may remember hashes that were taken before.
 
     Raises:
         ArtifactNotFound: there is no such folder.
@@ -34,7 +36,7 @@ def open_bundle(folder: Path) -> Bundle:
     if not folder.is_dir():
         raise ArtifactNotFound(f"no artifact at {folder}: give a bundle's folder, or a name such as nano")
     manifest = schema.read_manifest(folder)
-    _verify_files(folder, manifest)
+    _verify_files(folder, manifest, hashes or FileHashes())
     _verify_adapter_ref(folder, manifest)
     return Bundle(
         name=manifest.name,
@@ -107,7 +109,8 @@ def seal_bundle(folder: Path, draft: BundleDraft) -> Bundle:
         {"source": source, "execution": str(execution), "tensor": source, "shape": _shape(adapter, source, folder)}
         for source, execution in draft.executions.items()
     ]
-    files = _file_entries(folder, draft.files)
+    hashes = FileHashes()
+    files = _file_entries(folder, draft.files, hashes)
     content = draft.describe() | {
         "adapter_ref": _adapter_ref(draft.base_ref, entries, _sha256_of(files, ADAPTER_FILE)),
         "adapter": {"file": ADAPTER_FILE, "entries": entries},
@@ -117,7 +120,7 @@ def seal_bundle(folder: Path, draft: BundleDraft) -> Bundle:
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     write_atomically(folder / schema.MANIFEST_NAME, text.encode("utf-8"))
     try:
-        return open_bundle(folder)
+        return open_bundle(folder, hashes)
     except ArtifactError:
         (folder / schema.MANIFEST_NAME).unlink()
         raise
@@ -166,8 +169,7 @@ def _adapter_ref(base_ref: str, entries: Sequence[Mapping[str, object]], adapter
     return canonical_sha256({"base": base_ref, "entries": list(entries), "sha256": adapter_sha256})
 
 
-def _file_entries(folder: Path, names: Sequence[str] | None) -> list[dict[str, object]]:
-    hashes = FileHashes()
+def _file_entries(folder: Path, names: Sequence[str] | None, hashes: FileHashes) -> list[dict[str, object]]:
     found = [path for path in folder.rglob("*") if path.is_file() and path.name != schema.MANIFEST_NAME]
     paths = sorted(found if names is None else [folder / name for name in names])
     return [
@@ -180,14 +182,13 @@ def _sha256_of(files: Sequence[Mapping[str, object]], name: str) -> str:
     return next(str(entry["sha256"]) for entry in files if entry["path"] == name)
 
 
-def _verify_files(folder: Path, manifest: schema.Manifest) -> None:
+def _verify_files(folder: Path, manifest: schema.Manifest, hashes: FileHashes) -> None:
     paths = [entry.path for entry in manifest.files]
     if len(set(paths)) < len(paths):
         raise BundleInvalid(f"{folder}: the manifest lists a file twice")
     for needed in (manifest.adapter.file, manifest.head.file):
         if needed not in paths:
             raise BundleInvalid(f"{folder}: the manifest gives no hash for {needed}")
-    hashes = FileHashes()
     for entry in manifest.files:
         _verify_file(folder, entry, hashes)
     if manifest.base.folder:

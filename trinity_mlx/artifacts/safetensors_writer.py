@@ -11,8 +11,10 @@ import json
 import math
 import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from ..contracts.errors import TensorFileInvalid
 from .safetensors_io import ITEM_BYTES, read_header
@@ -20,6 +22,7 @@ from .safetensors_io import ITEM_BYTES, read_header
 Buffer = bytes | bytearray | memoryview
 _ALIGNMENT = 8
 _CHUNK_BYTES = 1 << 22
+_SYNC_BYTES = 1 << 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +70,17 @@ class SafetensorsWriter:
         Raises:
             ValueError: the tiles hold more or fewer bytes than the tensor.
         """
-        spec, digest, written = self._specs[name], hashlib.sha256(), 0
+        spec = self._specs[name]
         with self._path.open("r+b") as file:
             file.seek(self._starts[name])
-            for tile in tiles:
-                written += len(tile)
-                if written > spec.nbytes:
-                    break
-                file.write(tile)
-                digest.update(tile)
-            file.flush()
-            os.fsync(file.fileno())
-        if written != spec.nbytes:
-            raise ValueError(f"tensor {name!r} {spec.dtype}{list(spec.shape)} takes {spec.nbytes} bytes, not {written}")
-        return digest.hexdigest()
+            sink = _Sink(file, spec.nbytes)
+            _feed(sink, tiles)
+            sink.sync()
+        if sink.written != spec.nbytes:
+            raise ValueError(
+                f"tensor {name!r} {spec.dtype}{list(spec.shape)} takes {spec.nbytes} bytes, not {sink.written}"
+            )
+        return sink.digest.hexdigest()
 
     def sha256(self, name: str) -> str:
         """Hash of the bytes that now stand for tensor ``name``."""
@@ -111,6 +111,46 @@ class SafetensorsWriter:
         with self._path.open("rb") as file:
             if file.read(len(header)) != header:
                 raise TensorFileInvalid(f"{self._path} was begun for other tensors, shapes or number types")
+
+
+class _Sink:
+    """Takes a tensor's tiles in turn: to the file, into a hash, and every so often on to the disk."""
+
+    def __init__(self, file: BinaryIO, limit: int) -> None:
+        self.digest = hashlib.sha256()
+        self.written = 0
+        self._file = file
+        self._limit = limit
+        self._unsynced = 0
+
+    def take(self, tile: Buffer) -> None:
+        """Write ``tile``, unless it reaches beyond the tensor."""
+        self.written += len(tile)
+        if self.written > self._limit:
+            return
+        self._file.write(tile)
+        self.digest.update(tile)
+        self._unsynced += len(tile)
+        if self._unsynced >= _SYNC_BYTES:
+            self.sync()
+
+    def sync(self) -> None:
+        """Wait until all that was written is on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._unsynced = 0
+
+
+def _feed(sink: _Sink, tiles: Iterable[Buffer]) -> None:
+    """Give ``tiles`` to ``sink`` on a thread of its own, so that one is stored while the next is computed."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="trinity-mlx-writer") as background:
+        pending: Future[None] | None = None
+        for tile in tiles:
+            if pending:
+                pending.result()
+            pending = background.submit(sink.take, tile)
+        if pending:
+            pending.result()
 
 
 def write_safetensors(path: Path, tensors: Iterable[tuple[TensorSpec, Buffer]]) -> None:
