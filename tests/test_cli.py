@@ -243,6 +243,15 @@ def test_profiles_tell_what_runs_here_and_what_to_do_about_the_rest() -> None:
     assert "cuda" in invoke("profiles").stdout
 
 
+def test_what_to_install_is_shown_with_its_brackets(tmp_path: Path) -> None:
+    folder = tmp_path / "config" / "profiles"
+    folder.mkdir(parents=True)
+    needs = "[requires]\nmodules = ['no_such_module']\ninstall = \"pip install 'thing[extra]'\"\n"
+    (folder / "mine.toml").write_text('summary = "x"\nbackend = "torch"\ndevice = "cpu"\ndtype = "float32"\n' + needs)
+    assert "pip install 'thing[extra]'" in invoke("profiles").stdout
+    assert "pip install 'thing[extra]'" in invoke("doctor").stdout
+
+
 def test_a_user_adds_a_profile_with_a_file(tmp_path: Path) -> None:
     folder = tmp_path / "config" / "profiles"
     folder.mkdir(parents=True)
@@ -272,14 +281,17 @@ def run(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
-def fastest(*arguments: str, runs: int = 3) -> float:
-    """Seconds of the fastest of ``runs`` fresh processes, which must all succeed."""
-    times = []
+def takes_less_than(limit: float, *arguments: str, runs: int = 8) -> bool:
+    """Whether one of several fresh processes, which must all succeed, ends within ``limit`` seconds.
+
+    One is enough: a busy machine can only make a process slower.
+    """
     for _ in range(runs):
         started = time.perf_counter()
         assert run(*arguments).returncode == 0
-        times.append(time.perf_counter() - started)
-    return min(times)
+        if time.perf_counter() - started < limit:
+            return True
+    return False
 
 
 def test_help_is_fast_and_loads_no_tensor_library() -> None:
@@ -288,12 +300,12 @@ def test_help_is_fast_and_loads_no_tensor_library() -> None:
         "sys.exit(any(name in sys.modules for name in ('torch', 'mlx', 'mlx.core', 'transformers', 'numpy')))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
-    assert fastest("--help") < 0.3
+    assert takes_less_than(0.3, "--help")
 
 
 @pytest.mark.parametrize("profile", ["auto", "mlx"])
 def test_a_cold_route_takes_less_than_three_seconds(profile: str) -> None:
-    assert fastest("route", PROMPT, "--artifact", "nano", "--profile", profile, runs=2) < 3.0
+    assert takes_less_than(3.0, "route", PROMPT, "--artifact", "nano", "--profile", profile)
 
 
 def test_a_prompt_that_is_not_utf8_is_a_usage_error() -> None:

@@ -131,6 +131,7 @@ def _size_of(folder: Path) -> int:
 
 
 def _print_table(rows: list[ArtifactRow]) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
@@ -138,7 +139,9 @@ def _print_table(rows: list[ArtifactRow]) -> None:
         table.add_column(heading, justify="right" if heading == "size" else "left", overflow="fold")
     for row in rows:
         verified = "[green]yes[/]" if row.verified else "[red]no[/]"
-        table.add_row(row.name, row.kind, readable(row.size), verified, (row.adapter_ref or "-")[:12], row.folder)
+        table.add_row(
+            row.name, row.kind, readable(row.size), verified, (row.adapter_ref or "-")[:12], escape(row.folder)
+        )
     out = console()
     out.print(table)
     for row in rows:

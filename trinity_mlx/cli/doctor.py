@@ -126,11 +126,12 @@ def _route() -> Check:
 
 
 def _print(checks: list[Check]) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for check in checks:
         mark = "[green]ok[/]" if check.ok else "[yellow]--[/]"
-        remedy = f"\n[dim]to fix: {check.remedy}[/]" if check.remedy and not check.ok else ""
-        table.add_row(mark, check.name, check.found + remedy)
+        remedy = f"\n[dim]to fix: {escape(check.remedy)}[/]" if check.remedy and not check.ok else ""
+        table.add_row(mark, check.name, escape(check.found) + remedy)
     console().print(table)

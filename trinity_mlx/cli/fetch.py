@@ -116,7 +116,7 @@ def _report(pin: Pin, folder: Path, files: list[Fetched], as_json: bool) -> None
         table.add_row(str(file.status), readable(file.size), file.path, f"[dim]{file.sha256[:12]}[/]")
     out = console()
     out.print(table)
-    out.print(f"{pin.name} is in {folder}, every file verified", style="dim")
+    out.print(f"{pin.name} is in {folder}, every file verified", style="dim", markup=False)
 
 
 def _entry(file: Fetched) -> dict[str, Any]:

@@ -101,6 +101,7 @@ def _file(folder: Path, path: str, sha256: str) -> dict[str, Any]:
 
 
 def _print(found: dict[str, Any]) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     base, head, out = found["base"], found["head"], console()
@@ -119,7 +120,7 @@ def _print(found: dict[str, Any]) -> None:
         ("lineage", _pairs(found["lineage"])),
     ):
         if text:
-            facts.add_row(f"[dim]{name}[/]", text)
+            facts.add_row(f"[dim]{name}[/]", escape(text))
     out.print(facts)
     out.print(_tensor_table(found["tensors"]))
     out.print(_file_table(found["files"]))

@@ -23,10 +23,13 @@ def print_json_line(value: Any) -> None:
 
 
 def console() -> Console:
-    """Standard output for people: colours and box lines only where it is a terminal that has them."""
+    """Standard output for people: colours only where it is a terminal, and a wide page where it is none.
+
+    Square brackets are markup to it: put ``rich.markup.escape`` around text that may hold some.
+    """
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 
 
 def note(text: str) -> None:

@@ -77,5 +77,5 @@ def _print_table(found: list[tuple[Profile, Availability]], chosen: str | None) 
     out.print(table)
     for profile, state in found:
         if not state.ok:
-            out.print(f"\n[bold]{profile.name}[/] cannot run here: {state.reason}\n  to fix: {state.remedy}")
-    out.print(f"\nYour own profiles go into {settings.config_dir() / 'profiles'}", style="dim")
+            out.print(f"\n{profile.name} cannot run here: {state.reason}\n  to fix: {state.remedy}", markup=False)
+    out.print(f"\nYour own profiles go into {settings.config_dir() / 'profiles'}", style="dim", markup=False)

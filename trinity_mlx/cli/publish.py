@@ -44,7 +44,7 @@ def publish(bundle: str, repo_id: str, revision: str | None, private: bool, dry_
         _print_plan(operations, repo_id, revision)
         return
     url = _upload(repo_id, operations, f"Publish {found.name} {found.adapter.ref[:12]}", revision, private)
-    console().print(f"{found.name} is at {url}" + (f", tagged {revision}" if revision else ""))
+    console().print(f"{found.name} is at {url}" + (f", tagged {revision}" if revision else ""), markup=False)
 
 
 def plan_upload(bundle: Bundle) -> list[CommitOperationAdd]:
@@ -103,7 +103,7 @@ def _print_plan(operations: list[CommitOperationAdd], repo_id: str, revision: st
     for operation in operations:
         table.add_row(operation.path_in_repo, readable(operation.upload_info.size))
     out = console()
-    out.print(f"would upload to {repo_id}" + (f" and tag it {revision}" if revision else "") + ":")
+    out.print(f"would upload to {repo_id}" + (f" and tag it {revision}" if revision else "") + ":", markup=False)
     out.print(table)
 
 
