@@ -123,13 +123,16 @@ def break_off(request: ExportRequest, step: int = 9) -> None:
 
 
 def check_kills(
-    request: ExportRequest, whole: dict[Write, dict[str, bytes]], seed: int, trials: int, kills: int
+    request: ExportRequest, whole: dict[Write, dict[str, bytes]], seed: int, trials: int, kills: int, landed: int
 ) -> None:
-    """Kill exports at random moments, some of them again while they resume; then complete each."""
+    """Kill exports at random moments, some of them again while they resume; then complete each.
+
+    A kill that comes after the end does not count; at least ``landed`` must have come before it.
+    """
     folder = request.out
     script = [sys.executable, "-c", KILLER, request.base.folder, request.vector, folder, seed, trials, kills]
     done = subprocess.run([str(part) for part in script], capture_output=True, text=True, check=True)
-    assert int(done.stdout) >= trials * kills // 2
+    assert int(done.stdout) >= landed
     for out in folder.iterdir():
         write = Write(out.name.partition("-")[0] if not out.name.startswith("timed") else out.name.partition("-")[2])
         export(replace(request, out=out, write=write, resume=True))
@@ -140,14 +143,14 @@ def check_kills(
 def test_a_killed_export_is_completed_with_the_same_bytes(
     request_: ExportRequest, whole: dict[Write, dict[str, bytes]]
 ) -> None:
-    check_kills(request_, whole, seed=1, trials=6, kills=1)
+    check_kills(request_, whole, seed=1, trials=8, kills=1, landed=1)
 
 
 @pytest.mark.slow
 def test_exports_killed_at_a_hundred_moments_are_completed_with_the_same_bytes(
     request_: ExportRequest, whole: dict[Write, dict[str, bytes]]
 ) -> None:
-    check_kills(request_, whole, seed=2, trials=50, kills=2)
+    check_kills(request_, whole, seed=2, trials=110, kills=2, landed=40)
 
 
 @pytest.mark.parametrize("write", Write)
