@@ -199,7 +199,7 @@ def trace(
 def _task(base: str, vector: Path, tensor: str | None, whole: bool, progress: Progress) -> Task:
     from ..artifacts.base import open_base
     from ..artifacts.hashing import FileHashes
-    from ..export.vector_file import read_vector
+    from ..artifacts.vector_file import read_vector
     from ..parity.record import plan
 
     if (tensor is None) != whole:

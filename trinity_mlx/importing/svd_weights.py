@@ -9,10 +9,10 @@ import numpy as np
 
 from ..artifacts.hashing import FileHashes
 from ..artifacts.vector import LM_HEAD, adapted_shapes, split_vector
+from ..artifacts.vector_file import read_vector
 from ..contracts.artifact import BaseModel
 from ..contracts.backend import SvdWeightsReader
 from ..contracts.errors import EnvironmentUnavailable, ProfileUnavailable, TensorFileInvalid
-from ..export.vector_file import read_vector
 from ..plugins import load_backend
 from .content import Content, checked_components, checked_head, checked_labels
 

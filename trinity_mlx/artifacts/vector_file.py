@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..artifacts.safetensors_io import FLOAT_TYPES, read_float32, read_header
-from ..artifacts.vector import VECTOR_TENSOR
 from ..contracts.artifact import TensorLocation
 from ..contracts.errors import VectorInvalid
+from .safetensors_io import FLOAT_TYPES, read_float32, read_header
+from .vector import VECTOR_TENSOR
 
 
 def read_vector(path: Path) -> np.ndarray:
