@@ -8,6 +8,7 @@ from ..contracts.artifact import Bundle
 from ..contracts.errors import ArtifactNotFound
 from ..resources import data_path
 from .bundle import open_bundle
+from .hashing import FileHashes
 from .paths import existing_folder
 from .published_layout import open_published
 from .published_manifest import is_published
@@ -15,8 +16,10 @@ from .published_manifest import is_published
 EMBEDDED = ("nano",)
 
 
-def find_bundle(artifact: str | Path) -> Bundle:
+def find_bundle(artifact: str | Path, hashes: FileHashes | None = None) -> Bundle:
     """The bundle that ``artifact`` means: the name of an embedded one, or a folder of our layout or the published one.
+
+    ``hashes`` remembers the hashes of large files between calls.
 
     Raises:
         ArtifactNotFound: it is neither.
@@ -29,4 +32,4 @@ def find_bundle(artifact: str | Path) -> Bundle:
         raise ArtifactNotFound(
             f"no artifact {str(artifact)!r}: choose {', '.join(EMBEDDED)}, or give a bundle's folder"
         )
-    return open_published(folder).bundle if is_published(folder) else open_bundle(folder)
+    return open_published(folder, hashes).bundle if is_published(folder) else open_bundle(folder, hashes)

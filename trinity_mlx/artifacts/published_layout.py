@@ -63,7 +63,7 @@ class PublishedBundle:
     """sha256 by what it is the hash of: ``manifest``, ``vector``, ``router_head``, and each source tensor's file."""
 
 
-def open_published(folder: Path) -> PublishedBundle:
+def open_published(folder: Path, hashes: FileHashes | None = None) -> PublishedBundle:
     """The published bundle in ``folder``, after checking its manifest and the hash of every file that it names.
 
     Raises:
@@ -71,7 +71,7 @@ def open_published(folder: Path) -> PublishedBundle:
         TensorFileInvalid: a tensor file is malformed, or a tensor is missing, or has another shape or number type.
     """
     manifest = read_published_manifest(folder)
-    hashes = FileHashes()
+    hashes = hashes or FileHashes()
     head = _verified(folder, manifest.router_head_artifact, manifest.router_head_sha256, hashes)
     placed = manifest.placed()
     paths = [_verified(folder, place.file, place.sha256, hashes) for place in placed]

@@ -51,9 +51,9 @@ def load_router(
         BaseMismatch: the bundle was made for another base.
     """
     started = time.perf_counter()
-    bundle = find_bundle(artifact)
-    chosen, device = ProfileRegistry(config_dir).resolve(profile)
     hashes = FileHashes(hash_memory)
+    bundle = find_bundle(artifact, hashes)
+    chosen, device = ProfileRegistry(config_dir).resolve(profile)
     source = (
         open_base(base, hashes=hashes)
         if base
