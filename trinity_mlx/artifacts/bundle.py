@@ -103,6 +103,8 @@ def seal_bundle(folder: Path, draft: BundleDraft) -> Bundle:
         TensorFileInvalid: the adapter or the head file is missing or malformed, or lacks a tensor.
         BundleInvalid: the parts do not fit together; no manifest is left then.
     """
+    for stale in folder.glob(f".{schema.MANIFEST_NAME}.*"):
+        stale.unlink()  # what a process left that was killed while it sealed
     adapter = safetensors_io.read_header(folder / ADAPTER_FILE)
     head = safetensors_io.find(safetensors_io.read_header(folder / HEAD_FILE), HEAD_TENSOR, folder / HEAD_FILE)
     entries = [
