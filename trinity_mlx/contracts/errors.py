@@ -8,24 +8,43 @@
     │   ├── InputFileError
     │   ├── OutputExists
     │   ├── ResumeRefused
-    │   └── ParitySetupError
+    │   ├── ParitySetupError
+    │   ├── SuiteInvalid
+    │   ├── SnapshotInvalid
+    │   ├── FloorLowered
+    │   ├── PoolInvalid
+    │   ├── PolicyInvalid
+    │   ├── AuthorityInvalid
+    │   ├── TraceInvalid
+    │   └── LiveCallRefused
     ├── EnvironmentUnavailable     exit code 3
     │   ├── UnknownProfile
     │   ├── ProfileInvalid
     │   ├── ProfileUnavailable
     │   ├── HomeUnavailable
     │   ├── FolderUnavailable
-    │   └── NotEnoughMemory
-    └── ArtifactError              exit code 4
-        ├── ArtifactNotFound
-        ├── PinInvalid
-        ├── FileMismatch
-        ├── VectorInvalid
-        ├── BundleInvalid
-        ├── TensorFileInvalid
-        ├── BaseInvalid
-        ├── BaseMismatch
-        └── NonFiniteLogits
+    │   ├── NotEnoughMemory
+    │   └── SecretUnavailable
+    ├── ArtifactError              exit code 4
+    │   ├── ArtifactNotFound
+    │   ├── PinInvalid
+    │   ├── FileMismatch
+    │   ├── VectorInvalid
+    │   ├── BundleInvalid
+    │   ├── TensorFileInvalid
+    │   ├── BaseInvalid
+    │   ├── BaseMismatch
+    │   ├── NonFiniteLogits
+    │   └── LaneInvalid
+    ├── ProviderError              exit code 5
+    │   ├── ProviderUnreachable
+    │   ├── ProviderTimeout
+    │   ├── ProviderRefused
+    │   ├── ProviderRateLimited
+    │   ├── ProviderUnavailable
+    │   ├── ReplyInvalid
+    │   └── CircuitOpen
+    └── BudgetExceeded             exit code 6
 
 A message says what is wrong, with the value, and what to do next. The command line prints it and exits with the
 class's ``exit_code``.
@@ -74,6 +93,38 @@ class ParitySetupError(UsageError):
     """A parity check lacks what it needs: a tensor, a required stage, components, a finished bundle."""
 
 
+class SuiteInvalid(UsageError):
+    """A suite of evaluation cases is malformed, or does not fit the router that it is to be run against."""
+
+
+class SnapshotInvalid(UsageError):
+    """A snapshot of earlier routes is malformed."""
+
+
+class FloorLowered(UsageError):
+    """A lane would be renewed with a lower floor than it has, and nobody allowed that."""
+
+
+class PoolInvalid(UsageError):
+    """A provider pool is malformed, or has more slots than the router's head."""
+
+
+class PolicyInvalid(UsageError):
+    """A coordination policy has an unknown name or a setting out of range."""
+
+
+class AuthorityInvalid(UsageError):
+    """An authority for a governed run is malformed, or stands beside options that it excludes."""
+
+
+class TraceInvalid(UsageError):
+    """A trace file cannot be read, or its events do not follow from one another."""
+
+
+class LiveCallRefused(UsageError):
+    """A pool would call a provider outside this process, and nobody allowed live calls."""
+
+
 class EnvironmentUnavailable(TrinityError):
     """This machine or installation cannot do what was asked."""
 
@@ -102,6 +153,10 @@ class FolderUnavailable(EnvironmentUnavailable):
 
 class NotEnoughMemory(EnvironmentUnavailable):
     """A method needs more memory than this machine has."""
+
+
+class SecretUnavailable(EnvironmentUnavailable):
+    """A pool refers to a key that is not where the reference says."""
 
 
 class ArtifactError(TrinityError):
@@ -144,3 +199,92 @@ class BaseMismatch(ArtifactError):
 
 class NonFiniteLogits(ArtifactError):
     """The router produced NaN or infinity, so no choice can be made from it."""
+
+
+class LaneInvalid(ArtifactError):
+    """A lane's file is malformed."""
+
+
+class ProviderError(TrinityError):
+    """An agent's provider did not give an answer.
+
+    Attributes:
+        status: the HTTP status, where there was one.
+        retryable: whether the same request may succeed later.
+        retry_after_s: how many seconds the provider asks to wait, where it said so.
+        request_id: the provider's own name for the request, where it gave one.
+    """
+
+    exit_code = 5
+    retryable = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retryable: bool | None = None,
+        retry_after_s: float | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retryable = type(self).retryable if retryable is None else retryable
+        self.retry_after_s = retry_after_s
+        self.request_id = request_id
+
+
+class ProviderUnreachable(ProviderError):
+    """No connection: the name does not resolve, nobody listens, TLS fails, or the line broke."""
+
+    retryable = True
+
+
+class ProviderTimeout(ProviderError):
+    """No whole answer within the agent's time."""
+
+    retryable = True
+
+
+class ProviderRefused(ProviderError):
+    """The provider rejects the request itself: the key, the model's name, the payload."""
+
+
+class ProviderRateLimited(ProviderError):
+    """The provider asks to send less."""
+
+    retryable = True
+
+
+class ProviderUnavailable(ProviderError):
+    """The provider failed on its side, or is overloaded."""
+
+    retryable = True
+
+
+class ReplyInvalid(ProviderError):
+    """The provider answered, but not with a usable reply: empty, malformed, too large, an error in disguise."""
+
+    retryable = True
+
+
+class CircuitOpen(ProviderError):
+    """An agent failed several times in a row and is given a rest before it is called again."""
+
+
+class BudgetExceeded(TrinityError):
+    """A run reached one of its limits.
+
+    Attributes:
+        kind: which limit, as in ``wall_time``.
+        limit: its value.
+        observed: the value that was seen.
+    """
+
+    exit_code = 6
+
+    def __init__(self, kind: str, limit: float, observed: float) -> None:
+        super().__init__(f"the run exceeds its limit of {kind}: {observed:g} of {limit:g}")
+        self.kind = kind
+        self.limit = limit
+        self.observed = observed

@@ -1,0 +1,183 @@
+"""What happens in a run, as events: the live view shows them, a trace keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from .provider import Usage
+from .routing import Margins, Role, RouteLogits
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Text of a user or a model: a trace keeps its hash and length, and the text itself only where asked to."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """A run begins. ``agents`` holds slot, name, provider and model of each; ``limits`` only what is limited."""
+
+    kind: ClassVar[str] = "run_started"
+    task: Content
+    transcript_hash: str
+    policy: Mapping[str, Any]
+    pool: str
+    agents: tuple[Mapping[str, Any], ...]
+    limits: Mapping[str, float]
+    router: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TurnStarted:
+    """A turn begins (counted from 0); ``transcript_hash`` is that of everything said so far."""
+
+    kind: ClassVar[str] = "turn_started"
+    turn: int
+    messages: int
+    transcript_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """The router was read and the policy applied.
+
+    ``raw_slot`` and ``raw_role`` are the router's own choice, ``slot`` and ``role`` what the policy made of it;
+    ``adjustments`` names each rule that changed something, in order. ``read_hash`` is the hash of the transcript that
+    the router read, which is not the whole one under some policies. What the router gave is None where it was bypassed.
+    """
+
+    kind: ClassVar[str] = "routed"
+    turn: int
+    slot: int
+    role: Role
+    raw_slot: int | None
+    raw_role: Role | None
+    adjustments: tuple[str, ...]
+    margins: Margins | None
+    logits: RouteLogits | None
+    read_hash: str | None
+    route_hash: str | None
+    token_count: int | None
+    latency_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderCalled:
+    """An attempt at a provider begins; ``attempt`` counts from 1 for each agent of a turn."""
+
+    kind: ClassVar[str] = "provider_called"
+    turn: int
+    slot: int
+    agent: str
+    provider: str
+    model: str
+    role: Role
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderFailed:
+    """An attempt gave no usable answer; ``retry_in_s`` is None where no further attempt at this agent follows."""
+
+    kind: ClassVar[str] = "provider_failed"
+    turn: int
+    slot: int
+    agent: str
+    attempt: int
+    error: str
+    message: str
+    status: int | None
+    latency_ms: float
+    retry_in_s: float | None
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """An agent has failed for this turn, and the next best takes it."""
+
+    kind: ClassVar[str] = "fallback"
+    turn: int
+    from_slot: int
+    to_slot: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnCompleted:
+    """A reply joined the transcript. ``cost_usd`` is None where the agent has no price or nobody counted tokens."""
+
+    kind: ClassVar[str] = "turn_completed"
+    turn: int
+    slot: int
+    agent: str
+    model: str
+    role: Role
+    reply: Content
+    finish: str
+    usage: Usage | None
+    cost_usd: float | None
+    latency_ms: float
+    request_id: str | None
+    verdict: str | None
+    suggested_role: Role | None
+    fallback_from: int | None
+    transcript_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunCompleted:
+    """A run ended with an answer; ``status`` is ``accepted`` or ``max_turns``."""
+
+    kind: ClassVar[str] = "run_completed"
+    status: str
+    answer: Content
+    turns: int
+    usage: Usage
+    cost_usd: float | None
+    wall_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunFailed:
+    """A run ended without one that counts; ``answer`` is the best so far. ``status``: budget_exceeded or failed."""
+
+    kind: ClassVar[str] = "run_failed"
+    status: str
+    error: str
+    message: str
+    details: Mapping[str, Any]
+    answer: Content | None
+    turns: int
+    usage: Usage
+    cost_usd: float | None
+    wall_ms: float
+
+
+Event = (
+    RunStarted
+    | TurnStarted
+    | Routed
+    | ProviderCalled
+    | ProviderFailed
+    | Fallback
+    | TurnCompleted
+    | RunCompleted
+    | RunFailed
+)
+
+
+class Sink(Protocol):
+    """Where events go; several may listen to one run."""
+
+    def emit(self, event: Event) -> None:
+        """Take one event, in order. What it raises ends the run."""
+
+    def close(self) -> None:
+        """No more events follow."""

@@ -1,0 +1,249 @@
+"""How a run is coordinated: every choice on which public sources differ, and every safeguard, as a named option."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from typing import Any, Self
+
+from ..contracts.errors import PolicyInvalid, SelectionError
+from ..contracts.routing import Selection, SelectionMode
+from .roles import CallForm
+from .verdict import VerdictWords
+
+
+class Reads(StrEnum):
+    """What the router reads in each turn."""
+
+    TRANSCRIPT = "transcript"
+    """The task and every reply."""
+    WORKER_ANSWERS = "worker-answers"
+    """The task and the Worker's replies alone."""
+
+
+class EarlyVerifier(StrEnum):
+    """What becomes of a Verifier that is chosen while there is no answer to check."""
+
+    WORKER = "worker"
+    """The same turn is a Worker's."""
+    ERROR = "error"
+    """The run fails before anybody is called."""
+    ALLOW = "allow"
+    """The Verifier is called."""
+
+
+class AcceptReturns(StrEnum):
+    """What a run returns when a Verifier accepts."""
+
+    WORKER_ANSWER = "worker-answer"
+    """The answer that was accepted."""
+    VERIFIER_TEXT = "verifier-text"
+    """The Verifier's own reply."""
+
+
+class MissingMargin(StrEnum):
+    """How confident a choice counts whose margin does not exist, as where there is one agent only."""
+
+    MEDIUM = "medium"
+    LOW = "low"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The options of a run. Each takes a plain value too (``"worker"``, ``"3"``, ``"none"``), as a command line has it.
+
+    Confidence: a choice is ``low`` where either margin lies under its ``low_*_margin``, ``high`` where both reach their
+    ``high_*_margin``, and ``medium`` between; 0 in all four, the default, switches this off. A Worker chosen with low
+    confidence becomes a Thinker, and after that Thinker (or one that was chosen itself) the next turn is a Verifier's.
+
+    Raises:
+        PolicyInvalid: an option's value is of the wrong kind, out of range, or lacks another that it needs.
+    """
+
+    name: str = "default"
+    max_turns: int = 5
+    """How many replies a run may take; 1 or more."""
+    reads: Reads = Reads.TRANSCRIPT
+    agent_selection: SelectionMode = SelectionMode.ARGMAX
+    role_selection: SelectionMode = SelectionMode.ARGMAX
+    temperature: float = 1.0
+    """What the logits are divided by before the softmax; above 0."""
+    seed: int | None = None
+    """What a sampled choice is drawn from, with the transcript and the turn; a run that samples needs one."""
+    early_verifier: EarlyVerifier = EarlyVerifier.WORKER
+    accept_returns: AcceptReturns = AcceptReturns.WORKER_ANSWER
+    verdict_words: VerdictWords = VerdictWords.TOLERANT
+    respect_suggestions: bool = True
+    """Whether a Thinker's suggestion decides the role of the next turn."""
+    ask_suggestions: bool = True
+    """Whether the Thinker is asked for the tags of a suggestion."""
+    worker_synonym: bool = True
+    """Whether a Thinker may also write ``worker`` for ``solver``."""
+    input_answers: bool = False
+    """Whether an assistant message of the task counts as a Worker's answer."""
+    call_form: CallForm = CallForm.DIALOGUE
+    fallback: bool = True
+    """Whether the next best agent takes a turn in which the chosen one failed."""
+    sticky_margin: float | None = None
+    """Keep the agent that spoke last unless another's logit leads by at least this; above 0."""
+    floor_margin: float | None = None
+    """Under this agent margin, ``default_slot`` takes the turn; above 0."""
+    default_slot: int | None = None
+    bypass_slot: int | None = None
+    """The agent of every turn; the router is asked for the role alone."""
+    low_agent_margin: float = 0.0
+    low_role_margin: float = 0.0
+    high_agent_margin: float = 0.0
+    high_role_margin: float = 0.0
+    missing_margin: MissingMargin = MissingMargin.MEDIUM
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = _read(field.name, str(field.type), getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+        _check_ranges(self)
+        _check_pairs(self)
+        try:
+            Selection(temperature=self.temperature, seed=self.seed)
+        except SelectionError as error:
+            raise PolicyInvalid(str(error)) from None
+
+    @classmethod
+    def named(cls, name: str) -> Policy:
+        """The shipped policy of that name.
+
+        Raises:
+            PolicyInvalid: there is none.
+        """
+        if name not in POLICIES:
+            raise PolicyInvalid(f"unknown policy {name!r}: use {' or '.join(POLICIES)}")
+        return POLICIES[name]
+
+    def with_options(self, **options: Any) -> Self:
+        """This policy with other values for some options, typed or plain.
+
+        Raises:
+            PolicyInvalid: an option has no such name, or a value does not fit.
+        """
+        known = [field.name for field in fields(self)]
+        unknown = [name for name in options if name not in known]
+        if unknown:
+            raise PolicyInvalid(f"unknown policy option {unknown[0]!r}: use {', '.join(known)}")
+        return replace(self, **options)
+
+    @property
+    def selection(self) -> Selection:
+        """How slot and role are chosen from the logits."""
+        return Selection(self.agent_selection, self.role_selection, self.temperature, self.seed)
+
+    @property
+    def samples(self) -> bool:
+        """Whether any choice is drawn, so that a run needs a seed."""
+        return SelectionMode.SAMPLE in (self.agent_selection, self.role_selection)
+
+    @property
+    def has_confidence(self) -> bool:
+        """Whether choices are classed by their margins."""
+        return any(getattr(self, name) for name in _MARKS)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every option as a JSON-ready plain value; ``with_options`` takes them back."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: str(value) if isinstance(value, StrEnum) else value for name, value in values.items()}
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError
+    return int(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    return {"true": True, "false": False}[str(value).lower()]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError
+    return value
+
+
+_READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "int": (_whole, "a whole number"),
+    "float": (_number, "a finite number"),
+    "bool": (_flag, "true or false"),
+    "str": (_text, "a text"),
+    **{
+        kind.__name__: (kind, f"one of {', '.join(kind)}")
+        for kind in (Reads, SelectionMode, EarlyVerifier, AcceptReturns, VerdictWords, CallForm, MissingMargin)
+    },
+}
+"""By the name of an option's type: what makes it from a plain value, and what to call it in a message."""
+
+
+def _read(name: str, kind: str, value: Any) -> Any:
+    required, _, optional = kind.partition(" | ")
+    if optional and (value is None or value == "none"):
+        return None
+    reader, expected = _READERS[required]
+    try:
+        return reader(value)
+    except (ValueError, KeyError, OverflowError):
+        either = f"{expected} or none" if optional else expected
+        raise PolicyInvalid(f"policy option {name} is {value!r}: it must be {either}") from None
+
+
+_MARKS = ("low_agent_margin", "low_role_margin", "high_agent_margin", "high_role_margin")
+_LEAST = {"max_turns": 1, "default_slot": 0, "bypass_slot": 0, **dict.fromkeys(_MARKS, 0)}
+
+
+def _check_ranges(policy: Policy) -> None:
+    for name, least in _LEAST.items():
+        value = getattr(policy, name)
+        if value is not None and value < least:
+            raise PolicyInvalid(f"policy option {name} is {value}: it must be {least} or more")
+    for name in ("sticky_margin", "floor_margin"):
+        value = getattr(policy, name)
+        if value is not None and value <= 0:
+            raise PolicyInvalid(f"policy option {name} is {value}: it must be above 0, or none to switch it off")
+
+
+def _check_pairs(policy: Policy) -> None:
+    if (policy.floor_margin is None) != (policy.default_slot is None):
+        raise PolicyInvalid("policy options floor_margin and default_slot belong together: give both or neither")
+    for low, high in zip(_MARKS[:2], _MARKS[2:], strict=True):
+        if getattr(policy, high) < getattr(policy, low):
+            raise PolicyInvalid(
+                f"policy option {high} is {getattr(policy, high)}: it must not be under {low}, "
+                f"which is {getattr(policy, low)}"
+            )
+
+
+POLICIES = {
+    "default": Policy(),
+    "published": Policy(
+        name="published",
+        early_verifier=EarlyVerifier.ERROR,
+        accept_returns=AcceptReturns.VERIFIER_TEXT,
+        verdict_words=VerdictWords.STRICT,
+        ask_suggestions=False,
+        worker_synonym=False,
+        input_answers=True,
+        call_form=CallForm.PLAIN,
+        fallback=False,
+    ),
+}
+"""``default``, and ``published``: what the published port does, rule by rule."""
