@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -26,13 +25,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from qwen3_0_6b import FULL_SIZE
 from rich.console import Console
 from rich.table import Table
+
+from trinity_mlx.machine import describe_machine, describe_software
 
 SEED = 0
 SAMPLE_SECONDS = 0.002
@@ -40,19 +41,6 @@ RUNS = ("torch factored", "torch merged", "mlx factored", "mlx merged", "referen
 ROWS = (37984, 75968, 151936)
 MEMORY_TARGET = 400e6
 SPEED_TARGET = 2.5
-FULL_SIZE = {
-    "vocab_size": 151936,
-    "hidden_size": 1024,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "max_position_embeddings": 40960,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1e6,
-    "tie_word_embeddings": True,
-}
 
 
 class AnonymousMemory:
@@ -243,14 +231,12 @@ def _random_vector(path: Path) -> Path:
 
 
 def _machine() -> dict[str, Any]:
-    packages = ("trinity-mlx", "torch", "mlx", "numpy", "safetensors")
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
+        **describe_machine(),
         "load": os.getloadavg(),
         "preload": Path(os.environ.get("LD_PRELOAD", "")).name,
-        "versions": {name: version(name) for name in packages},
+        "versions": describe_software(),
     }
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from qwen3_0_6b import FULL_SIZE
 from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import save_file
@@ -39,6 +39,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from trinity_mlx.artifacts.base import open_base
 from trinity_mlx.artifacts.safetensors_io import read_header
 from trinity_mlx.contracts.artifact import Head
+from trinity_mlx.machine import describe_machine, describe_software
 from trinity_mlx.plugins import load_backend
 from trinity_mlx.resources import data_path
 from trinity_mlx.runtime.reader import Reader
@@ -51,19 +52,6 @@ BATCH_SIZE = 32
 BATCH_LENGTHS = (8, 64)
 CACHE_BYTES = 512 * 1024 * 1024
 COLD_PROMPT = "What is 17 + 25? Answer briefly."
-FULL_SIZE = {
-    "vocab_size": 151936,
-    "hidden_size": 1024,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "max_position_embeddings": 40960,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1e6,
-    "tie_word_embeddings": True,
-}
 
 Tokens = tuple[int, ...]
 Run = Callable[[], float]
@@ -255,30 +243,7 @@ def run_command(arguments: Sequence[str]) -> float:
 
 def machine() -> dict[str, Any]:
     """What the figures come from."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "cpu": cpu_model(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(memory / 2**30, 1),
-        "system": platform.platform(),
-        "load_average": os.getloadavg(),
-    }
-
-
-def cpu_model() -> str:
-    """The processor's name as the system tells it."""
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def versions() -> dict[str, str]:
-    """Versions of what takes part."""
-    names = ("trinity-mlx", "torch", "transformers", "mlx", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
+    return describe_machine() | {"load_average": os.getloadavg()}
 
 
 def figures_table(measurements: Sequence[Measurement]) -> Table:
@@ -353,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": described,
-        "versions": versions(),
+        "versions": describe_software() | {"transformers": version("transformers")},
         "settings": {"threads": torch.get_num_threads(), "repeats": options.repeats, "dtype": "bfloat16", "seed": SEED},
         "relative_logit_difference": difference,
         "comparisons_seconds": [item.summary() for item in measurements],
@@ -364,7 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(figures_table(measurements))
     console.print(cold_table(starts))
-    console.print(f"{described['cpu']}, {described['cores']} cores, {report['settings']['threads']} threads")
+    console.print(f"{described['processor']}, {described['cores']} cores, {report['settings']['threads']} threads")
     console.print(f"logits of both sides differ by {difference:.1e} of the largest (bfloat16)")
 
 
