@@ -33,7 +33,7 @@ from qwen3_0_6b import FULL_SIZE
 from rich.console import Console
 from rich.table import Table
 
-from trinity_mlx.machine import describe_machine, describe_software
+from trinity_mlx.provenance import describe_machine, describe_software
 
 SEED = 0
 SAMPLE_SECONDS = 0.002

@@ -201,20 +201,8 @@ class RouteDecision:
 
     @property
     def route_hash(self) -> str:
-        """sha256 over the canonical JSON of slot, role id and all logits as text with six decimals.
-
-        The hashed object is ``{"logits": {"agent": [...], "role": [...]}, "role": id, "slot": index}``.
-        """
-        return canonical_sha256(
-            {
-                "slot": self.slot,
-                "role": int(self.role),
-                "logits": {
-                    "agent": [fixed6(value) for value in self.logits.agent],
-                    "role": [fixed6(value) for value in self.logits.role],
-                },
-            }
-        )
+        """The hash of this decision; see ``route_hash``."""
+        return route_hash(self.slot, self.role, self.logits)
 
     def to_dict(self) -> dict[str, Any]:
         """The decision as JSON-ready plain values: the object that ``trinity-mlx route --json`` prints."""
@@ -240,6 +228,15 @@ class RouteDecision:
             "profile": self.profile,
             "timings_ms": {"load": round(self.timings.load, 3), "route": round(self.timings.route, 3)},
         }
+
+
+def route_hash(slot: int, role: Role, logits: RouteLogits) -> str:
+    """sha256 over the canonical JSON of slot, role id and all logits as text with six decimals.
+
+    The hashed object is ``{"logits": {"agent": [...], "role": [...]}, "role": id, "slot": index}``.
+    """
+    texts = {"agent": [fixed6(value) for value in logits.agent], "role": [fixed6(value) for value in logits.role]}
+    return canonical_sha256({"slot": slot, "role": int(role), "logits": texts})
 
 
 def _selection_dict(selection: Selection) -> Mapping[str, Any]:
