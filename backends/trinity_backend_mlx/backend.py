@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -15,21 +16,23 @@ from trinity_mlx.artifacts.adapter import EMBEDDING, FINAL_NORM, AdaptedTensors,
 from trinity_mlx.contracts.artifact import (
     Adapter,
     AdapterEntry,
-    BackboneConfig,
     BaseModel,
     Execution,
     Head,
     TensorLocation,
 )
-from trinity_mlx.contracts.backend import BackendInfo, Reading, Segment
+from trinity_mlx.contracts.backend import DEFAULT_VARIANT, BackendInfo, Kernels, Reading, Segment, Variant
 from trinity_mlx.contracts.errors import TensorFileInvalid
 
 from . import products
 from .factorize import MlxFactorizer
+from .kernels import COMPOSED, FUSED, KernelSet
 from .owner import OwnerThread
+from .quantized import Matrix, QuantizedMatrix
 from .qwen3 import Backbone, Embedding, Layer, Linear, MlxPast, Packing, RMSNorm
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
+KERNELS: dict[Kernels, KernelSet] = {"fused": FUSED, "composed": COMPOSED}
 
 
 class MlxBackend:
@@ -40,10 +43,12 @@ class MlxBackend:
         devices = ("gpu", "cpu") if mx.is_available(mx.gpu) else ("cpu",)
         return BackendInfo("mlx", {"mlx": version("mlx")}, devices, tuple(DTYPES))
 
-    def load_base(self, base: BaseModel, *, device: str, dtype: str) -> MlxBase:
+    def load_base(self, base: BaseModel, *, device: str, dtype: str, variant: Variant = DEFAULT_VARIANT) -> MlxBase:
         """The backbone's tensors on ``device``, loaded by the thread that will run them."""
         owner = OwnerThread(mx.gpu if device == "gpu" else mx.cpu)
-        return MlxBase(base.config, owner.run(lambda: _read_backbone(base, DTYPES[dtype])), owner)
+        number_type = DTYPES[dtype]
+        tensors = owner.run(lambda: _read_backbone(base, number_type, variant.quantize))
+        return MlxBase(base, tensors, number_type, variant, owner)
 
     def factorizer(self, device: str) -> MlxFactorizer:
         """Decompositions on ``device``, on a thread of their own."""
@@ -55,11 +60,16 @@ class MlxBackend:
 
 
 class MlxBase:
-    """The tensors of one base, shared by every model attached to it."""
+    """The tensors of one base, shared by every model attached to it: norms as arrays, matrices as ``variant`` says."""
 
-    def __init__(self, config: BackboneConfig, tensors: Mapping[str, mx.array], owner: OwnerThread) -> None:
-        self._config = config
+    def __init__(
+        self, base: BaseModel, tensors: Mapping[str, Any], dtype: mx.Dtype, variant: Variant, owner: OwnerThread
+    ) -> None:
+        self._base = base
         self._tensors = tensors
+        self._dtype = dtype
+        self._bits = variant.quantize
+        self._kernels = KERNELS[variant.kernels]
         self._owner = owner
 
     @property
@@ -72,30 +82,44 @@ class MlxBase:
         return self._owner.run(lambda: self._attach(adapter, head, merged))
 
     def _attach(self, adapter: Adapter | None, head: Head, merged: bool) -> MlxRoutingModel:
-        entries = adapter.entries if adapter else ()
-        adapted = AdaptedTensors(self._tensors, {entry.source: self._change(entry) for entry in entries})
+        changes = {entry.source: self._change(entry) for entry in (adapter.entries if adapter else ())}
         if merged:
-            adapted = adapted.merged(_merge)
+            changes = dict(AdaptedTensors(self._exact(changes), changes).merged(_merge).changes)
+        adapted = AdaptedTensors[Any](self._tensors, {name: self._keep(*change) for name, change in changes.items()})
         matrix = _read([head.tensor])[head.tensor.name]
         return MlxRoutingModel(self._backbone(adapted), matrix, self._owner, adapted.nbytes + matrix.nbytes)
 
     def _change(self, entry: AdapterEntry) -> tuple[Execution, mx.array]:
-        tensor = _read([entry.tensor])[entry.tensor.name].astype(self._tensors[entry.source].dtype)
+        tensor = _read_as(entry.tensor, self._dtype)
         return entry.execution, tensor.T if entry.transposed else tensor
 
-    def _backbone(self, adapted: AdaptedTensors[mx.array]) -> Backbone:
-        embedding = adapted.parts(EMBEDDING)
+    def _exact(self, names: Iterable[str]) -> dict[str, mx.array]:
+        """The matrices ``names`` before any quantisation, read again where the base holds them quantised."""
+        if self._bits is None:
+            return {name: self._tensors[name] for name in names}
+        return {name: _read_as(self._base.tensors[name], self._dtype) for name in names}
+
+    def _keep(self, execution: Execution, tensor: mx.array) -> tuple[Execution, Matrix]:
+        """A change as a model holds it: what takes a matrix's place is quantised like one."""
+        if self._bits is None or execution is not Execution.REPLACE:
+            return execution, tensor
+        return execution, QuantizedMatrix.of(tensor, self._bits)
+
+    def _backbone(self, adapted: AdaptedTensors[Any]) -> Backbone:
+        config, embedding = self._base.config, adapted.parts(EMBEDDING)
         return Backbone(
             Embedding(embedding.weight, embedding.right),
-            tuple(self._layer(adapted, index) for index in range(self._config.num_layers)),
-            RMSNorm(self._tensors[FINAL_NORM], self._config.rms_norm_eps),
+            tuple(self._layer(adapted, index) for index in range(config.num_layers)),
+            self._norm(self._tensors[FINAL_NORM]),
         )
 
-    def _layer(self, adapted: AdaptedTensors[mx.array], index: int) -> Layer:
-        eps = self._config.rms_norm_eps
-        norms = {short: RMSNorm(weight, eps) for short, weight in adapted.layer_norms(index).items()}
+    def _layer(self, adapted: AdaptedTensors[Any], index: int) -> Layer:
+        norms = {short: self._norm(weight) for short, weight in adapted.layer_norms(index).items()}
         matrices = {short: Linear(*parts) for short, parts in adapted.layer_matrices(index).items()}
-        return Layer(**norms, **matrices, config=self._config)  # type: ignore[arg-type]
+        return Layer(**norms, **matrices, config=self._base.config, kernels=self._kernels)  # type: ignore[arg-type]
+
+    def _norm(self, weight: mx.array) -> RMSNorm:
+        return RMSNorm(weight, self._base.config.rms_norm_eps, self._kernels)
 
 
 class MlxRoutingModel:
@@ -132,11 +156,24 @@ class MlxRoutingModel:
         return Reading(hidden, kept)
 
 
-def _read_backbone(base: BaseModel, dtype: mx.Dtype) -> dict[str, mx.array]:
-    held = _read(base.tensors[name] for name in base.config.backbone_shapes())
+def _read_backbone(base: BaseModel, dtype: mx.Dtype, bits: int | None) -> Mapping[str, Matrix]:
+    shapes = base.config.backbone_shapes()
+    if bits is not None:
+        return {name: _read_quantized(base.tensors[name], dtype, bits) for name in shapes}
+    held = _read(base.tensors[name] for name in shapes)
     tensors = {name: tensor.astype(dtype) for name, tensor in held.items()}
     mx.eval(tensors)
     return tensors
+
+
+def _read_quantized(location: TensorLocation, dtype: mx.Dtype, bits: int) -> Matrix:
+    """One tensor in ``dtype``, quantised if it is a matrix; the next is read when this one's source is gone."""
+    tensor = _read_as(location, dtype)
+    return QuantizedMatrix.of(tensor, bits) if tensor.ndim == 2 else tensor
+
+
+def _read_as(location: TensorLocation, dtype: mx.Dtype) -> mx.array:
+    return _read([location])[location.name].astype(dtype)
 
 
 def _read(tensors: Iterable[TensorLocation]) -> dict[str, mx.array]:

@@ -19,12 +19,15 @@ import mlx.core as mx
 from trinity_mlx.contracts.artifact import BackboneConfig
 from trinity_mlx.contracts.backend import Segment
 
+from .kernels import KernelSet
+from .quantized import Matrix, product, rows
+
 
 @dataclass(frozen=True)
 class Linear:
     """``x @ W'.T`` with ``W' = L @ W @ R`` applied factor by factor; a missing factor is the identity."""
 
-    weight: mx.array
+    weight: Matrix
     right: mx.array | None = None
     left: mx.array | None = None
 
@@ -32,7 +35,7 @@ class Linear:
         """[tokens, in] to [tokens, out]."""
         if self.right is not None:
             x = x @ self.right.T
-        y = x @ self.weight.T
+        y = product(x, self.weight)
         return y if self.left is None else y @ self.left.T
 
 
@@ -40,13 +43,13 @@ class Linear:
 class Embedding:
     """Rows of ``W' = W @ R``."""
 
-    weight: mx.array
+    weight: Matrix
     right: mx.array | None = None
 
     def __call__(self, ids: mx.array) -> mx.array:
         """[tokens] to [tokens, hidden]."""
-        rows = self.weight[ids]
-        return rows if self.right is None else rows @ self.right
+        found = rows(self.weight, ids)
+        return found if self.right is None else found @ self.right
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,11 @@ class RMSNorm:
 
     weight: mx.array
     eps: float
+    kernels: KernelSet
 
     def __call__(self, x: mx.array) -> mx.array:
         """[tokens, in] to [tokens, out]."""
-        return mx.fast.rms_norm(x, self.weight, self.eps)
+        return self.kernels.rms_norm(x, self.weight, self.eps)
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,7 @@ class Layer:
     up_proj: Linear
     down_proj: Linear
     config: BackboneConfig
+    kernels: KernelSet
 
     def __call__(
         self, x: mx.array, packing: Packing, index: int, last_only: bool
@@ -143,9 +148,7 @@ class Layer:
         return x.reshape(x.shape[0], -1, self.config.head_dim)
 
     def _rotate(self, x: mx.array, offset: int) -> mx.array:
-        return mx.fast.rope(
-            x, self.config.head_dim, traditional=False, base=self.config.rope_theta, scale=1.0, offset=offset
-        )
+        return self.kernels.rotate(x, offset, self.config.rope_theta)
 
     def _remember(self, keys: mx.array, values: mx.array, segment: Segment, index: int) -> tuple[mx.array, mx.array]:
         """One sequence's rotated keys and its values from the first token on."""
@@ -161,13 +164,7 @@ class Layer:
     def _attend(self, query: mx.array, keys: mx.array, values: mx.array) -> mx.array:
         """Causal attention of the last positions over all of ``keys``: [queries, heads * head_dim]."""
         fresh, total = query.shape[2], keys.shape[2]
-        mixed = mx.fast.scaled_dot_product_attention(
-            self._rotate(query, total - fresh),
-            keys,
-            values,
-            scale=self.config.head_dim**-0.5,
-            mask="causal" if fresh > 1 else None,
-        )
+        mixed = self.kernels.attend(self._rotate(query, total - fresh), keys, values)
         return mixed[0].transpose(1, 0, 2).reshape(fresh, -1)
 
     def _mlp(self, x: mx.array) -> mx.array:

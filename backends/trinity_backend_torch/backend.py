@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,20 +15,22 @@ from trinity_mlx.artifacts.adapter import EMBEDDING, FINAL_NORM, AdaptedTensors,
 from trinity_mlx.contracts.artifact import (
     Adapter,
     AdapterEntry,
-    BackboneConfig,
     BaseModel,
     Execution,
     Head,
     TensorLocation,
 )
-from trinity_mlx.contracts.backend import BackendInfo, Reading, Segment
-from trinity_mlx.contracts.errors import TensorFileInvalid
+from trinity_mlx.contracts.backend import DEFAULT_VARIANT, BackendInfo, Kernels, Reading, Segment, Variant
+from trinity_mlx.contracts.errors import ProfileUnavailable, TensorFileInvalid
 
 from . import products, svd_weights
+from .attention import Attention, ComposedAttention, FusedAttention
 from .factorize import TorchFactorizer
+from .quantized import Matrix, QuantizedMatrix
 from .qwen3 import Backbone, Embedding, Layer, Linear, Packing, RMSNorm, TorchPast
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ATTENTION: dict[Kernels, Attention] = {"fused": FusedAttention(), "composed": ComposedAttention()}
 MERGE_ROWS = 8192
 BATCH_TOKENS = {"cpu": 512, "mps": 2048, "cuda": 16384}
 
@@ -40,11 +43,10 @@ class TorchBackend:
         devices = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
         return BackendInfo("torch", {"torch": torch.__version__}, tuple(devices), tuple(DTYPES))
 
-    def load_base(self, base: BaseModel, *, device: str, dtype: str) -> TorchBase:
+    def load_base(self, base: BaseModel, *, device: str, dtype: str, variant: Variant = DEFAULT_VARIANT) -> TorchBase:
         """The backbone's tensors on ``device``; on the CPU they stay memory-mapped where the file has ``dtype``."""
-        target = torch.device(device)
-        tensors = {name: _read(base.tensors[name], target).to(DTYPES[dtype]) for name in base.config.backbone_shapes()}
-        return TorchBase(base.config, tensors, target)
+        _check_quantization(variant, device)
+        return TorchBase(base, torch.device(device), DTYPES[dtype], variant)
 
     def factorizer(self, device: str) -> TorchFactorizer:
         """Decompositions on ``device``."""
@@ -64,12 +66,15 @@ class TorchBackend:
 
 
 class TorchBase:
-    """The tensors of one base, shared by every model attached to it."""
+    """The tensors of one base, shared by every model attached to it: norms as tensors, matrices as ``variant`` says."""
 
-    def __init__(self, config: BackboneConfig, tensors: Mapping[str, Tensor], device: torch.device) -> None:
-        self._config = config
-        self._tensors = tensors
+    def __init__(self, base: BaseModel, device: torch.device, dtype: torch.dtype, variant: Variant) -> None:
+        self._base = base
         self._device = device
+        self._dtype = dtype
+        self._quantizes = variant.quantize is not None
+        self._attention = ATTENTION[variant.kernels]
+        self._tensors: dict[str, Any] = {name: self._load(name) for name in base.config.backbone_shapes()}
 
     @property
     def nbytes(self) -> int:
@@ -79,31 +84,51 @@ class TorchBase:
     @torch.inference_mode()
     def attach(self, adapter: Adapter | None, head: Head, *, merged: bool = False) -> TorchRoutingModel:
         """A routing model with ``adapter``, applied to activations or merged into copies of the weights."""
-        entries = adapter.entries if adapter else ()
-        adapted = AdaptedTensors(self._tensors, {entry.source: self._change(entry) for entry in entries})
+        changes = {entry.source: self._change(entry) for entry in (adapter.entries if adapter else ())}
         if merged:
-            adapted = adapted.merged(_merge)
+            changes = dict(AdaptedTensors(self._exact(changes), changes).merged(_merge).changes)
+        adapted = AdaptedTensors[Any](self._tensors, {name: self._keep(*change) for name, change in changes.items()})
         matrix = _read(head.tensor, self._device)
         return TorchRoutingModel(self._backbone(adapted), matrix, self._device, adapted.nbytes + matrix.nbytes)
 
+    def _load(self, name: str) -> Matrix:
+        """A tensor of the base, quantised if it is a matrix and the variant says so."""
+        tensor = self._read(self._base.tensors[name])
+        return QuantizedMatrix.of(tensor) if self._quantizes and tensor.ndim == 2 else tensor
+
+    def _read(self, location: TensorLocation) -> Tensor:
+        return _read(location, self._device).to(self._dtype)
+
     def _change(self, entry: AdapterEntry) -> tuple[Execution, Tensor]:
-        tensor = _read(entry.tensor, self._device).to(self._tensors[entry.source].dtype)
+        tensor = self._read(entry.tensor)
         return entry.execution, tensor.T.contiguous() if entry.transposed else tensor
 
-    def _backbone(self, adapted: AdaptedTensors[Tensor]) -> Backbone:
-        embedding = adapted.parts(EMBEDDING)
+    def _exact(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """The matrices ``names`` before any quantisation, read again where the base holds them quantised."""
+        return {
+            name: self._read(self._base.tensors[name]) if self._quantizes else self._tensors[name] for name in names
+        }
+
+    def _keep(self, execution: Execution, tensor: Tensor) -> tuple[Execution, Matrix]:
+        """A change as a model holds it: what takes a matrix's place is quantised like one."""
+        quantizes = self._quantizes and execution is Execution.REPLACE
+        return execution, QuantizedMatrix.of(tensor) if quantizes else tensor
+
+    def _backbone(self, adapted: AdaptedTensors[Any]) -> Backbone:
+        config, embedding = self._base.config, adapted.parts(EMBEDDING)
         return Backbone(
-            self._config,
+            config,
             Embedding(embedding.weight, embedding.right),
-            tuple(self._layer(adapted, index) for index in range(self._config.num_layers)),
-            RMSNorm(self._tensors[FINAL_NORM], self._config.rms_norm_eps),
+            tuple(self._layer(adapted, index) for index in range(config.num_layers)),
+            RMSNorm(self._tensors[FINAL_NORM], config.rms_norm_eps),
+            self._attention,
         )
 
-    def _layer(self, adapted: AdaptedTensors[Tensor], index: int) -> Layer:
-        eps = self._config.rms_norm_eps
-        norms = {short: RMSNorm(weight, eps) for short, weight in adapted.layer_norms(index).items()}
+    def _layer(self, adapted: AdaptedTensors[Any], index: int) -> Layer:
+        config = self._base.config
+        norms = {short: RMSNorm(weight, config.rms_norm_eps) for short, weight in adapted.layer_norms(index).items()}
         matrices = {short: Linear(*parts) for short, parts in adapted.layer_matrices(index).items()}
-        return Layer(**norms, **matrices, head_dim=self._config.head_dim)  # type: ignore[arg-type]
+        return Layer(**norms, **matrices, head_dim=config.head_dim, attention=self._attention)  # type: ignore[arg-type]
 
 
 class TorchRoutingModel:
@@ -120,7 +145,8 @@ class TorchRoutingModel:
     @torch.inference_mode()
     def read(self, segments: Sequence[Segment], keep_past: bool = False) -> Reading:
         """Hidden vectors at each segment's last token, [segments, hidden]."""
-        hidden, pasts = self._backbone(Packing.of(segments, self._device, self._dtype))
+        packing = Packing.of(segments, self._device, self._dtype, self._backbone.attention)
+        hidden, pasts = self._backbone(packing)
         return Reading(hidden, tuple(_own(past) for past in pasts) if keep_past else ())
 
     @torch.inference_mode()
@@ -132,6 +158,15 @@ class TorchRoutingModel:
         """The hidden vectors as plain floats."""
         values: list[list[float]] = hidden.float().tolist()
         return values
+
+
+def _check_quantization(variant: Variant, device: str) -> None:
+    if variant.quantize is None or (variant.quantize == 8 and device == "cpu"):
+        return
+    raise ProfileUnavailable(
+        f"torch on {device} does not quantise to {variant.quantize} bits, only on the CPU to 8: "
+        "use profile mlx for 8 or 4 bits, profile cpu for 8, or leave quantisation out"
+    )
 
 
 def _read(tensor: TensorLocation, device: torch.device) -> Tensor:

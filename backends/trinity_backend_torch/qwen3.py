@@ -20,15 +20,15 @@ from torch import Tensor
 from trinity_mlx.contracts.artifact import BackboneConfig
 from trinity_mlx.contracts.backend import Segment
 
-MOST_SCORES = 1 << 22
-"""Up to this many scores of one head are held at once, 16 MB for two stacked heads in bfloat16."""
+from .attention import Attention
+from .quantized import Matrix, product, rows
 
 
 @dataclass(frozen=True)
 class Linear:
     """``x @ W'.T`` with ``W' = L @ W @ R`` applied factor by factor; a missing factor is the identity."""
 
-    weight: Tensor
+    weight: Matrix
     right: Tensor | None = None
     left: Tensor | None = None
 
@@ -36,7 +36,7 @@ class Linear:
         """[tokens, in] to [tokens, out]."""
         if self.right is not None:
             x = F.linear(x, self.right)
-        y = F.linear(x, self.weight)
+        y = product(x, self.weight)
         return y if self.left is None else F.linear(y, self.left)
 
 
@@ -44,13 +44,13 @@ class Linear:
 class Embedding:
     """Rows of ``W' = W @ R``."""
 
-    weight: Tensor
+    weight: Matrix
     right: Tensor | None = None
 
     def __call__(self, ids: Tensor) -> Tensor:
         """[tokens] to [tokens, hidden]."""
-        rows = F.embedding(ids, self.weight)
-        return rows if self.right is None else rows @ self.right
+        found = rows(self.weight, ids)
+        return found if self.right is None else found @ self.right
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ class Packing:
     pasts: tuple[tuple[TorchPast | None, int], ...]
 
     @classmethod
-    def of(cls, segments: Sequence[Segment], device: torch.device, dtype: torch.dtype) -> Packing:
-        """Pack the tokens of ``segments`` that are not covered by their pasts."""
+    def of(cls, segments: Sequence[Segment], device: torch.device, dtype: torch.dtype, attention: Attention) -> Packing:
+        """Pack the tokens of ``segments`` that are not covered by their pasts, with the masks for ``attention``."""
         ids = [token for segment in segments for token in segment.fresh]
         positions = [position for segment in segments for position in range(segment.reuse, len(segment.tokens))]
         lengths = [len(segment.fresh) for segment in segments]
@@ -106,7 +106,7 @@ class Packing:
             torch.tensor(positions, device=device),
             lengths,
             torch.tensor(lengths, device=device).cumsum(0) - 1,
-            tuple(_mask(segment, device, dtype) for segment in segments),
+            tuple(attention.mask(len(segment.fresh), len(segment.tokens), device, dtype) for segment in segments),
             tuple((segment.past, segment.reuse) for segment in segments),  # type: ignore[misc]
         )
 
@@ -151,6 +151,7 @@ class Layer:
     up_proj: Linear
     down_proj: Linear
     head_dim: int
+    attention: Attention
 
     def __call__(
         self, x: Tensor, packing: Packing, rotary: Rotary, index: int, last_only: bool
@@ -166,7 +167,7 @@ class Layer:
         counts = [1] * len(memory) if last_only else packing.lengths
         masks = [None] * len(memory) if last_only else packing.masks
         mixed = [
-            _attend(query, *pair, mask)
+            self.attention.attend(query, *pair, mask)
             for query, pair, mask in zip(torch.split(queries, counts), memory, masks, strict=True)
         ]
         x = x + self.o_proj(torch.cat(mixed).flatten(1))
@@ -187,6 +188,7 @@ class Backbone:
     embedding: Embedding
     layers: tuple[Layer, ...]
     norm: RMSNorm
+    attention: Attention
 
     def __call__(self, packing: Packing) -> tuple[Tensor, list[TorchPast]]:
         """Hidden vectors after the final norm at each sequence's last token, [sequences, hidden], and the pasts."""
@@ -210,48 +212,3 @@ def _with_pasts(keys: Tensor, values: Tensor, packing: Packing, layer: int) -> l
 
 def _append(old: tuple[Tensor, Tensor], reuse: int, new: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return torch.cat((old[0][:reuse], new[0])), torch.cat((old[1][:reuse], new[1]))
-
-
-def _mask(segment: Segment, device: torch.device, dtype: torch.dtype) -> Tensor | None:
-    """What to add to a sequence's scores [fresh, all]; None where the fused kernel's own rules do."""
-    fresh, total = len(segment.fresh), len(segment.tokens)
-    if fresh == 1 or (fresh == total and not _products_are_faster(fresh, total, device, dtype)):
-        return None
-    hidden = torch.ones(fresh, total, dtype=torch.bool, device=device).triu(total - fresh + 1)
-    return torch.zeros(fresh, total, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)
-
-
-def _products_are_faster(fresh: int, total: int, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether plain bfloat16 products beat the fused kernel, which on the CPU computes no faster than in float32."""
-    return device.type == "cpu" and dtype is torch.bfloat16 and fresh >= 64 and fresh * total <= MOST_SCORES
-
-
-def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """Causal attention of the last ``len(query)`` positions over all of ``keys``: [queries, heads, head_dim]."""
-    if mask is not None and _products_are_faster(len(query), len(keys), mask.device, mask.dtype):
-        return _attend_by_products(query, keys, values, mask)
-    mixed = F.scaled_dot_product_attention(
-        query.transpose(0, 1)[None],
-        keys.transpose(0, 1)[None],
-        values.transpose(0, 1)[None],
-        attn_mask=mask,
-        is_causal=mask is None and len(query) > 1,
-        enable_gqa=True,
-    )
-    return mixed[0].transpose(0, 1)
-
-
-def _attend_by_products(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """The same by two matrix products for each key/value head, with the query heads that share it stacked.
-
-    Scores are rounded to the number type, as in transformers' eager attention. One head at a time keeps them in cache.
-    """
-    fresh, heads, width = query.shape
-    shared = heads // keys.shape[1]
-    stacked = query.unflatten(1, (-1, shared)).permute(1, 2, 0, 3).flatten(1, 2)  # type: ignore[no-untyped-call]
-    repeated = mask.repeat(shared, 1)
-    mixed = [
-        torch.addmm(repeated, rows, key.T, alpha=width**-0.5).softmax(-1) @ value
-        for rows, key, value in zip(stacked, keys.transpose(0, 1), values.transpose(0, 1), strict=True)
-    ]
-    return torch.stack(mixed).view(heads, fresh, width).transpose(0, 1)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from .artifact import Adapter, BaseModel, Execution, Head, TensorLocation
+from .errors import UsageError
 
 ENTRY_POINT_GROUP = "trinity_mlx.backends"
 
@@ -23,6 +24,44 @@ Array = Any
 
 Tick = Callable[[int], None]
 """Told how many entries of a matrix have just been worked on."""
+
+Kernels = Literal["fused", "composed"]
+"""``fused``: the framework's own kernels for attention and what surrounds it; ``composed``: plain operations."""
+
+BITS = (8, 4)
+"""How many bits a quantised weight may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to run a base: with which kernels, and whether its matrices are quantised and to how many bits.
+
+    Quantised are the embedding and the seven matrices of every layer, also where an adapter brings or merges its own;
+    the norms, an adapter's factors and the head never are.
+
+    Raises:
+        UsageError: there are no such kernels, or no such number of bits.
+    """
+
+    kernels: Kernels = "fused"
+    quantize: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kernels not in get_args(Kernels):
+            raise UsageError(f"no kernels {self.kernels!r}: choose one of {', '.join(get_args(Kernels))}")
+        if self.quantize is not None and self.quantize not in BITS:
+            raise UsageError(f"weights cannot be quantised to {self.quantize!r} bits: choose 8 or 4, or leave it out")
+
+    @property
+    def label(self) -> str:
+        """What sets it apart from the default variant, like ``composed+int8``; empty for that one itself."""
+        kernels = [] if self.kernels == "fused" else [self.kernels]
+        bits = [f"int{self.quantize}"] if self.quantize else []
+        return "+".join([*kernels, *bits])
+
+
+DEFAULT_VARIANT = Variant()
+"""Fused kernels, nothing quantised: what every backend has."""
 
 
 class Past(Protocol):
@@ -158,11 +197,15 @@ class Backend(Protocol):
     def info(self) -> BackendInfo:
         """Identity, versions, devices and number types, without loading any model."""
 
-    def load_base(self, base: BaseModel, *, device: str, dtype: str) -> LoadedBase:
+    def load_base(self, base: BaseModel, *, device: str, dtype: str, variant: Variant = DEFAULT_VARIANT) -> LoadedBase:
         """Load the backbone's tensors (memory-mapped where the number type allows it).
+
+        ``variant`` is always passed. The default one must be there; one that is not, a backend refuses.
 
         Raises:
             TensorFileInvalid: a file cannot be read.
+            ProfileUnavailable: the backend does not have ``variant`` on ``device``.
+            UsageError: the shapes of this base cannot be quantised.
         """
 
     def factorizer(self, device: str) -> Factorizer:

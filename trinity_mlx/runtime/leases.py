@@ -1,8 +1,8 @@
 """Loaded models, shared: the same key gives the same model, counted by its users, least recently used out.
 
 A model is found by ``(backend_id, base_ref, adapter_ref)``, where the backend's id carries device and number type,
-and by how the adapter is applied and read out. Each model holds a lease on its base, so two adapters on one base share
-the base's memory.
+by the variant that the base is loaded in, and by how the adapter is applied and read out. Each model holds a lease on
+its base, so two adapters on one base share the base's memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from threading import Lock
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from ..contracts.artifact import Adapter, BaseModel, Head
-from ..contracts.backend import Backend, LoadedBase, RoutingModel
+from ..contracts.backend import DEFAULT_VARIANT, Backend, LoadedBase, RoutingModel, Variant
 
 MEMORY_LIMIT = 2 * 1024**3
 
@@ -117,6 +117,7 @@ class BaseKey(NamedTuple):
 
     backend_id: str
     base_ref: str
+    variant: Variant
 
 
 class ModelKey(NamedTuple):
@@ -124,6 +125,7 @@ class ModelKey(NamedTuple):
 
     backend_id: str
     base_ref: str
+    variant: Variant
     adapter_ref: str
     head_ref: str
     merged: bool
@@ -152,19 +154,32 @@ class ModelRegistry:
         )
 
     def lease(
-        self, backend: Backend, base: BaseModel, adapter: Adapter, head: Head, *, device: str, dtype: str, merged: bool
+        self,
+        backend: Backend,
+        base: BaseModel,
+        adapter: Adapter,
+        head: Head,
+        *,
+        device: str,
+        dtype: str,
+        merged: bool,
+        variant: Variant = DEFAULT_VARIANT,
     ) -> Lease[LeasedModel]:
         """A lease on ``base`` with ``adapter`` and ``head``, loaded where it is not.
 
         Raises:
             TensorFileInvalid: a file cannot be read.
+            ProfileUnavailable: the backend does not have ``variant`` on ``device``.
+            UsageError: the shapes of this base cannot be quantised.
         """
         backend_id = f"{backend.info().backend_id}:{device}:{dtype}"
-        base_key = BaseKey(backend_id, base.ref)
-        model_key = ModelKey(backend_id, base.ref, adapter.ref, head.ref, merged)
+        base_key = BaseKey(backend_id, base.ref, variant)
+        model_key = ModelKey(backend_id, base.ref, variant, adapter.ref, head.ref, merged)
 
         def load() -> LeasedModel:
-            held = self._bases.lease(base_key, lambda: backend.load_base(base, device=device, dtype=dtype))
+            held = self._bases.lease(
+                base_key, lambda: backend.load_base(base, device=device, dtype=dtype, variant=variant)
+            )
             try:
                 return LeasedModel(held.value.attach(adapter, head, merged=merged), held)
             except BaseException:

@@ -10,6 +10,7 @@ from ..artifacts.base import open_base
 from ..artifacts.bundle import check_fit
 from ..artifacts.catalog import find_bundle
 from ..artifacts.hashing import FileHashes
+from ..contracts.backend import Kernels, Variant
 from ..contracts.errors import BaseInvalid
 from ..contracts.routing import ArtifactIdentity
 from ..plugins import load_backend
@@ -29,6 +30,8 @@ def load_router(
     dtype: DTypeName | None = None,
     *,
     execution: Literal["factored", "merged"] = "factored",
+    kernels: Kernels = "fused",
+    quantize: int | None = None,
     cache_bytes: int = CACHE_BYTES,
     config_dir: Path | None = None,
     hash_memory: Path | None = None,
@@ -41,16 +44,20 @@ def load_router(
         profile: a runtime profile's name, or ``auto`` for the best one here.
         dtype: the number type of the model; by default the profile's.
         execution: apply the adapter to activations, or merge it into copies of the weights that it changes.
+        kernels: the framework's fused kernels, or the same composed from plain operations: slower, and a check on them.
+        quantize: keep the base's matrices in 8 or 4 bits (MLX), or 8 (torch on the CPU); by default in ``dtype``.
         cache_bytes: how much may be kept of keys and values for transcripts that continue; 0 remembers nothing.
         config_dir: a folder whose ``profiles/*.toml`` add to the built-in profiles.
         hash_memory: a file that remembers the hashes of large weight files between runs.
 
     Raises:
-        UnknownProfile, ProfileInvalid, ProfileUnavailable: the profile cannot be used.
+        UnknownProfile, ProfileInvalid, ProfileUnavailable: the profile cannot be used, or not with such a quantisation.
+        UsageError: ``kernels`` or ``quantize`` is unknown, or the shapes of this base cannot be quantised.
         ArtifactNotFound, BundleInvalid, TensorFileInvalid, BaseInvalid: a part is missing or broken.
         BaseMismatch: the bundle was made for another base.
     """
     started = time.perf_counter()
+    variant = Variant(kernels, quantize)
     hashes = FileHashes(hash_memory)
     bundle = find_bundle(artifact, hashes)
     chosen, device = ProfileRegistry(config_dir).resolve(profile)
@@ -75,6 +82,7 @@ def load_router(
         device=device,
         dtype=number_type,
         merged=execution == "merged",
+        variant=variant,
     )
     identity = RouterIdentity(
         artifact=ArtifactIdentity(bundle.name, bundle.adapter.ref, source.ref),
@@ -84,6 +92,7 @@ def load_router(
         profile=chosen.name,
         device=device,
         dtype=number_type,
+        variant=variant,
         load_ms=(time.perf_counter() - started) * 1000,
     )
     return Router(identity, tokenizer, Reader(lease.value.model, cache_bytes), lease.release)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, overload
 
+from ..contracts.backend import Variant
 from ..contracts.errors import ContextLengthError, TranscriptError, TrinityError, UsageError
 from ..contracts.routing import ArtifactIdentity, RouteDecision, Selection, Timings
 from ..contracts.transcript import TextFormat, Transcript, TranscriptSource
@@ -28,6 +29,7 @@ class RouterIdentity:
     profile: str
     device: str
     dtype: str
+    variant: Variant
     load_ms: float
 
 
@@ -42,9 +44,9 @@ class _Input:
 class Router:
     """A loaded router. Made by ``load_router``; safe to call from several threads; a context manager.
 
-    A decision depends on the transcript, the artifact, the profile and the number type alone. A router remembers its
-    answers, so the same transcript gives the same logits bit for bit for as long as they are remembered (a million
-    tokens back; not at all with ``cache_bytes=0``). ``forget`` makes it compute from nothing.
+    A decision depends on the transcript, the artifact, the profile, the number type and the variant alone. A router
+    remembers its answers, so the same transcript gives the same logits bit for bit for as long as they are remembered
+    (a million tokens back; not at all with ``cache_bytes=0``). ``forget`` makes it compute from nothing.
     """
 
     def __init__(
