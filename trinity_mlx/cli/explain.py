@@ -12,7 +12,7 @@ from ..contracts.routing import Role, RouteDecision
 from .output import console, note
 
 if TYPE_CHECKING:
-    from ..profiles import Floors
+    from ..evaluation.results import Floors
     from ..runtime.router import RouterIdentity
 
 _BAR = 32
@@ -55,16 +55,16 @@ def print_logits(decision: RouteDecision, identity: RouterIdentity) -> None:
     console().print(table)
 
 
-def print_picture(decision: RouteDecision, identity: RouterIdentity, floors: Floors | None) -> None:
+def print_picture(decision: RouteDecision, identity: RouterIdentity, floors: Floors) -> None:
     """A bar for every logit, the margin of each split, and how it stands to the lane's floor."""
     out = console()
     allowed = set(decision.ranking)
     out.print()
     out.print(_bars("agent", identity.labels, decision.logits.agent, decision.slot, allowed))
-    out.print(_verdict(decision.margins.agent, floors.agent if floors else None, floors))
+    out.print(_verdict(decision.margins.agent, floors.agent, floors.agent_source))
     out.print()
     out.print(_bars("role", _role_labels(), decision.logits.role, int(decision.role), set(range(len(Role)))))
-    out.print(_verdict(decision.margins.role, floors.role if floors else None, floors))
+    out.print(_verdict(decision.margins.role, floors.role, floors.role_source))
 
 
 def _bars(title: str, labels: Sequence[str], values: Sequence[float], chosen: int, allowed: set[int]) -> Table:
@@ -80,14 +80,14 @@ def _bars(title: str, labels: Sequence[str], values: Sequence[float], chosen: in
     return table
 
 
-def _verdict(margin: float | None, floor: float | None, floors: Floors | None) -> Text:
+def _verdict(margin: float | None, floor: float | None, source: str) -> Text:
     if margin is None:
         return Text("  margin: none, as only one candidate is allowed", style="dim")
-    if floor is None or floors is None:
+    if floor is None:
         return Text(f"  margin {margin:.3f}; no floor is known for this artifact on this profile", style="dim")
     holds = margin >= floor
     return Text(
-        f"  margin {margin:.3f} {'at or above' if holds else 'BELOW'} the floor {floor} ({floors.source})",
+        f"  margin {margin:.3f} {'at or above' if holds else 'BELOW'} the floor {floor:g} ({source})",
         style="green" if holds else "bold red",
     )
 

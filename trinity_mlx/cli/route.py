@@ -16,11 +16,13 @@ from ..contracts.routing import RouteDecision, Selection, SelectionMode
 from . import settings
 from .artifact_choice import AUTO, HELP, choose_artifact
 from .inputs import STANDARD_INPUT, BatchLine, open_input, read_batch, read_messages, read_prompt
+from .lane_options import lane_of
 from .output import note, print_json, print_json_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from ..evaluation.results import Floors
     from ..runtime.router import Router
 
 _WINDOW = 256
@@ -140,15 +142,19 @@ def _show(decision: RouteDecision, router: Router, as_json: bool, show_logits: b
 
     print_decision(decision, router.identity)
     if explain:
-        print_picture(decision, router.identity, _floors(decision))
+        print_picture(decision, router.identity, _floors(router))
     elif show_logits:
         print_logits(decision, router.identity)
 
 
-def _floors(decision: RouteDecision) -> Any:
+def _floors(router: Router) -> Floors:
+    """The margins that the router's lane asks for."""
+    from ..evaluation.lane import choose_floors
     from ..profiles import ProfileRegistry
 
-    return ProfileRegistry(settings.config_dir()).get(decision.profile).floors.get(decision.artifact.name)
+    lane, _ = lane_of(router, router.identity.variant)
+    profile = ProfileRegistry(settings.config_dir()).get(router.identity.profile)
+    return choose_floors(None, None, lane, profile, router.identity.artifact.name)
 
 
 def _size_of(name: str | None) -> int | None:

@@ -1,0 +1,257 @@
+"""Certification: what a lane gives on this machine, seen several times in one process and in fresh ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+from ..contracts.backend import Variant
+from ..contracts.errors import EnvironmentUnavailable, FloorLowered, ProfileUnavailable, TrinityError
+from ..contracts.routing import RouteDecision
+from ..profiles import DTypeName
+from ..runtime.loading import load_router
+from ..runtime.router import Router
+from .gates import Gates, Outcome, evaluate, route_suite
+from .lane import Lane, LaneFloors, measured_lane
+from .results import Evaluation, Floors
+from .snapshot import Distance, SnapshotCase
+from .suite import Suite
+
+NO_FLOORS = Floors(None, None, "none asked", "none asked")
+
+
+@dataclass(frozen=True)
+class RouterSource:
+    """What ``load_router`` takes, kept so that a fresh process can load the same router."""
+
+    artifact: str | Path
+    base: str | Path | None
+    profile: str
+    dtype: DTypeName | None
+    variant: Variant
+    config_dir: Path | None
+    hash_memory: Path | None
+
+    def load(self) -> Router:
+        """The router, remembering nothing between routes.
+
+        Raises:
+            TrinityError: as ``load_router``.
+        """
+        return load_router(
+            self.artifact,
+            self.base,
+            self.profile,
+            self.dtype,
+            kernels=self.variant.kernels,
+            quantize=self.variant.quantize,
+            cache_bytes=0,
+            config_dir=self.config_dir,
+            hash_memory=self.hash_memory,
+        )
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a certification found.
+
+    ``faults`` holds what forbids a lane, a line each; ``lane`` is None where there are any. ``kernels`` tells how the
+    other kernels compare: their ``name``, with ``decisions_changed`` and ``distance`` or why they ``cannot_run``.
+    """
+
+    evaluation: Evaluation
+    faults: tuple[str, ...]
+    lane: Lane | None
+    kernels: dict[str, Any] = field(default_factory=dict)
+
+
+def certify(
+    source: RouterSource,
+    suite: Suite,
+    *,
+    runs: int,
+    processes: int,
+    floor_ratio: float,
+    provenance: dict[str, Any],
+    tick: Callable[[], None] = lambda: None,
+) -> Certificate:
+    """Route ``suite`` ``runs`` times in this process and once in each of ``processes`` fresh ones.
+
+    Floors are ``floor_ratio`` of the worst margins, cut to two decimals. ``tick`` is called after each route here and
+    after each fresh process.
+
+    Raises:
+        TrinityError: the router cannot be loaded, the suite does not fit it, or a fresh process died.
+    """
+    with source.load() as router:
+        evaluation = evaluate(router, suite, Gates(NO_FLOORS, determinism_runs=runs), tick)
+        artifact = router.identity.artifact
+    faults = [f"{result.case.id}: {reason}" for result in evaluation.failed for reason in result.reasons]
+    for number in range(1, processes + 1):
+        outcomes = _in_fresh_process(source, suite)
+        faults += [f"fresh process {number}: {line}" for line in _differences(evaluation, outcomes)]
+        tick()
+    kernels = _compare_kernels(source, suite, evaluation)
+    if faults or evaluation.worst_agent is None or evaluation.worst_role is None:
+        return Certificate(evaluation, tuple(faults), None, kernels)
+    floors = LaneFloors(
+        agent=margin_floor(evaluation.worst_agent.value, floor_ratio),
+        role=margin_floor(evaluation.worst_role.value, floor_ratio),
+    )
+    environment = {key: evaluation.environment[key] for key in ("device", "dtype", "kernels", "quantize")}
+    measured = {"runs": runs, "fresh_processes": processes, "floor_ratio": floor_ratio}
+    machine = {key: dict(evaluation.environment[key]) for key in ("machine", "software")}
+    about = provenance | environment | measured | machine | {"other_kernels": kernels}
+    return Certificate(evaluation, (), measured_lane(evaluation, artifact, source.variant, floors, about), kernels)
+
+
+def check_floors(new: Lane, old: Lane | None, allow_lower: bool) -> None:
+    """Refuse a lane that asks for less room than the one it replaces, unless that is allowed.
+
+    Raises:
+        FloorLowered: a floor would fall.
+    """
+    if allow_lower or old is None or old.floors is None or new.floors is None:
+        return
+    for split in ("agent", "role"):
+        before, after = getattr(old.floors, split), getattr(new.floors, split)
+        if after < before:
+            raise FloorLowered(
+                f"the {split} floor of lane {new.name} would fall from {before:g} to {after:g}: find out what made the "
+                "margins smaller, or pass --allow-lower"
+            )
+
+
+def changes(new: Lane, old: Lane | None) -> list[str]:
+    """What is different from the lane that is replaced, a line each, for people."""
+    if old is None:
+        return ["there was no lane before"]
+    lines = [
+        f"{name}: {before} before, {after} now"
+        for (name, before), (_, after) in zip(_facts(old), _facts(new), strict=True)
+        if before != after
+    ]
+    lines += _provenance_changes(old.provenance, new.provenance)
+    lines += _case_changes(old.cases, new.cases)
+    return lines or ["nothing but the date"]
+
+
+def _facts(lane: Lane) -> list[tuple[str, object]]:
+    """What a lane says in single values, under names for people."""
+    floors, suite = lane.floors, lane.suite
+    return [
+        ("status", lane.status),
+        ("note", lane.note or "none"),
+        ("adapter", _short(lane.artifact.adapter_ref)),
+        ("base", _short(lane.artifact.base_ref)),
+        ("suite", f"{suite.name} ({_short(suite.sha256)})" if suite else "none"),
+        ("agent floor", floors.agent if floors else "none"),
+        ("role floor", floors.role if floors else "none"),
+    ]
+
+
+def _provenance_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    for key in sorted((before.keys() | after.keys()) - {"date"}):
+        was, now = before.get(key), after.get(key)
+        if isinstance(was, dict) and isinstance(now, dict):
+            yield from _provenance_changes(was, now)
+        elif was != now:
+            yield f"{key.replace('_', ' ')}: {_or_none(was)} before, {_or_none(now)} now"
+
+
+def _case_changes(was: Sequence[SnapshotCase], now: Sequence[SnapshotCase]) -> list[str]:
+    before, after = ({case.id: case for case in cases} for cases in (was, now))
+    shared = [(before[each], after[each]) for each in after if each in before]
+    lines = [f"case {each} is new" for each in after if each not in before]
+    lines += [f"case {each} is gone" for each in before if each not in after]
+    lines += [f"case {one.id}: {line}" for one, other in shared for line in _changes_of_case(one, other)]
+    moved = [
+        Distance.between(other.logits, one.logits).largest
+        for one, other in shared
+        if len(other.logits) == len(one.logits)
+    ]
+    if any(moved):
+        lines.append(f"logits moved in {sum(map(bool, moved))} of {len(moved)} cases, by up to {max(moved):.6f}")
+    return lines
+
+
+def _changes_of_case(was: SnapshotCase, now: SnapshotCase) -> list[str]:
+    fields = (
+        ("slot", was.agent_id, now.agent_id),
+        ("role", was.role_id, now.role_id),
+        ("tokens", was.token_count, now.token_count),
+        ("slots", len(was.agent_logits_rounded), len(now.agent_logits_rounded)),
+        ("transcript", _short(was.transcript_hash), _short(now.transcript_hash)),
+    )
+    return [f"{name} {before} before, {after} now" for name, before, after in fields if before != after]
+
+
+def _in_fresh_process(source: RouterSource, suite: Suite) -> list[Outcome]:
+    """The suite routed once by a process that has never loaded anything."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(_load_and_route, source, suite).result()
+        except BrokenProcessPool:
+            raise EnvironmentUnavailable(
+                "a fresh process was killed before it had routed the suite: free some memory, or pass --processes 0"
+            ) from None
+
+
+def _load_and_route(source: RouterSource, suite: Suite) -> list[Outcome]:
+    with source.load() as router:
+        return route_suite(router, suite)
+
+
+def _differences(evaluation: Evaluation, outcomes: Sequence[Outcome]) -> list[str]:
+    """The cases whose logits are not those of this process, bit for bit."""
+    return [
+        f"{result.case.id} gave other logits"
+        for result, outcome in zip(evaluation.results, outcomes, strict=True)
+        if result.decision and (isinstance(outcome, TrinityError) or outcome.logits != result.decision.logits)
+    ]
+
+
+def _compare_kernels(source: RouterSource, suite: Suite, evaluation: Evaluation) -> dict[str, Any]:
+    """The same suite on the other kernels: decisions that changed, and the distance of the logits."""
+    other: Literal["fused", "composed"] = "composed" if source.variant.kernels == "fused" else "fused"
+    try:
+        with replace(source, variant=replace(source.variant, kernels=other)).load() as router:
+            outcomes = route_suite(router, suite)
+    except ProfileUnavailable as error:
+        return {"name": other, "cannot_run": str(error)}
+    pairs = [
+        (result.case.id, result.decision, outcome)
+        for result, outcome in zip(evaluation.results, outcomes, strict=True)
+        if result.decision and isinstance(outcome, RouteDecision)
+    ]
+    changed = [case for case, one, another in pairs if (one.slot, one.role) != (another.slot, another.role)]
+    ours, theirs = (
+        [value for decision in row for value in (*decision.logits.agent, *decision.logits.role)]
+        for row in ([one for _, one, _ in pairs], [another for _, _, another in pairs])
+    )
+    distance = Distance.between(theirs, ours).to_dict() if pairs else {}
+    return {
+        "name": other,
+        "decisions_changed": changed,
+        "distance": {name: round(value, 9) for name, value in distance.items()},
+    }
+
+
+def margin_floor(worst: float, ratio: float) -> float:
+    """``ratio`` of ``worst``, cut to two decimals; in decimals, since 0.8 * 0.3 in binary can fall short of 0.24."""
+    return math.floor(Fraction(repr(ratio)) * Fraction(repr(worst)) * 100) / 100
+
+
+def _short(ref: str | None) -> str:
+    return ref[:12] if ref else "unknown"
+
+
+def _or_none(value: object) -> object:
+    return "none" if value is None else value

@@ -1,0 +1,173 @@
+"""Snapshots: what each case of a suite once gave, to see later what has moved."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from ..artifacts.hashing import write_atomically
+from ..contracts.errors import FolderUnavailable, SnapshotInvalid
+from ..contracts.routing import Role, RouteDecision, RouteLogits
+from .json_files import plain, read_model
+
+SCHEMA_VERSION = 1
+OWN_HASHES: Literal["trinity-mlx-1"] = "trinity-mlx-1"
+"""Marks hashes that this package computed; those of other systems are shown and never compared."""
+
+_LARGEST = 3.5e38
+"""No float32 is larger."""
+_Rounded = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST), AfterValidator(lambda value: round(value, 6))]
+
+
+class SnapshotCase(BaseModel):
+    """One case as the public files have it; margins and logits are rounded to six decimals."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    id: Annotated[str, Field(min_length=1)]
+    agent_id: Annotated[int, Field(ge=0)]
+    role_id: Annotated[int, Field(ge=0, lt=len(Role))]
+    token_count: Annotated[int, Field(ge=1)]
+    agent_margin: _Rounded | None
+    role_margin: _Rounded | None
+    agent_logits_rounded: Annotated[list[_Rounded], Field(min_length=1)]
+    role_logits_rounded: Annotated[list[_Rounded], Field(min_length=len(Role), max_length=len(Role))]
+    transcript_hash: str
+    route_hash: str
+
+    @property
+    def logits(self) -> list[float]:
+        """Both splits in one row, agent first."""
+        return self.agent_logits_rounded + self.role_logits_rounded
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    schema_version: Annotated[int, Field(ge=1, le=1)]
+    hashes: str | None = None
+    cases: list[SnapshotCase]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Earlier routes by case. ``origin`` says where they come from; ``own_hashes`` whether hashes can be compared."""
+
+    origin: str
+    own_hashes: bool
+    cases: dict[str, SnapshotCase]
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """How far two rows of float32 logits are from each other.
+
+    ``cosine`` is 0 where one row is all zero, 1 where both are; ``relative_l2`` is not relative where the reference is.
+    """
+
+    cosine: float
+    relative_l2: float
+    largest: float
+
+    @classmethod
+    def between(cls, values: Sequence[float], reference: Sequence[float]) -> Distance:
+        """Cosine similarity, L2 norm of the difference over that of ``reference``, and the largest difference."""
+        differences = [value - wanted for value, wanted in zip(values, reference, strict=True)]
+        lengths = math.hypot(*values), math.hypot(*reference)
+        return cls(
+            cosine=_cosine(values, reference, lengths) if all(lengths) else float(lengths[0] == lengths[1]),
+            relative_l2=math.hypot(*differences) / (lengths[1] or 1.0),
+            largest=max(map(abs, differences)),
+        )
+
+    def to_dict(self) -> dict[str, float]:
+        """JSON-ready."""
+        return {"cosine": self.cosine, "relative_l2": self.relative_l2, "largest": self.largest}
+
+
+def read_snapshot(path: Path) -> Snapshot:
+    """The snapshot in a file, one of ours or a public ``qwen_router_prompt_eval_logits.json``.
+
+    Raises:
+        InputFileError: the file cannot be read.
+        SnapshotInvalid: it holds something else, or a case twice.
+    """
+    held, _ = read_model(path, _File, SnapshotInvalid)
+    return make_snapshot(plain(str(path)), held.hashes == OWN_HASHES, held.cases)
+
+
+def make_snapshot(origin: str, own_hashes: bool, cases: Sequence[SnapshotCase]) -> Snapshot:
+    """A snapshot of ``cases``.
+
+    Raises:
+        SnapshotInvalid: a case stands there twice.
+    """
+    found = {case.id: case for case in cases}
+    if len(found) < len(cases):
+        twice = next(case.id for case in cases if [other.id for other in cases].count(case.id) > 1)
+        raise SnapshotInvalid(f"{origin}: case {twice!r} stands there twice")
+    return Snapshot(origin, own_hashes, found)
+
+
+def snapshot_case(case_id: str, decision: RouteDecision) -> SnapshotCase:
+    """What a decision leaves in a snapshot."""
+    return SnapshotCase(
+        id=case_id,
+        agent_id=decision.slot,
+        role_id=int(decision.role),
+        token_count=decision.token_count,
+        agent_margin=decision.margins.agent,
+        role_margin=decision.margins.role,
+        agent_logits_rounded=list(decision.logits.agent),
+        role_logits_rounded=list(decision.logits.role),
+        transcript_hash=decision.transcript_hash,
+        route_hash=decision.route_hash,
+    )
+
+
+def write_snapshot(path: Path, cases: Sequence[SnapshotCase]) -> None:
+    """Write ``cases`` in the public shape, whole or not at all.
+
+    Raises:
+        FolderUnavailable: it cannot be written.
+    """
+    content = {"schema_version": SCHEMA_VERSION, "hashes": OWN_HASHES, "cases": [dump_case(case) for case in cases]}
+    write_json(path, content)
+
+
+def dump_case(case: SnapshotCase) -> dict[str, Any]:
+    """JSON-ready, in the order of the public files."""
+    return case.model_dump(mode="json")
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write one JSON object, whole or not at all.
+
+    Raises:
+        FolderUnavailable: it cannot be written.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        write_atomically(path, text.encode("utf-8"))
+    except OSError as error:
+        raise FolderUnavailable(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def distance(logits: RouteLogits, case: SnapshotCase) -> Distance | None:
+    """How far ``logits`` are from the snapshot's; None where the splits differ in size."""
+    if len(logits.agent) != len(case.agent_logits_rounded):
+        return None
+    return Distance.between([*logits.agent, *logits.role], case.logits)
+
+
+def _cosine(values: Sequence[float], reference: Sequence[float], lengths: tuple[float, float]) -> float:
+    """The rows are scaled first, since the product of two small lengths can be zero."""
+    pairs = zip(values, reference, strict=True)
+    dot = math.fsum((value / lengths[0]) * (wanted / lengths[1]) for value, wanted in pairs)
+    return max(-1.0, min(1.0, dot))
