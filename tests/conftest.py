@@ -15,6 +15,7 @@ from trinity_mlx.contracts.backend import Backend, LoadedBase, RoutingModel
 from trinity_mlx.plugins import load_backend
 
 from . import builders
+from .qwen_vocabulary import write_qwen_tokenizer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)  # small models gain nothing from a second thread, and lose much on a busy machine
@@ -86,3 +87,9 @@ def plain_recipe(tiny_base: BaseModel) -> builders.PlainRecipe:
 @pytest.fixture(scope="session")
 def adapted_recipe(tiny_base: BaseModel, tiny_offsets: dict[str, np.ndarray]) -> builders.PlainRecipe:
     return builders.adapted_recipe(tiny_base, tiny_offsets)
+
+
+@pytest.fixture(scope="session")
+def qwen_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real Qwen tokenizer."""
+    return write_qwen_tokenizer(tmp_path_factory.mktemp("qwen") / "tokenizer.json")

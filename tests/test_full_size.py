@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
+from trinity_mlx.artifacts.base import open_base
 from trinity_mlx.artifacts.bundle import check_fit, open_bundle
+from trinity_mlx.cli.main import main
 from trinity_mlx.contracts.artifact import BaseModel, Bundle, Execution
 from trinity_mlx.contracts.backend import LoadedBase, RoutingModel, Segment
 from trinity_mlx.plugins import load_backend
+from trinity_mlx.resources import data_path
 from trinity_mlx.runtime.reader import needed_tokens
 
 from . import builders
@@ -104,6 +110,42 @@ def test_reading_in_steps_equals_reading_at_once_on_torch(full: FullSize) -> Non
 def test_size_is_that_of_the_published_model(full: FullSize) -> None:
     count = sum(int(np.prod(shape)) for shape in full.base.config.backbone_shapes().values())
     assert count == 596_049_920
+
+
+def test_a_published_suite_runs_on_the_full_size_with_the_published_token_counts(
+    full: FullSize, qwen_file: Path, tmp_path: Path
+) -> None:
+    """Random weights decide otherwise than the published ones, and read the same tokens: so nothing is asserted."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    for file in full.base.folder.iterdir():
+        (folder / file.name).symlink_to(qwen_file if file.name == "tokenizer.json" else file)
+    bundle = builders.write_bundle(tmp_path / "bundle", open_base(folder), {}, builders.make_head(full.base))
+    suite = json.loads(data_path("fixtures", "suites", "seed-12.json").read_text(encoding="utf-8"))
+    recorded = [public_record(case) for case in suite["cases"]]
+    snapshot = tmp_path / "qwen_router_prompt_eval_logits.json"
+    snapshot.write_text(json.dumps({"schema_version": 1, "cases": recorded}), encoding="utf-8")
+    command = ["eval", "--artifact", str(bundle.folder), "--base", str(folder), "--profile", "cpu", "--no-assert"]
+    result = CliRunner().invoke(main, [*command, "--suite", "seed-12", "--snapshot", str(snapshot), "--json"])
+    assert result.exit_code == 0, result.output
+    cases = json.loads(result.stdout)["cases"]
+    assert [case["token_count"] for case in cases] == [case["router_input_tokens"] for case in suite["cases"]]
+    assert not [reason for case in cases for reason in case["reasons"] if "token count" in reason]
+
+
+def public_record(case: dict[str, Any]) -> dict[str, Any]:
+    """A published case as an entry of the public snapshot; its logits are not known here."""
+    return {
+        "id": case["id"],
+        **case["expected"],
+        "token_count": case["router_input_tokens"],
+        "agent_margin": 0.0,
+        "role_margin": 0.0,
+        "agent_logits_rounded": [0.0] * 7,
+        "role_logits_rounded": [0.0] * 3,
+        "transcript_hash": "of another system",
+        "route_hash": "of another system",
+    }
 
 
 def vectors(model: RoutingModel, sequences: list[tuple[int, ...]]) -> np.ndarray:
