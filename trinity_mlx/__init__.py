@@ -61,16 +61,26 @@ from .contracts.errors import (
     UsageError,
     VectorInvalid,
 )
+from .contracts.pool import Agent, Pool, Price
 from .contracts.routing import Role, RouteDecision, RouteLogits, Selection, SelectionMode
 from .contracts.transcript import Message, TextFormat, Transcript
 
 if TYPE_CHECKING:
+    from .coordination.budgets import Limits
+    from .coordination.policy import Policy
+    from .coordinator.authority import Authority, read_authority
+    from .coordinator.coordinator import Coordinator, TraceFile
+    from .coordinator.result import RunResult, RunStatus
+    from .pools import find_pool
+    from .providers.retry import RetryPolicy
     from .runtime.loading import load_router
     from .runtime.router import Router
 
 __all__ = [
+    "Agent",
     "ArtifactError",
     "ArtifactNotFound",
+    "Authority",
     "AuthorityInvalid",
     "BaseInvalid",
     "BaseMismatch",
@@ -78,6 +88,7 @@ __all__ = [
     "BundleInvalid",
     "CircuitOpen",
     "ContextLengthError",
+    "Coordinator",
     "EnvironmentUnavailable",
     "FileMismatch",
     "FloorLowered",
@@ -85,6 +96,7 @@ __all__ = [
     "HomeUnavailable",
     "InputFileError",
     "LaneInvalid",
+    "Limits",
     "LiveCallRefused",
     "Message",
     "NonFiniteLogits",
@@ -92,8 +104,11 @@ __all__ = [
     "OutputExists",
     "ParitySetupError",
     "PinInvalid",
+    "Policy",
     "PolicyInvalid",
+    "Pool",
     "PoolInvalid",
+    "Price",
     "ProfileInvalid",
     "ProfileUnavailable",
     "ProviderError",
@@ -104,10 +119,13 @@ __all__ = [
     "ProviderUnreachable",
     "ReplyInvalid",
     "ResumeRefused",
+    "RetryPolicy",
     "Role",
     "RouteDecision",
     "RouteLogits",
     "Router",
+    "RunResult",
+    "RunStatus",
     "SecretUnavailable",
     "Selection",
     "SelectionError",
@@ -116,6 +134,7 @@ __all__ = [
     "SuiteInvalid",
     "TensorFileInvalid",
     "TextFormat",
+    "TraceFile",
     "TraceInvalid",
     "Transcript",
     "TranscriptError",
@@ -123,14 +142,29 @@ __all__ = [
     "UnknownProfile",
     "UsageError",
     "VectorInvalid",
+    "find_pool",
     "load_router",
+    "read_authority",
 ]
 
-_LATE = {"Router": ".runtime.router", "load_router": ".runtime.loading"}
+_LATE = {
+    "Authority": ".coordinator.authority",
+    "Coordinator": ".coordinator.coordinator",
+    "Limits": ".coordination.budgets",
+    "Policy": ".coordination.policy",
+    "RetryPolicy": ".providers.retry",
+    "Router": ".runtime.router",
+    "RunResult": ".coordinator.result",
+    "RunStatus": ".coordinator.result",
+    "TraceFile": ".coordinator.coordinator",
+    "find_pool": ".pools",
+    "load_router": ".runtime.loading",
+    "read_authority": ".coordinator.authority",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import the runtime when it is first used: contracts alone cost milliseconds."""
+    """Import runtime and coordinator when they are first used: contracts alone cost milliseconds."""
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_LATE[name], __name__), name)

@@ -9,16 +9,22 @@ import click
 
 from ..contracts.errors import TrinityError
 from .artifacts import artifacts
+from .certify import certify
+from .compare_lanes import compare_lanes
 from .doctor import doctor
+from .eval_ import eval_
 from .export import export
 from .fetch import fetch
 from .import_ import import_
 from .inspect import inspect
 from .parity import parity
+from .pool import pool
 from .profiles import profiles
 from .publish import publish
 from .route import route
+from .run import run
 from .settings import prepare_process
+from .trace import trace
 
 
 class _ErrorsForPeople(click.Group):
@@ -46,12 +52,16 @@ def main() -> None:
     Example:
       trinity-mlx route "What is 17 + 25? Answer briefly."
 
-    Exit codes: 0 done, 1 a gate failed, 2 usage, 3 profile or environment unavailable, 4 artifact invalid.
+    Exit codes: 0 done, 1 a gate failed, 2 usage, 3 profile or environment unavailable, 4 artifact invalid,
+    5 provider failed, 6 budget exceeded.
     """
     prepare_process()
 
 
+main.add_command(run)
 main.add_command(route)
+main.add_command(pool)
+main.add_command(trace)
 main.add_command(profiles)
 main.add_command(doctor)
 main.add_command(export)
@@ -61,3 +71,6 @@ main.add_command(artifacts)
 main.add_command(inspect)
 main.add_command(publish)
 main.add_command(parity)
+main.add_command(eval_)
+main.add_command(certify)
+main.add_command(compare_lanes)

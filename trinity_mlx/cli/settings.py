@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,3 +57,8 @@ def prepare_process() -> None:
     MLX may shorten float32 products to TF32 on hardware that has it; a router asked for float32 means float32.
     """
     os.environ.setdefault("MLX_ENABLE_TF32", "0")
+
+
+def environment() -> Mapping[str, str]:
+    """The environment, for a pool's ``env:`` references."""
+    return os.environ

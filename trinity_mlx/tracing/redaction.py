@@ -6,6 +6,7 @@ import json
 import re
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -139,7 +140,7 @@ def _clashes(mark: str, secret: str) -> bool:
 
 
 def _mark_for(forms: Collection[str]) -> str:
-    marks = (MARK, *map(chr, range(0x2588, 0xD800)))
+    marks = chain((MARK,), map(chr, range(0x2588, 0xD800)))
     return next(mark for mark in marks if not any(_clashes(mark, form) for form in forms))
 
 

@@ -1,0 +1,1 @@
+"""Runs: what the coordination machine asks for, carried out against a router and real agents."""

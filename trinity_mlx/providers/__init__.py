@@ -1,0 +1,1 @@
+"""Calling models: one module a provider, found by name, and the client that retries them."""

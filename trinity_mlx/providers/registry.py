@@ -1,0 +1,87 @@
+"""Providers by name: those of this package, and those that other packages offer as entry points.
+
+A package offers one in the group ``trinity_mlx.providers``, under the name that pools use::
+
+    [project.entry-points."trinity_mlx.providers"]
+    acme = "acme_trinity:make_provider"      # a ProviderFactory: (agent, api_key) -> Provider
+
+Nothing is imported before an agent asks for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import cast
+
+from ..contracts.errors import EnvironmentUnavailable, PoolInvalid
+from ..contracts.pool import Agent
+from ..contracts.provider import ENTRY_POINT_GROUP, Provider, ProviderFactory
+
+
+@dataclass(frozen=True, slots=True)
+class _BuiltIn:
+    """Where a provider of this package is, and the extra that brings what it needs, if any."""
+
+    module: str
+    extra: str | None = None
+
+    @property
+    def remedy(self) -> str:
+        return f"pip install 'trinity-mlx[{self.extra}]'" if self.extra else "reinstall trinity-mlx"
+
+
+BUILT_IN = {
+    "openai-compatible": _BuiltIn("openai_compatible"),
+    "anthropic": _BuiltIn("anthropic", extra="anthropic"),
+    "any-llm": _BuiltIn("any_llm", extra="any-llm"),
+    "local": _BuiltIn("local"),
+    "scripted": _BuiltIn("scripted"),
+}
+
+
+def provider_names() -> tuple[str, ...]:
+    """Every name that an agent may give as its provider, sorted."""
+    return tuple(sorted({*BUILT_IN, *_offered()}))
+
+
+def make_provider(agent: Agent, api_key: str | None = None) -> Provider:
+    """The provider of ``agent``, ready to be called; ``api_key`` is the resolved secret.
+
+    Raises:
+        PoolInvalid: nobody offers the provider, or the agent lacks something that it needs.
+        EnvironmentUnavailable: a package that it needs is not installed.
+    """
+    return _factory(agent)(agent, api_key)
+
+
+def _factory(agent: Agent) -> ProviderFactory:
+    name = agent.provider
+    if name in BUILT_IN:  # first, so that no package takes over a name of ours
+        return _built_in(name)
+    offered = _offered()
+    if name not in offered:
+        known = ", ".join(provider_names())
+        raise PoolInvalid(f"agent {agent.name!r}: no provider {name!r}; there are: {known}")
+    try:
+        return cast(ProviderFactory, offered[name].load())
+    except (ImportError, AttributeError) as error:
+        raise EnvironmentUnavailable(
+            f"provider {name!r} ({offered[name].value}) cannot be imported: {error}; reinstall the package behind it"
+        ) from None
+
+
+def _built_in(name: str) -> ProviderFactory:
+    source = BUILT_IN[name]
+    try:
+        module = import_module(f"{__package__}.{source.module}")
+    except ImportError as error:
+        raise EnvironmentUnavailable(
+            f"provider {name!r} needs a package that is not installed ({error}): {source.remedy}"
+        ) from None
+    return cast(ProviderFactory, module.make_provider)
+
+
+def _offered() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}

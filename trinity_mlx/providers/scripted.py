@@ -1,0 +1,171 @@
+"""Answers read from a file: the same ones every time, for tests and for demonstrations without a network.
+
+A script is TOML or JSON with a list of ``replies``. The first whose conditions all hold is given::
+
+    [[replies]]
+    role = "Verifier"            # Worker, Thinker or Verifier; without it, any
+    turn = 2                     # counted from 0; without it, any
+    contains = "42"              # a part of some message; without it, anything
+    text = "ACCEPT"
+    finish = "stop"              # or length, content_filter, other
+    delay_s = 0.5                # before the answer
+    usage = { input_tokens = 10, output_tokens = 1 }
+
+    [[replies]]
+    error = "unavailable"        # or unreachable, timeout, refused, rate_limited, invalid; text says what
+
+Tokens that ``usage`` does not state are counted as words: an order of magnitude, and not what a model would count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..contracts.errors import (
+    PoolInvalid,
+    ProviderError,
+    ProviderRateLimited,
+    ProviderRefused,
+    ProviderTimeout,
+    ProviderUnavailable,
+    ProviderUnreachable,
+    ReplyInvalid,
+)
+from ..contracts.pool import Agent
+from ..contracts.provider import Finish, OnText, Provider, Reply, Request, Usage
+from .answers import Text, finished_reply
+from .failures import Callee
+from .thinking import ThinkingFilter
+
+ERRORS: dict[str, type[ProviderError]] = {
+    "unreachable": ProviderUnreachable,
+    "timeout": ProviderTimeout,
+    "refused": ProviderRefused,
+    "rate_limited": ProviderRateLimited,
+    "unavailable": ProviderUnavailable,
+    "invalid": ReplyInvalid,
+}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Usage(_Strict):
+    input_tokens: int = Field(ge=0)
+    output_tokens: int = Field(ge=0)
+
+
+class _Rule(_Strict):
+    role: Literal["Worker", "Thinker", "Verifier"] | None = None
+    turn: int | None = Field(None, ge=0)
+    contains: str | None = None
+    text: Text = ""
+    finish: Finish = Finish.STOP
+    usage: _Usage | None = None
+    delay_s: float = Field(0.0, ge=0)
+    error: Literal["unreachable", "timeout", "refused", "rate_limited", "unavailable", "invalid"] | None = None
+
+    def fits(self, request: Request) -> bool:
+        return (
+            self.role in (None, request.role.label)
+            and self.turn in (None, request.turn)
+            and (self.contains is None or any(self.contains in each.content for each in request.messages))
+        )
+
+
+class _Script(_Strict):
+    replies: tuple[_Rule, ...] = Field(min_length=1)
+
+
+def make_provider(agent: Agent, api_key: str | None) -> Provider:
+    """The provider of an agent with ``provider = "scripted"``.
+
+    ``extra`` holds ``script``, the path of a TOML or JSON file, or ``replies`` themselves.
+
+    Raises:
+        PoolInvalid: there is no script, or it is malformed.
+    """
+    return Scripted(agent, _script_of(agent))
+
+
+class Scripted:
+    """Answers by the first rule that fits."""
+
+    is_live = False
+
+    def __init__(self, agent: Agent, script: _Script) -> None:
+        self._callee = Callee(agent)
+        self._script = script
+
+    async def reply(self, request: Request, on_text: OnText | None = None) -> Reply:
+        """One attempt; see ``Provider``. With ``on_text`` the answer comes word by word."""
+        rule = self._rule_for(request)
+        await asyncio.sleep(rule.delay_s)
+        if rule.error:
+            raise self._callee.error(ERRORS[rule.error], rule.text or f"the script asks for the error {rule.error!r}")
+        if on_text:
+            await _stream(rule.text, on_text)
+        usage = Usage(rule.usage.input_tokens, rule.usage.output_tokens) if rule.usage else _words(request, rule.text)
+        return finished_reply(self._callee, rule.text, rule.finish, usage=usage)
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+    def _rule_for(self, request: Request) -> _Rule:
+        for rule in self._script.replies:
+            if rule.fits(request):
+                return rule
+        last = request.messages[-1].content if request.messages else ""
+        raise self._callee.error(
+            ReplyInvalid,
+            f"no reply of the script fits role {request.role.label}, turn {request.turn} and the last message "
+            f"{self._callee.quoted(last)!r}; add one without conditions at the end",
+            retryable=False,
+        )
+
+
+async def _stream(text: str, on_text: OnText) -> None:
+    passed = ThinkingFilter(on_text)
+    for word in re.findall(r"\s*\S+\s*", text):
+        passed.feed(word)
+        await asyncio.sleep(0)
+    passed.end()
+
+
+def _words(request: Request, text: str) -> Usage:
+    return Usage(sum(len(each.content.split()) for each in request.messages), len(text.split()))
+
+
+def _script_of(agent: Agent) -> _Script:
+    unknown = sorted(set(agent.extra) - {"script", "replies"})
+    if unknown or len(agent.extra) != 1:
+        named = ", ".join(map(repr, agent.extra)) or "nothing"
+        raise PoolInvalid(
+            f"agent {agent.name!r}: a scripted agent's extra holds either script (a path) or replies, not {named}"
+        )
+    content, place = (_read(agent), str(agent.extra["script"])) if "script" in agent.extra else (agent.extra, "replies")
+    try:
+        return _Script.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise PoolInvalid(f"agent {agent.name!r}: script {place}: {where}: {first['msg']}") from None
+
+
+def _read(agent: Agent) -> Any:
+    path = Path(str(agent.extra["script"]))
+    try:
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise PoolInvalid(f"agent {agent.name!r}: cannot read its script {path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise PoolInvalid(f"agent {agent.name!r}: its script {path} is not TOML or JSON: {error}") from None
