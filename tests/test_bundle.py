@@ -225,21 +225,21 @@ def put(place: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("version", True, "version True"),
         ("version", ..., "version None"),
         ("schema", "other", "schema: "),
-        ("schema", ..., "schema: Field required"),
-        ("extra", 1, "extra: Extra inputs"),
-        ("base.extra", 1, "base.extra: Extra inputs"),
-        ("files.0.extra", 1, "files.0.extra: Extra inputs"),
-        ("adapter.entries.0.extra", 1, "adapter.entries.0.extra: Extra inputs"),
+        ("schema", ..., "schema is missing"),
+        ("extra", 1, "extra: there is no such setting"),
+        ("base.extra", 1, "base.extra: there is no such setting"),
+        ("files.0.extra", 1, "files.0.extra: there is no such setting"),
+        ("adapter.entries.0.extra", 1, "adapter.entries.0.extra: there is no such setting"),
         ("name", "", "name: "),
         ("name", 7, "name: "),
         ("complete", False, "complete: "),
         ("complete", 1, "complete: "),
-        ("complete", ..., "complete: Field required"),
+        ("complete", ..., "complete is missing"),
         ("base", None, "base: "),
         ("base.ref", "F" * 64, "base.ref: "),
         ("base.ref", "f" * 63, "base.ref: "),
         ("base.ref", "f" * 64 + "\n", "base.ref: "),
-        ("base.revision", ..., "base.revision: Field required"),
+        ("base.revision", ..., "base.revision is missing"),
         ("text_format", "plain", "text_format: "),
         ("tied_embedding", "both", "tied_embedding: "),
         ("agents", [], "agents: "),
@@ -258,7 +258,7 @@ def put(place: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("files", {}, "files: "),
         ("made", {"by": 1}, "made.by: "),
         ("lineage", {"vector": "abc"}, "lineage.vector: "),
-        ("lineage", ..., "lineage: Field required"),
+        ("lineage", ..., "lineage is missing"),
     ],
 )
 def test_a_manifest_that_breaks_its_schema_is_refused_by_file_and_key(
@@ -298,7 +298,7 @@ KEYS = [
 @pytest.mark.parametrize("key", KEYS)
 def test_no_key_may_be_missing(folder: Path, key: str) -> None:
     rewrite(folder, put(key, ...))
-    with pytest.raises(BundleInvalid, match=r"Field required|version None"):
+    with pytest.raises(BundleInvalid, match=r"is missing|version None"):
         open_bundle(folder)
 
 

@@ -356,7 +356,7 @@ def test_listing_loads_no_tensor_library() -> None:
         (("--suite", "{folder}/text"), 2, "text is not JSON"),
         (("--snapshot", "missing.json"), 2, "cannot read missing.json"),
         (("--snapshot", "{folder}/text"), 2, "text is not JSON"),
-        (("--snapshot", "{folder}/short.json"), 2, "short.json: cases.0.agent_id: Field required"),
+        (("--snapshot", "{folder}/short.json"), 2, "short.json: cases.0.agent_id is missing"),
         (("--snapshot-out", "{folder}/text/below.json"), 3, "cannot be written"),
         (("--junit", "{folder}"), 3, "cannot be written"),
         (("--artifact", "{folder}/text"), 4, "no artifact"),

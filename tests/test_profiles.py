@@ -104,14 +104,14 @@ def test_a_config_folder_without_profiles_adds_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "summary: Field required"),
-        (PLAIN.replace("backend", "engine"), "backend: Field required"),
-        (PLAIN + "colour = 'red'", "colour: Extra inputs"),
+        ("", "summary is missing"),
+        (PLAIN.replace("backend", "engine"), "backend is missing"),
+        (PLAIN + "colour = 'red'", "colour: there is no such setting"),
         (PLAIN.replace('"float32"', '"float64"'), "dtype: "),
         (PLAIN.replace('"cpu"', "3"), "device: "),
         (PLAIN + "[requires]\nmodules = 'torch'", "requires.modules: "),
         (PLAIN + "[requires]\nextra = 1", "requires.extra: "),
-        (PLAIN + "[floors.nano]\nagent = 1.0\nrole = 1.0", "floors.nano.source: Field required"),
+        (PLAIN + "[floors.nano]\nagent = 1.0\nrole = 1.0", "floors.nano.source is missing"),
         (PLAIN + "[floors.nano]\nagent = 1.0\nrole = 1.0\nsource = 'guessed'", "floors.nano.source: "),
         (PLAIN + "[floors.nano]\nagent = -0.1\nrole = 1.0\nsource = 'published'", "floors.nano.agent: "),
         (PLAIN + "[floors.nano]\nagent = nan\nrole = 1.0\nsource = 'published'", "floors.nano.agent: "),

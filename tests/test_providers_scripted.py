@@ -107,8 +107,8 @@ def test_a_script_may_lie_in_a_file(tmp_path: Path, form: str) -> None:
     ("content", "reason"),
     [
         ("replies = []", "replies: Tuple should have at least 1 item"),
-        ("", "replies: Field required"),
-        ('[[replies]]\ntext = "x"\nrol = "Worker"', "replies.0.rol: Extra inputs are not permitted"),
+        ("", "replies is missing"),
+        ('[[replies]]\ntext = "x"\nrol = "Worker"', "replies.0.rol: there is no such setting"),
         ('[[replies]]\nrole = "Solver"', "replies.0.role: Input should be 'Worker'"),
         ("[[replies]]\nturn = -1", "replies.0.turn: Input should be greater"),
         ('[[replies]]\nerror = "fire"', "replies.0.error: Input should be"),

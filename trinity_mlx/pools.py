@@ -31,6 +31,7 @@ from .contracts.errors import PoolInvalid
 from .contracts.pool import ALL_ROLES, Agent, Pool, Price
 from .contracts.routing import Role
 from .resources import data_path
+from .validation import first_fault
 
 DEMO = "demo"
 """The shipped pool, which answers from a script."""
@@ -184,19 +185,6 @@ def check_agents(agents: Sequence[Agent], origin: str) -> None:
             raise PoolInvalid(f"{origin}: two agents are called {name!r}: give each a name of its own")
     if not any(Role.WORKER in agent.roles for agent in agents):
         raise PoolInvalid(f"{origin}: no agent may be a Worker, so nobody can answer: allow that role to one")
-
-
-def first_fault(error: ValidationError) -> str:
-    """Where the first fault lies and what it is. A text is never repeated: it may be a key in the wrong place."""
-    first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the whole"
-    if first["type"] == "extra_forbidden":
-        return f"{where}: there is no such setting"
-    if first["type"] == "missing":
-        return f"{where} is missing"
-    value = first["input"]
-    given = f" {value!r}" if isinstance(value, bool | int | float) else ""
-    return f"{where}{given}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def _is_file(path: Path) -> bool:

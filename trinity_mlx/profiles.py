@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from .contracts.errors import ProfileInvalid, ProfileUnavailable, UnknownProfile
 from .plugins import load_backend
 from .resources import data_path
+from .validation import first_fault
 
 AUTO = "auto"
 DTypeName = Literal["float32", "bfloat16", "float16"]
@@ -163,8 +164,6 @@ def _read_profile(path: Path) -> Profile:
     except TypeError:
         raise ProfileInvalid(f"{path}: name and origin are the file's own, and no keys") from None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ProfileInvalid(f"{path}: {where}: {first['msg']}") from None
+        raise ProfileInvalid(f"{path}: {first_fault(error)}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ProfileInvalid(f"{path} is not a readable TOML file: {error}") from None

@@ -12,6 +12,7 @@ from ..contracts.artifact import Execution
 from ..contracts.canonical import unique_keys
 from ..contracts.errors import BundleInvalid
 from ..contracts.transcript import TextFormat
+from ..validation import first_fault
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA = "trinity-mlx.bundle"
@@ -135,9 +136,7 @@ def read_manifest(folder: Path) -> Manifest:
         _check_version(path, json.loads(raw, object_pairs_hook=unique_keys))
         return Manifest.model_validate_json(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "manifest"
-        raise BundleInvalid(f"{path}: {where}: {first['msg']}") from None
+        raise BundleInvalid(f"{path}: {first_fault(error, 'manifest')}") from None
     except (ValueError, RecursionError) as error:
         raise BundleInvalid(f"{path} is not valid JSON: {error}") from None
 

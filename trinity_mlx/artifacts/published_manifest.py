@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from ..contracts.canonical import unique_keys
 from ..contracts.errors import BundleInvalid
 from ..contracts.routing import Role
+from ..validation import first_fault
 from .manifest import MANIFEST_NAME, InnerPath, Sha256
 
 _DTYPES = {"bf16": "BF16", "{:bf, 16}": "BF16", "f16": "F16", "{:f, 16}": "F16", "f32": "F32", "{:f, 32}": "F32"}
@@ -136,17 +137,11 @@ def read_published_manifest(folder: Path) -> PublishedManifest:
     except OSError as error:
         raise BundleInvalid(f"{path} cannot be read: {error.strerror or error}; is {folder} a bundle?") from None
     except ValidationError as error:
-        raise BundleInvalid(f"{path}: {_first(error)}") from None
+        raise BundleInvalid(f"{path}: {first_fault(error, 'manifest', _LAYOUTS)}") from None
     except (ValueError, RecursionError) as error:
         raise BundleInvalid(f"{path} is not valid JSON: {error}") from None
     _check_offsets(path, manifest)
     return manifest
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in _LAYOUTS) or "manifest"
-    return f"{where}: {first['msg']}"
 
 
 def _check_offsets(path: Path, manifest: PublishedManifest) -> None:

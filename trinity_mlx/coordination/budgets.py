@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from operator import ge, gt
@@ -11,6 +10,8 @@ from ..contracts.errors import BudgetExceeded, UsageError
 
 _COUNTS = ("provider_calls", "verifier_revisions", "tokens")
 _FROM_ZERO = ("provider_calls", "verifier_revisions")
+_MOST = 2**53
+"""Above this a float no longer counts in ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +22,8 @@ class Limits:
     ``verifier_revisions`` counts Verifier replies that did not accept. ``cost_usd`` is in US dollars.
 
     Raises:
-        UsageError: a limit is not a finite number above 0. Calls, revisions and tokens are whole numbers, and for calls
-            and revisions 0 is one too: none at all.
+        UsageError: a limit is not a number above 0 and up to 2**53. Calls, revisions and tokens are whole numbers, and
+            for calls and revisions 0 is one too: none at all.
     """
 
     wall_time_s: float | None = None
@@ -45,9 +46,10 @@ class Limits:
 def _check_limit(name: str, value: float) -> None:
     counted, may_be_zero = name in _COUNTS, name in _FROM_ZERO
     is_number = isinstance(value, int if counted else int | float) and not isinstance(value, bool)
-    if is_number and math.isfinite(value) and (value > 0 or (may_be_zero and value == 0)):
+    if is_number and value <= _MOST and (value > 0 or (may_be_zero and value == 0)):
         return
-    expected = f"a {'whole' if counted else 'finite'} number {'of 0 or more' if may_be_zero else 'above 0'}"
+    least = "of 0 or more" if may_be_zero else "above 0"
+    expected = f"a {'whole ' if counted else ''}number {least}, at most 2**53"
     raise UsageError(f"limit {name} is {value!r}: it must be {expected}; leave it out for no limit")
 
 

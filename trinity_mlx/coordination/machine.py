@@ -165,6 +165,13 @@ class State:
         return given[-1] if given and self.policy.input_answers else None
 
     @property
+    def answer_verdict(self) -> Verdict | None:
+        """The latest verdict on ``answer``; None where nobody has checked it."""
+        since = 0 if self.answer_turn is None else self.answer_turn.index
+        verdicts = [turn.verdict for turn in self.turns[since:] if turn.verdict is not None]
+        return verdicts[-1] if verdicts else None
+
+    @property
     def revisions(self) -> int:
         """How many Verifier replies did not accept."""
         return sum(turn.verdict is not None and not turn.verdict.accepted for turn in self.turns)
@@ -334,9 +341,7 @@ def _out_of_turns(state: State) -> Finish | Fail:
         count = len(state.turns)
         message = f"no Worker answered in {count} {'turn' if count == 1 else 'turns'}: allow more turns"
         return Fail(FailKind.NO_ANSWER, message, None)
-    since = 0 if state.answer_turn is None else state.answer_turn.index
-    verdicts = [turn.verdict for turn in state.turns[since:] if turn.verdict is not None]
-    return Finish(FinishStatus.MAX_TURNS, state.answer, verdicts[-1] if verdicts else None, state.answer_turn)
+    return Finish(FinishStatus.MAX_TURNS, state.answer, state.answer_verdict, state.answer_turn)
 
 
 def _early_verifier(turn: int) -> Fail:

@@ -21,7 +21,8 @@ from ..contracts.canonical import unique_keys
 from ..contracts.errors import AuthorityInvalid, PoolInvalid, UsageError
 from ..contracts.pool import Pool
 from ..coordination.budgets import Limits
-from ..pools import first_fault, parse_pool
+from ..pools import parse_pool
+from ..validation import first_fault
 
 REFS = ("authority_ref", "workflow_ref", "runtime_ref", "provider_pool_ref", "credential_ref")
 _Ref = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -72,6 +73,11 @@ def read_authority(path: Path) -> Authority:
             raise AuthorityInvalid(
                 f"{path}: agent {agent.name!r} takes its key from the environment, which a governed run does not "
                 "read: give a file: reference"
+            )
+        if agent.provider == "any-llm":
+            raise AuthorityInvalid(
+                f"{path}: agent {agent.name!r} uses any-llm, whose packages may read credentials from the environment, "
+                "which a governed run does not: give openai-compatible or anthropic"
             )
     return Authority({name: getattr(held, name) for name in REFS}, pool, limits)
 

@@ -25,13 +25,12 @@ from ..contracts.events import (
 )
 from ..contracts.pool import Agent, Pool
 from ..contracts.provider import Finish, Reply
-from ..contracts.routing import Role, RouteDecision, RouteLogits, route_hash
+from ..contracts.routing import RouteDecision, RouteLogits, route_hash
 from ..contracts.transcript import Transcript, role_lines
 from ..coordination import machine
 from ..coordination.assignment import Routing
 from ..coordination.budgets import Limits
 from ..coordination.policy import Policy
-from ..coordination.verdict import Verdict
 from ..providers.retry import AgentClient
 from .attempts import Attempts
 from .meter import Meter
@@ -168,7 +167,7 @@ class Run:
             run_id=self._run_id,
             status=RunStatus.BUDGET_EXCEEDED if is_budget else RunStatus.FAILED,
             answer=self._state.answer,
-            verdict=_verdict_on_answer(self._turns),
+            verdict=self._state.answer_verdict,
             turns=tuple(self._turns),
             usage=self._meter.usage,
             cost_usd=self._meter.cost_usd,
@@ -302,13 +301,3 @@ def _run_error(error: TrinityError) -> RunError:
     if isinstance(error, BudgetExceeded):
         details = {"kind": error.kind, "limit": error.limit, "observed": error.observed}
     return RunError(type(error).__name__, str(error), error.exit_code, details)
-
-
-def _verdict_on_answer(turns: Sequence[TurnRecord]) -> Verdict | None:
-    """The latest verdict since the latest Worker answer."""
-    verdict = None
-    for turn in turns:
-        if turn.role is Role.WORKER:
-            verdict = None
-        verdict = turn.verdict or verdict
-    return verdict

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..contracts.canonical import unique_keys
 from ..contracts.errors import InputFileError, TrinityError
+from ..validation import first_fault
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -49,8 +50,6 @@ def read_model(path: Path, model: type[M], invalid: type[TrinityError]) -> tuple
         value = json.loads(held, object_pairs_hook=unique_keys)
         return model.model_validate(value), hashlib.sha256(held).hexdigest()
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise invalid(f"{path}: {plain(where)}: {first['msg']}") from None
+        raise invalid(f"{path}: {plain(first_fault(error))}") from None
     except (ValueError, RecursionError) as error:
         raise invalid(f"{path} is not JSON that can be read: {error}") from None

@@ -17,6 +17,7 @@ from ..artifacts.safetensors_io import read_header
 from ..artifacts.vector import LM_HEAD
 from ..contracts.artifact import BaseModel, TensorLocation
 from ..contracts.errors import BundleInvalid, TensorFileInvalid
+from ..validation import first_fault
 from .components import OffsetComponents
 from .content import Content, adaptable_shapes, checked_components, checked_head, checked_labels
 
@@ -90,9 +91,7 @@ def _read_manifest(path: Path) -> _Manifest:
     except OSError as error:
         raise BundleInvalid(f"{path} cannot be read: {error.strerror or error}") from None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "manifest"
-        raise BundleInvalid(f"{path}: {where}: {first['msg']}") from None
+        raise BundleInvalid(f"{path}: {first_fault(error, 'manifest')}") from None
 
 
 def _components(folder: Path, manifest: _Manifest, base: BaseModel) -> dict[str, OffsetComponents]:

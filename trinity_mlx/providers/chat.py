@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ..contracts.errors import PoolInvalid, ReplyInvalid
 from ..contracts.pool import Agent
 from ..contracts.provider import Finish, OnText, Reply, Request, Usage
+from ..validation import first_fault
 from .answers import Text, finished_reply
 from .failures import Callee, answered_error
 from .thinking import ThinkingFilter
@@ -97,9 +98,7 @@ def checked(callee: Callee, shape: type[M], value: object) -> M:
     try:
         return shape.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise callee.error(ReplyInvalid, f"the reply is malformed: {where}: {first['msg']}") from None
+        raise callee.error(ReplyInvalid, f"the reply is malformed: {first_fault(error)}") from None
 
 
 def whole_reply(callee: Callee, completion: object, request_id: str | None = None) -> Reply:

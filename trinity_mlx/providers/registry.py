@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 
-from ..contracts.errors import EnvironmentUnavailable, PoolInvalid
+from ..contracts.errors import EnvironmentUnavailable, PoolInvalid, TrinityError
 from ..contracts.pool import Agent
 from ..contracts.provider import ENTRY_POINT_GROUP, Provider, ProviderFactory
 
@@ -51,9 +51,18 @@ def make_provider(agent: Agent, api_key: str | None = None) -> Provider:
 
     Raises:
         PoolInvalid: nobody offers the provider, or the agent lacks something that it needs.
-        EnvironmentUnavailable: a package that it needs is not installed.
+        EnvironmentUnavailable: a package that it needs is not installed, or another package's provider is broken.
     """
-    return _factory(agent)(agent, api_key)
+    factory = _factory(agent)
+    try:
+        return factory(agent, api_key)
+    except TrinityError:
+        raise
+    except Exception as error:
+        raise EnvironmentUnavailable(
+            f"agent {agent.name!r}: provider {agent.provider!r} cannot be made: {type(error).__name__}; "
+            "reinstall or report to the package behind it"
+        ) from error
 
 
 def _factory(agent: Agent) -> ProviderFactory:

@@ -9,14 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import stamina
-import stamina.instrumentation
 
 from ..contracts.errors import CircuitOpen, ProviderError, ProviderTimeout
 from ..contracts.pool import Agent
 from ..contracts.provider import OnText, Provider, Reply, Request
 from .breaker import BreakerState, CircuitBreaker, Clock, Pass
-
-stamina.instrumentation.set_on_retry_hooks([])  # it would print each retry as a warning; on_failure tells of them
 
 
 @dataclass(frozen=True, slots=True)

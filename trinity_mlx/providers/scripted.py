@@ -40,6 +40,7 @@ from ..contracts.errors import (
 )
 from ..contracts.pool import Agent
 from ..contracts.provider import Finish, OnText, Provider, Reply, Request, Usage
+from ..validation import first_fault
 from .answers import Text, finished_reply
 from .failures import Callee
 from .thinking import ThinkingFilter
@@ -155,9 +156,7 @@ def _script_of(agent: Agent) -> _Script:
     try:
         return _Script.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise PoolInvalid(f"agent {agent.name!r}: script {place}: {where}: {first['msg']}") from None
+        raise PoolInvalid(f"agent {agent.name!r}: script {place}: {first_fault(error)}") from None
 
 
 def _read(agent: Agent) -> Any:
