@@ -163,7 +163,7 @@ def test_other_providers_models_are_no_paths() -> None:
 @pytest.mark.parametrize(
     ("change", "fragment"),
     [
-        ({"slot": -1}, "agents.0.slot -1: "),
+        ({"slot": -1}, "agents.0.slot: "),
         ({"slot": True}, "agents.0.slot: "),
         ({"slot": 0.0}, "agents.0.slot: "),
         ({"slot": "0"}, "agents.0.slot: "),
