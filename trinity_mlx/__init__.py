@@ -1,4 +1,4 @@
-"""Route conversations to language models with a small adapted one, on MLX or torch.
+"""Coordinate language models with a small adapted one, on MLX or torch.
 
     >>> import trinity_mlx
     >>> with trinity_mlx.load_router() as router:

@@ -43,13 +43,14 @@ class _ErrorsForPeople(click.Group):
 @click.group(cls=_ErrorsForPeople, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("trinity-mlx"), prog_name="trinity-mlx")
 def main() -> None:
-    """Route conversations to language models with a small adapted one.
+    """Coordinate language models with a small adapted one.
 
-    A transcript goes in; a small language model reads it once; the command says which agent slot speaks next, and in
-    which role.
+    A transcript goes in; a small language model reads it once and says which agent speaks next, and in which role: that
+    is `route`. A loop carries it out against real models until a Verifier accepts: that is `run`.
 
     \b
-    Example:
+    Examples:
+      trinity-mlx run
       trinity-mlx route "What is 17 + 25? Answer briefly."
 
     Exit codes: 0 done, 1 a gate failed, 2 usage, 3 profile or environment unavailable, 4 artifact invalid,
