@@ -74,6 +74,11 @@ def test_no_registered_secret_is_left_in_a_value_and_twice_is_once(data: st.Data
     assert strings_equal(redactor.value(cleaned), cleaned)
 
 
+def test_a_name_that_becomes_a_secrets_name_is_one() -> None:
+    redactor = Redactor([":::a"])
+    assert redactor.value({":::atoken=": []}) == {"[redacted]token=": "[redacted]"}
+
+
 def strings_equal(one: Any, other: Any) -> bool:
     """Equality for which NaN is NaN."""
     return repr(one) == repr(other)

@@ -86,13 +86,17 @@ class Redactor:
         if isinstance(value, int | float):
             return self.mark if str(value) in self._whole else value
         if isinstance(value, Mapping):
-            return {self._text(str(key), forms): self._item(key, item, forms) for key, item in value.items()}
+            names = [(str(key), self._text(str(key), forms)) for key in value]
+            return {
+                shown: self._item(any(map(is_secret_name, (name, shown))), item, forms)
+                for (name, shown), item in zip(names, value.values(), strict=True)
+            }
         if isinstance(value, Collection) and not isinstance(value, str | bytes):
             return [self._value(item, forms) for item in value]
         return self._text(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value), forms)
 
-    def _item(self, key: Any, item: Any, forms: Collection[str]) -> Any:
-        if is_secret_name(str(key)) and not (item is None or isinstance(item, bool) or item == ""):
+    def _item(self, is_secret: bool, item: Any, forms: Collection[str]) -> Any:
+        if is_secret and not (item is None or isinstance(item, bool) or item == ""):
             return self.mark
         return self._value(item, forms)
 
