@@ -66,7 +66,7 @@ CASES = [
     Case("deep-json", ReplyInvalid),
     Case("not-utf8", ReplyInvalid),
     Case("other-shape", ReplyInvalid),
-    Case("packed", ReplyInvalid),
+    Case("packed", ReplyInvalid, is_retryable=False),
     Case("error-in-200", ReplyInvalid),
     Case("error-in-stream", ReplyInvalid, in_stream=ProviderUnavailable),
     Case("empty-answer", ReplyInvalid),

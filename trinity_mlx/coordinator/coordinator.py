@@ -21,7 +21,7 @@ from ..coordination.budgets import Limits
 from ..coordination.policy import Policy
 from ..pools import DEMO, check_agents, find_pool
 from ..providers.breaker import CircuitBreaker
-from ..providers.registry import make_provider
+from ..providers.registry import make_provider, provider_factory
 from ..providers.retry import AgentClient, RetryPolicy
 from ..runtime.router import Router
 from ..secret_references import resolve_pool
@@ -96,6 +96,8 @@ class Coordinator:
         _check_prices(self.pool, self.limits)
         self._check_live(agent for agent in self.pool.agents if agent.provider not in OFFLINE)
         self._secrets = resolve_pool(self.pool, environment or {})
+        for agent in self.pool.agents:
+            provider_factory(agent)  # the imports come now, and not in the middle of somebody's event loop
         self._router = router
         self._trace = trace
         self._retry = retry
@@ -198,8 +200,7 @@ class Coordinator:
 
     async def aclose(self) -> None:
         """Close what ``arun`` has opened in this event loop."""
-        clients = self._clients.pop(asyncio.get_running_loop(), {})
-        await asyncio.gather(*(client.close() for client in clients.values()), return_exceptions=True)
+        await _close(self._clients.pop(asyncio.get_running_loop(), {}).values())
 
     def __enter__(self) -> Coordinator:
         return self
@@ -221,14 +222,20 @@ class Coordinator:
         """The clients of this event loop: connections belong to the loop that opened them."""
         loop = asyncio.get_running_loop()
         if loop not in self._clients:
-            self._clients[loop] = {agent.slot: self._make_client(agent) for agent in self.pool.agents}
+            made: dict[int, AgentClient] = {}
+            try:
+                for agent in self.pool.agents:
+                    made[agent.slot] = self._make_client(agent)
+                self._check_live(client.agent for client in made.values() if client.provider.is_live)
+            except BaseException:
+                await _close(made.values())
+                raise
+            self._clients[loop] = made
         return self._clients[loop]
 
     def _make_client(self, agent: Agent) -> AgentClient:
         secret = self._secrets.get(agent.slot)
         provider = GuardedProvider(agent, make_provider(agent, secret), secret)
-        if provider.is_live:
-            self._check_live([agent])
         return AgentClient(agent, provider, self._retry, self._breakers[agent.slot])
 
     def _check_live(self, agents: Iterable[Agent]) -> None:
@@ -255,6 +262,11 @@ class Coordinator:
             "device": identity.device,
             "dtype": identity.dtype,
         }
+
+
+async def _close(clients: Iterable[AgentClient]) -> None:
+    """Close every client, whatever the others do."""
+    await asyncio.gather(*(client.close() for client in clients), return_exceptions=True)
 
 
 def _check_size(pool: Pool, slots: int, artifact: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from ssl import SSLCertVerificationError
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -97,7 +98,7 @@ def provider_failure(callee: Callee, error: BaseException) -> ProviderError:
     causes = tuple(_causes(error))
     for cause in causes:
         if isinstance(cause, BodyRefused):
-            return callee.error(ReplyInvalid, str(cause))
+            return callee.error(ReplyInvalid, str(cause), retryable=False)
         if isinstance(cause, _UNREADABLE):
             return callee.error(ReplyInvalid, f"the reply is not JSON that can be read: {callee.quoted(str(cause))}")
     status = _first(causes, "status_code") or 0
@@ -106,7 +107,9 @@ def provider_failure(callee: Callee, error: BaseException) -> ProviderError:
     if any(_is_timeout(cause) for cause in causes):
         return callee.error(ProviderTimeout, f"timed out: {callee.quoted(_deepest(causes))}")
     if any(_is_connection(cause) for cause in causes):
-        return callee.error(ProviderUnreachable, f"no connection: {callee.quoted(_deepest(causes))}")
+        untrusted = any(isinstance(cause, SSLCertVerificationError) for cause in causes)
+        text = f"no connection: {callee.quoted(_deepest(causes))}"
+        return callee.error(ProviderUnreachable, text, retryable=False if untrusted else None)
     body = _first(causes, "body")
     if body is None:
         return callee.error(ReplyInvalid, f"the reply cannot be used: {callee.quoted(str(error))}")

@@ -53,7 +53,7 @@ def make_provider(agent: Agent, api_key: str | None = None) -> Provider:
         PoolInvalid: nobody offers the provider, or the agent lacks something that it needs.
         EnvironmentUnavailable: a package that it needs is not installed, or another package's provider is broken.
     """
-    factory = _factory(agent)
+    factory = provider_factory(agent)
     try:
         return factory(agent, api_key)
     except TrinityError:
@@ -65,7 +65,13 @@ def make_provider(agent: Agent, api_key: str | None = None) -> Provider:
         ) from error
 
 
-def _factory(agent: Agent) -> ProviderFactory:
+def provider_factory(agent: Agent) -> ProviderFactory:
+    """What makes the provider of ``agent``; imports what it needs, and makes nothing yet.
+
+    Raises:
+        PoolInvalid: nobody offers the provider.
+        EnvironmentUnavailable: a package that it needs is not installed.
+    """
     name = agent.provider
     if name in BUILT_IN:  # first, so that no package takes over a name of ours
         return _built_in(name)

@@ -1,0 +1,207 @@
+"""What the coordinator itself costs a turn: everything but the router's reading and the provider's thinking.
+
+The agents answer from a script without delay, and the router at once with a decision of the real contracts; so the
+time of a run, divided by its turns, is the coordinator's own: the machine, the way to the router's thread and back,
+attempts, limits, events, and the trace where one is written. Each run has three turns: Worker, Thinker, Verifier.
+
+    python benchmarks/coordinate.py [--json FILE] [--runs N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any, cast
+
+from rich.console import Console
+from rich.table import Table
+
+from trinity_mlx import Router
+from trinity_mlx.contracts.backend import Variant
+from trinity_mlx.contracts.pool import Agent, Pool, Price
+from trinity_mlx.contracts.routing import ArtifactIdentity, Role, RouteDecision, RouteLogits, Timings
+from trinity_mlx.contracts.transcript import Message, TextFormat, Transcript
+from trinity_mlx.coordination.choice import choose
+from trinity_mlx.coordinator.coordinator import Coordinator, TraceFile
+from trinity_mlx.coordinator.result import RunStatus
+from trinity_mlx.provenance import describe_machine, describe_software
+from trinity_mlx.runtime.router import RouterIdentity
+
+SLOTS = 7
+TURNS = (Role.WORKER, Role.THINKER, Role.VERIFIER)
+WARM_UP = 10
+TARGET_MS = 2.0
+SHORT = Transcript.of("What is the sum of all multiples of 3 below 100?")
+LONG = Transcript(
+    tuple(
+        Message("user" if number % 2 else "assistant", f"Message {number}. " + "A sentence of a talk. " * 20)
+        for number in range(20)
+    )
+)
+
+
+class InstantRouter:
+    """Gives a run its roles in order, by how many replies have joined ``task``, without reading anything."""
+
+    def __init__(self, task: Transcript) -> None:
+        self._begun = len(task.messages)
+        self.identity = RouterIdentity(
+            artifact=ArtifactIdentity("instant", "a" * 64, "b" * 64),
+            labels=tuple(f"label {slot}" for slot in range(SLOTS)),
+            text_format=TextFormat.ROLE_LINES,
+            max_positions=40960,
+            profile="cpu",
+            device="cpu",
+            dtype="float32",
+            variant=Variant(),
+            load_ms=0.0,
+        )
+
+    def route(self, transcript: Transcript) -> RouteDecision:
+        """The next role, and the slot of the same number."""
+        turn = len(transcript.messages) - self._begun
+        logits = RouteLogits(
+            tuple(float(slot == turn) for slot in range(SLOTS)), tuple(float(role == TURNS[turn]) for role in Role)
+        )
+        return RouteDecision(
+            choice=choose(logits),
+            label="",
+            logits=logits,
+            token_count=1,
+            reused_tokens=0,
+            transcript_hash="",
+            artifact=self.identity.artifact,
+            profile=self.identity.profile,
+            timings=Timings(0.0, 0.0),
+        )
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A task, and what is kept of its runs: nothing, hashes, or texts as well."""
+
+    name: str
+    task: Transcript
+    trace: str
+
+
+SCENARIOS = tuple(
+    Scenario(f"{name}, {label}", task, trace)
+    for name, task in (("one message", SHORT), ("20 messages", LONG))
+    for label, trace in (("no trace", "none"), ("a trace", "hashes"), ("a trace with texts", "texts"))
+)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Milliseconds a turn of each run."""
+
+    name: str
+    turn_ms: list[float]
+
+    @property
+    def median_ms(self) -> float:
+        """The median of the runs."""
+        return median(self.turn_ms)
+
+    @property
+    def slow_ms(self) -> float:
+        """What 19 runs of 20 stay under."""
+        return quantiles(self.turn_ms, n=20)[-1]
+
+
+def pool() -> Pool:
+    """A Worker, a Thinker and a Verifier who accepts, all of whom answer at once."""
+    texts = ("The answer is 1683.", "Check the sum.", "ACCEPT: 33 * 34 / 2 * 3")
+    return Pool(
+        "instant",
+        tuple(
+            Agent(slot, f"agent-{slot}", "scripted", price=Price(1.0, 2.0), extra={"replies": [{"text": text}]})
+            for slot, text in enumerate(texts)
+        ),
+    )
+
+
+async def measure(scenario: Scenario, runs: int, folder: Path) -> Measurement:
+    """Run after run of ``scenario`` in one coordinator."""
+    path = folder / f"{scenario.name}.jsonl"
+    trace = None if scenario.trace == "none" else TraceFile(path, content=scenario.trace == "texts")
+    router = cast(Router, InstantRouter(scenario.task))
+    async with Coordinator(router, pool(), trace=trace) as coordinator:
+        times = [await timed_run(coordinator, scenario.task) for _ in range(WARM_UP + runs)]
+    return Measurement(scenario.name, times[WARM_UP:])
+
+
+async def timed_run(coordinator: Coordinator, task: Transcript) -> float:
+    """Milliseconds a turn of one run, which has to come out as it should."""
+    begun = time.perf_counter()
+    result = await coordinator.arun(task)
+    elapsed_ms = (time.perf_counter() - begun) * 1000
+    if result.status is not RunStatus.ACCEPTED or len(result.turns) != len(TURNS):
+        raise RuntimeError(f"the run did not go as planned: {result}")
+    return elapsed_ms / len(TURNS)
+
+
+def figures_table(measurements: Sequence[Measurement]) -> Table:
+    """The measurements, readable."""
+    table = Table(title="The coordinator's own time, milliseconds a turn")
+    for heading in ("task", "median", "95 % under", "at most"):
+        table.add_column(heading, justify="left" if heading == "task" else "right")
+    for item in measurements:
+        style = "green" if item.median_ms < TARGET_MS else "red"
+        table.add_row(item.name, f"[{style}]{item.median_ms:.2f}[/]", f"{item.slow_ms:.2f}", f"{TARGET_MS:.1f}")
+    return table
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Time the coordinator without its router and its providers.")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    parser.add_argument("--runs", type=at_least_two, default=300, metavar="N", help="runs of each kind (default 300)")
+    return parser.parse_args(arguments)
+
+
+def at_least_two(text: str) -> int:
+    """A count from the command line, of which there can be a spread."""
+    number = int(text)
+    if number < 2:
+        raise argparse.ArgumentTypeError(f"{text} is less than 2")
+    return number
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, and write what was asked for."""
+    options = parse_arguments(arguments)
+    machine = describe_machine() | {"load_average": os.getloadavg()}
+    with tempfile.TemporaryDirectory() as folder:
+        measurements = [asyncio.run(measure(scenario, options.runs, Path(folder))) for scenario in SCENARIOS]
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(figures_table(measurements))
+    console.print(f"{machine['processor']}, {machine['cores']} cores, {options.runs} runs of {len(TURNS)} turns each")
+    if options.json:
+        options.json.write_text(json.dumps(report(options.runs, machine, measurements), indent=2) + "\n", "utf-8")
+
+
+def report(runs: int, machine: dict[str, Any], measurements: Sequence[Measurement]) -> dict[str, Any]:
+    """Every figure, and what it comes from."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine,
+        "versions": describe_software(),
+        "settings": {"runs": runs, "turns": len(TURNS), "target_ms": TARGET_MS},
+        "turns": [{**asdict(item), "median_ms": item.median_ms, "slow_ms": item.slow_ms} for item in measurements],
+    }
+
+
+if __name__ == "__main__":
+    main()
