@@ -272,10 +272,15 @@ def test_waits_of_many_callers_differ() -> None:
     assert len({RetryPolicy().wait_s(1) for _ in range(20)}) > 1
 
 
-def test_nothing_is_logged_of_a_retry(server: ProviderServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_log_tells_of_retries_and_of_nothing_that_was_asked(
+    server: ProviderServer, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
         call(server, "fault:503*2/log")
-    assert not caplog.records
+    assert [record.name for record in caplog.records] == ["stamina", "stamina"]
+    for record in caplog.records:
+        assert vars(record)["stamina.args"] == ()
+        assert "status 503" in vars(record)["stamina.caused_by"]
 
 
 def test_importing_the_client_and_the_registry_imports_no_sdk() -> None:
