@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-
 CPU_BLOCK = 128
 """Queries that attend at once on the CPU; from 64 to 256 they are about equally fast."""
 

@@ -149,9 +149,10 @@ def lane_of(router: Router, variant: Variant) -> tuple[Lane | None, list[str]]:
         notes.append(f"lane {lane.name} is {lane.status}{': ' if lane.note else ''}{lane.note}")
     if lane.variant != variant.label:
         notes.append(f"{variant.label} has no lane of its own: it is held against {lane.name}")
-    dtype = lane.provenance.get("dtype")
-    if dtype not in (None, identity.dtype):
-        notes.append(f"lane {lane.name} was measured in {dtype}, and this is {identity.dtype}")
+    for name, actual in (("dtype", identity.dtype), ("device", identity.device)):
+        held = lane.provenance.get(name)
+        if held not in (None, actual):
+            notes.append(f"lane {lane.name} was measured with {name} {held}, and this is {actual}")
     return lane, notes
 
 
