@@ -38,7 +38,7 @@ DOCS = Path(__file__).parent.parent / "docs" / "faults.md"
 KEY = 'a quite "odd" key/%41+of-nobody'
 ENVIRONMENT = {"FAULT_KEY": KEY}
 IMPATIENT = RetryPolicy(total_s=TOTAL_S, wait_initial_s=0.005, jitter_s=0.0)
-NEVER = 0.15
+NEVER = 0.3
 """Seconds for an answer that never comes; the ones that do come have ``ENOUGH``."""
 ENOUGH = 15.0
 SHORTER = {
@@ -196,7 +196,10 @@ def check_failures(stage: Stage, scene: Scene, agent: Agent, attempts: int) -> N
     assert all(wait >= row.waits_s for wait in waits[: len(waits) - is_given_up])
     assert waits[-1] is None or not is_given_up
     answered = 0 if row in ELSEWHERE else attempts + (not is_given_up)
-    assert stage.requests(agent) == answered
+    if row.error == "ProviderTimeout":  # on a busy machine an attempt may time out before the server has read it
+        assert 1 <= stage.requests(agent) <= answered
+    else:
+        assert stage.requests(agent) == answered
 
 
 def check_accepted(row: Row, scene: Scene, is_fallback: bool) -> None:
