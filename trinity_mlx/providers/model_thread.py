@@ -125,7 +125,9 @@ class SharedModel:
     def __init__(self, open_engine: OpenEngine, folder: Path) -> None:
         self._key = (open_engine, folder.resolve())
         with _lock:
-            self._held = _shared.setdefault(self._key, _Held(ModelThread(*self._key)))
+            if self._key not in _shared:
+                _shared[self._key] = _Held(ModelThread(*self._key))
+            self._held = _shared[self._key]
             self._held.users += 1
         self._is_open = True
 
