@@ -132,7 +132,7 @@ def lane_document(**changes: Any) -> dict[str, Any]:
     lane = {
         "schema_version": 1,
         "profile": "mlx",
-        "artifact": {"name": "nano", "adapter_ref": "a" * 64, "base_ref": "b" * 64},
+        "artifact": {"name": "nano", "adapter_ref": "a" * 64, "base_ref": "b" * 64, "head_ref": "c" * 64},
         "variant": "",
         "status": "measured",
         "note": "",

@@ -41,6 +41,7 @@ class FixedRouter:
         self.plan = plan
         self.identity = RouterIdentity(
             artifact=ArtifactIdentity("fixed", "a" * 64, "b" * 64),
+            head_ref="c" * 64,
             labels=tuple(f"label {slot}" for slot in range(slots)),
             text_format=TextFormat.ROLE_LINES,
             max_positions=4096,

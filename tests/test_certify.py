@@ -50,7 +50,7 @@ def test_a_lane_holds_what_was_seen() -> None:
     assert lane is not None
     with source.load() as router:
         assert {case.id: case for case in lane.cases} == snapshot_of(router, suite).cases
-        assert lane.describes(router.identity.artifact)
+        assert lane.describes(router.identity.artifact, router.identity.head_ref)
     assert (lane.name, lane.status, lane.variant) == ("mlx/nano", "measured", "")
     assert lane.suite is not None
     assert (lane.suite.name, lane.suite.sha256) == (suite.name, suite.sha256)
@@ -173,8 +173,12 @@ def with_case(index: int, **fields: Any) -> Lane:
         (lane_of(status="published"), ["status: measured before, published now"]),
         (lane_of(note="older"), ["note: none before, older now"]),
         (
-            lane_of(artifact={"name": "nano", "adapter_ref": "9" * 64, "base_ref": "8" * 64}),
-            ["adapter: aaaaaaaaaaaa before, 999999999999 now", "base: bbbbbbbbbbbb before, 888888888888 now"],
+            lane_of(artifact={"name": "nano", "adapter_ref": "9" * 64, "base_ref": "8" * 64, "head_ref": "7" * 64}),
+            [
+                "adapter: aaaaaaaaaaaa before, 999999999999 now",
+                "base: bbbbbbbbbbbb before, 888888888888 now",
+                "head: cccccccccccc before, 777777777777 now",
+            ],
         ),
         (
             lane_of(suite={"name": "pair", "sha256": "d" * 64}),

@@ -102,7 +102,7 @@ def test_the_lane_of_nano_is_green(profile: str, long: bool) -> None:
     with nano_source(profile).load() as router:
         suite = find_suite("nano-64")
         suite = suite if long else suite.only(tuple(case.id for case in suite.cases if case.id not in LONG))
-        assert lane.describes(router.identity.artifact)
+        assert lane.describes(router.identity.artifact, router.identity.head_ref)
         floors = choose_floors(None, None, lane, ProfileRegistry().get(profile), "nano")
         evaluation = evaluate(router, suite, Gates(floors, lane.snapshot, determinism_runs=3))
     assert reasons(evaluation) == {}
@@ -175,11 +175,12 @@ def test_an_artifacts_name_leads_nowhere_else(tmp_path: Path, name: str) -> None
 
 
 def test_a_lane_describes_the_artifact_that_it_was_measured_with() -> None:
-    same = ArtifactIdentity("nano", "a" * 64, "b" * 64)
-    assert lane_of().describes(same)
-    assert not lane_of().describes(ArtifactIdentity("nano", "0" * 64, "b" * 64))
-    assert not lane_of().describes(ArtifactIdentity("nano", "a" * 64, "0" * 64))
-    assert lane_of(artifact={"name": "nano"}).describes(same)
+    same, head = ArtifactIdentity("nano", "a" * 64, "b" * 64), "c" * 64
+    assert lane_of().describes(same, head)
+    assert not lane_of().describes(ArtifactIdentity("nano", "0" * 64, "b" * 64), head)
+    assert not lane_of().describes(ArtifactIdentity("nano", "a" * 64, "0" * 64), head)
+    assert not lane_of().describes(same, "0" * 64)
+    assert lane_of(artifact={"name": "nano"}).describes(same, head)
 
 
 @pytest.mark.parametrize(

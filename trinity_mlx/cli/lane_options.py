@@ -142,7 +142,7 @@ def lane_of(router: Router, variant: Variant) -> tuple[Lane | None, list[str]]:
     lane = find_lane(identity.profile, identity.artifact.name, variant, settings.config_dir())
     if lane is None:
         return None, [f"no lane is known for {identity.artifact.name} on {identity.profile}: see trinity-mlx certify"]
-    if not lane.describes(identity.artifact):
+    if not lane.describes(identity.artifact, identity.head_ref):
         return None, [f"lane {lane.name} was measured with another {identity.artifact.name}: it is not used"]
     notes = []
     if lane.status != "measured":

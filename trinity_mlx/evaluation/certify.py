@@ -92,7 +92,7 @@ def certify(
     """
     with source.load() as router:
         evaluation = evaluate(router, suite, Gates(NO_FLOORS, determinism_runs=runs), tick)
-        artifact = router.identity.artifact
+        identity = router.identity
     faults = [f"{result.case.id}: {reason}" for result in evaluation.failed for reason in result.reasons]
     for number in range(1, processes + 1):
         outcomes = _in_fresh_process(source, suite)
@@ -109,7 +109,7 @@ def certify(
     measured = {"runs": runs, "fresh_processes": processes, "floor_ratio": floor_ratio}
     machine = {key: dict(evaluation.environment[key]) for key in ("machine", "software")}
     about = provenance | environment | measured | machine | {"other_kernels": kernels}
-    return Certificate(evaluation, (), measured_lane(evaluation, artifact, source.variant, floors, about), kernels)
+    return Certificate(evaluation, (), measured_lane(evaluation, identity, floors, about), kernels)
 
 
 def check_floors(new: Lane, old: Lane | None, allow_lower: bool) -> None:
@@ -151,6 +151,7 @@ def _facts(lane: Lane) -> list[tuple[str, object]]:
         ("note", lane.note or "none"),
         ("adapter", _short(lane.artifact.adapter_ref)),
         ("base", _short(lane.artifact.base_ref)),
+        ("head", _short(lane.artifact.head_ref)),
         ("suite", f"{suite.name} ({_short(suite.sha256)})" if suite else "none"),
         ("agent floor", floors.agent if floors else "none"),
         ("role floor", floors.role if floors else "none"),

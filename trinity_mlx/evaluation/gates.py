@@ -90,6 +90,7 @@ def describe_environment(identity: RouterIdentity) -> Mapping[str, Any]:
         "artifact": identity.artifact.name,
         "adapter_ref": identity.artifact.adapter_ref,
         "base_ref": identity.artifact.base_ref,
+        "head_ref": identity.head_ref,
         "profile": identity.profile,
         "device": identity.device,
         "dtype": identity.dtype,

@@ -20,6 +20,7 @@ from ..contracts.routing import ArtifactIdentity
 from ..profiles import Floors as ProfileFloors
 from ..profiles import Profile
 from ..resources import data_path
+from ..runtime.router import RouterIdentity
 from .json_files import existing_file, plain, read_model
 from .results import Evaluation, Floors
 from .snapshot import OWN_HASHES, Snapshot, SnapshotCase, make_snapshot, snapshot_case, write_json
@@ -38,6 +39,7 @@ class LaneArtifact(_Strict):
     name: str
     adapter_ref: str | None = None
     base_ref: str | None = None
+    head_ref: str | None = None
 
 
 class LaneFloors(_Strict):
@@ -99,10 +101,15 @@ class Lane(_Strict):
         """Its cases as a snapshot; None where nothing was measured."""
         return make_snapshot(f"lane {self.name} ({plain(str(self.origin))})", True, self.cases) if self.cases else None
 
-    def describes(self, artifact: ArtifactIdentity) -> bool:
-        """Whether the lane was made with this very artifact, or with none in particular."""
-        pairs = ((self.artifact.adapter_ref, artifact.adapter_ref), (self.artifact.base_ref, artifact.base_ref))
-        return all(held in (None, actual) for held, actual in pairs)
+    def describes(self, artifact: ArtifactIdentity, head_ref: str) -> bool:
+        """Whether the lane was made with this very adapter, base and head, or with none in particular."""
+        held = self.artifact
+        pairs = (
+            (held.adapter_ref, artifact.adapter_ref),
+            (held.base_ref, artifact.base_ref),
+            (held.head_ref, head_ref),
+        )
+        return all(recorded in (None, actual) for recorded, actual in pairs)
 
 
 def lane_file(folder: Path, profile: str, artifact: str, variant: Variant) -> Path:
@@ -168,17 +175,19 @@ def write_lane(path: Path, lane: Lane) -> None:
 
 
 def measured_lane(
-    evaluation: Evaluation,
-    artifact: ArtifactIdentity,
-    variant: Variant,
-    floors: LaneFloors,
-    provenance: Mapping[str, Any],
+    evaluation: Evaluation, identity: RouterIdentity, floors: LaneFloors, provenance: Mapping[str, Any]
 ) -> Lane:
     """The lane that an evaluation without failures establishes."""
+    artifact = identity.artifact
     return Lane(
-        profile=evaluation.environment["profile"],
-        artifact=LaneArtifact(name=artifact.name, adapter_ref=artifact.adapter_ref, base_ref=artifact.base_ref),
-        variant=variant.label,
+        profile=identity.profile,
+        artifact=LaneArtifact(
+            name=artifact.name,
+            adapter_ref=artifact.adapter_ref,
+            base_ref=artifact.base_ref,
+            head_ref=identity.head_ref,
+        ),
+        variant=identity.variant.label,
         status="measured",
         suite=LaneSuite(name=evaluation.suite.name, sha256=evaluation.suite.sha256),
         floors=floors,

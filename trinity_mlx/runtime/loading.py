@@ -86,6 +86,7 @@ def load_router(
     )
     identity = RouterIdentity(
         artifact=ArtifactIdentity(bundle.name, bundle.adapter.ref, source.ref),
+        head_ref=bundle.head.ref,
         labels=bundle.head.labels,
         text_format=bundle.text_format,
         max_positions=source.config.max_positions,

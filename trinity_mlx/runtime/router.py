@@ -23,6 +23,7 @@ class RouterIdentity:
     """What stays the same from route to route."""
 
     artifact: ArtifactIdentity
+    head_ref: str
     labels: tuple[str, ...]
     text_format: TextFormat
     max_positions: int
