@@ -57,6 +57,7 @@ class InstantRouter:
         self._begun = len(task.messages)
         self.identity = RouterIdentity(
             artifact=ArtifactIdentity("instant", "a" * 64, "b" * 64),
+            head_ref="c" * 64,
             labels=tuple(f"label {slot}" for slot in range(SLOTS)),
             text_format=TextFormat.ROLE_LINES,
             max_positions=40960,
