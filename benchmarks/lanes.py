@@ -84,9 +84,7 @@ def compare_variants(profile: str, conversations: int) -> Iterator[dict[str, Any
             "variant": "composed kernels" if "kernels" in variant else f"int{variant['quantize']}",
             "decisions_kept": sum((a.slot, a.role) == (b.slot, b.role) for a, b in pairs),
             "largest_difference": max(
-                abs(x - y)
-                for a, b in pairs
-                for x, y in zip((*a.logits.agent, *a.logits.role), (*b.logits.agent, *b.logits.role), strict=True)
+                abs(x - y) for a, b in pairs for x, y in zip(a.logits.row, b.logits.row, strict=True)
             ),
         }
 

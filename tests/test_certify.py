@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from trinity_mlx import Role
 from trinity_mlx.contracts.errors import EnvironmentUnavailable, FloorLowered, SuiteInvalid
-from trinity_mlx.evaluation.certify import Certificate, RouterSource, certify, changes, check_floors, margin_floor
+from trinity_mlx.evaluation.certify import Certificate, RouterSource, certify, margin_floor
 from trinity_mlx.evaluation.lane import Lane
+from trinity_mlx.evaluation.lane_changes import changes, check_floors
 from trinity_mlx.evaluation.suite import Route, Suite
 
 from .evaluation_cases import few, install_odd_backends, lane_document, lane_of, nano_source, snapshot_of

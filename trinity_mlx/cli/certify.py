@@ -53,8 +53,8 @@ def certify(ctx: click.Context, /, **options: Any) -> None:
     if certificate.lane is None:
         _show_faults(certificate, options["as_json"])
         ctx.exit(1)
-    from ..evaluation.certify import changes, check_floors
     from ..evaluation.lane import write_lane
+    from ..evaluation.lane_changes import changes, check_floors
 
     check_floors(certificate.lane, old, options["allow_lower"])
     write_lane(path, certificate.lane)
@@ -106,7 +106,7 @@ def _show_faults(certificate: Certificate, as_json: bool) -> None:
 
 
 def _show_lane(certificate: Certificate, lane: Lane, changes: list[str], path: Path, as_json: bool) -> None:
-    from ..evaluation.json_files import plain
+    from ..evaluation.files import plain
 
     if as_json:
         print_json({"ok": True, "file": plain(str(path)), "changes": changes, "lane": lane.model_dump(mode="json")})
@@ -123,7 +123,7 @@ def _lane_table(lane: Lane, kernels: dict[str, Any]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from ..evaluation.json_files import plain
+    from ..evaluation.files import plain
 
     table = Table.grid(padding=(0, 2))
     runs, processes = lane.provenance["runs"], lane.provenance["fresh_processes"]

@@ -49,7 +49,7 @@ def compare_lanes(ctx: click.Context, first: str, second: str, as_json: bool) ->
 
 
 def _find(name: str) -> Lane:
-    from ..evaluation.json_files import existing_file
+    from ..evaluation.files import existing_file
     from ..evaluation.lane import lane_names, read_lane, shipped_lanes, user_lanes
 
     folders = (user_lanes(settings.config_dir()), shipped_lanes())
@@ -61,7 +61,7 @@ def _find(name: str) -> Lane:
 
 
 def _print(comparison: LaneComparison) -> None:
-    from ..evaluation.json_files import plain
+    from ..evaluation.files import plain
 
     out = console()
     lanes = {"first": comparison.first, "second": comparison.second}
@@ -93,7 +93,7 @@ def _table(comparison: LaneComparison) -> Table:
 def _row(case: ComparedCase) -> tuple[str, ...]:
     from rich.markup import escape
 
-    from ..evaluation.json_files import plain
+    from ..evaluation.files import plain
 
     mark = "same" if case.same_decision else "[bold red]DIFFERS[/]"
     decisions = [_decision(case.first)] if case.same_decision else [_decision(case.first), _decision(case.second)]

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ..contracts.routing import Role, RouteDecision
 from ..contracts.transcript import Transcript
-from ..evaluation.json_files import plain
+from ..evaluation.files import plain
 from ..evaluation.results import CaseResult, Evaluation, Status, Worst
 from ..evaluation.suite import Route, Suite
 from .output import console

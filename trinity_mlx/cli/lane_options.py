@@ -158,7 +158,7 @@ def lane_of(router: Router, variant: Variant) -> tuple[Lane | None, list[str]]:
 
 def command_line() -> str:
     """The command as the user typed it, without the program's folder."""
-    from ..evaluation.json_files import plain
+    from ..evaluation.files import plain
 
     return plain(shlex.join(["trinity-mlx", *sys.argv[1:]]))
 

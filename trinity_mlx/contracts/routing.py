@@ -43,6 +43,11 @@ class RouteLogits:
                 "the base, the adapter or the head holds NaN or overflows; verify the files, or try --dtype float32"
             )
 
+    @property
+    def row(self) -> tuple[float, ...]:
+        """Both splits as the head gives them: agent first, then role."""
+        return self.agent + self.role
+
     @classmethod
     def split(cls, values: Sequence[float]) -> RouteLogits:
         """Split one row of the head's output: all but the last three choose the slot, the last three the role."""

@@ -185,9 +185,7 @@ def _determinism_reasons(first: RouteDecision, others: Sequence[Outcome]) -> lis
         if isinstance(other, TrinityError):
             reasons.append(f"determinism: run {number} could not be routed: {other}")
         elif other.logits != first.logits:
-            apart = Distance.between(
-                [*other.logits.agent, *other.logits.role], [*first.logits.agent, *first.logits.role]
-            )
+            apart = Distance.between(other.logits.row, first.logits.row)
             reasons.append(f"determinism: run {number} gave other logits than run 1, by up to {apart.largest:.3g}")
     return reasons
 

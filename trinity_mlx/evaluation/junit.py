@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from ..artifacts.hashing import write_atomically
-from ..contracts.errors import FolderUnavailable
+from .files import write_file
 from .results import Evaluation, Status
 
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -47,10 +46,7 @@ def write_junit(path: Path, evaluation: Evaluation) -> None:
     Raises:
         FolderUnavailable: it cannot be written.
     """
-    try:
-        write_atomically(path, render_junit(evaluation))
-    except OSError as error:
-        raise FolderUnavailable(f"{path} cannot be written: {error.strerror or error}") from None
+    write_file(path, render_junit(evaluation))
 
 
 def _clean(text: str) -> str:

@@ -21,9 +21,9 @@ from ..profiles import Floors as ProfileFloors
 from ..profiles import Profile
 from ..resources import data_path
 from ..runtime.router import RouterIdentity
-from .json_files import existing_file, plain, read_model
+from .files import existing_file, plain, read_model, write_json
 from .results import Evaluation, Floors
-from .snapshot import OWN_HASHES, Snapshot, SnapshotCase, make_snapshot, snapshot_case, write_json
+from .snapshot import OWN_HASHES, Snapshot, SnapshotCase, make_snapshot, snapshot_case
 
 FOLDER = "runtime_profiles"
 _Margin = Annotated[float, Field(ge=0)]

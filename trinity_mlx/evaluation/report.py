@@ -14,9 +14,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from ..artifacts.hashing import write_atomically
-from ..contracts.errors import FolderUnavailable
 from ..contracts.routing import Role
+from .files import write_file
 from .results import CaseResult, Evaluation
 
 _FOLDER = Path(__file__).parent
@@ -73,10 +72,7 @@ def write_report(path: Path, evaluation: Evaluation) -> None:
     Raises:
         FolderUnavailable: it cannot be written.
     """
-    try:
-        write_atomically(path, render_report(evaluation).encode("utf-8", "replace"))  # paths may hold lone surrogates
-    except OSError as error:
-        raise FolderUnavailable(f"{path} cannot be written: {error.strerror or error}") from None
+    write_file(path, render_report(evaluation).encode("utf-8", "replace"))  # paths may hold lone surrogates
 
 
 def signed(value: float, digits: int) -> str:
@@ -124,7 +120,7 @@ def _scale(evaluation: Evaluation, split: str) -> Scale:
 def _largest_logit(evaluation: Evaluation) -> float:
     """The largest magnitude of any logit."""
     decisions = [result.decision for result in evaluation.results if result.decision]
-    return max((abs(value) for each in decisions for value in (*each.logits.agent, *each.logits.role)), default=0.0)
+    return max((abs(value) for each in decisions for value in each.logits.row), default=0.0)
 
 
 def _heat(largest: float, value: float) -> str:

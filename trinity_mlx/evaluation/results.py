@@ -146,7 +146,7 @@ class Evaluation:
     def distance(self) -> Distance | None:
         """All cases' logits against the snapshot's, as one long row; None where nothing can be compared."""
         pairs = [
-            ([*result.decision.logits.agent, *result.decision.logits.role], result.recorded.logits)
+            (result.decision.logits.row, result.recorded.logits)
             for result in self.results
             if result.decision and result.recorded and result.distance
         ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from ..artifacts.hashing import write_atomically
-from ..contracts.errors import FolderUnavailable, SnapshotInvalid
+from ..contracts.errors import SnapshotInvalid
 from ..contracts.routing import Role, RouteDecision, RouteLogits
-from .json_files import plain, read_model
+from .files import plain, read_model, write_json
 
 SCHEMA_VERSION = 1
 OWN_HASHES: Literal["trinity-mlx-1"] = "trinity-mlx-1"
@@ -146,24 +144,11 @@ def dump_case(case: SnapshotCase) -> dict[str, Any]:
     return case.model_dump(mode="json")
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write one JSON object, whole or not at all.
-
-    Raises:
-        FolderUnavailable: it cannot be written.
-    """
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    try:
-        write_atomically(path, text.encode("utf-8"))
-    except OSError as error:
-        raise FolderUnavailable(f"{path} cannot be written: {error.strerror or error}") from None
-
-
 def distance(logits: RouteLogits, case: SnapshotCase) -> Distance | None:
     """How far ``logits`` are from the snapshot's; None where the splits differ in size."""
     if len(logits.agent) != len(case.agent_logits_rounded):
         return None
-    return Distance.between([*logits.agent, *logits.role], case.logits)
+    return Distance.between(logits.row, case.logits)
 
 
 def _cosine(values: Sequence[float], reference: Sequence[float], lengths: tuple[float, float]) -> float:

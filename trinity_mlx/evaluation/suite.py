@@ -12,7 +12,7 @@ from ..contracts.errors import InputFileError, SuiteInvalid, TranscriptError
 from ..contracts.routing import Role
 from ..contracts.transcript import Transcript
 from ..resources import data_path
-from .json_files import existing_file, plain, read_model
+from .files import existing_file, plain, read_model
 
 
 @dataclass(frozen=True, slots=True)
