@@ -31,11 +31,11 @@ from trinity_mlx.contracts.backend import Variant
 from trinity_mlx.contracts.pool import Agent, Pool, Price
 from trinity_mlx.contracts.routing import ArtifactIdentity, Role, RouteDecision, RouteLogits, Timings
 from trinity_mlx.contracts.transcript import Message, TextFormat, Transcript
-from trinity_mlx.coordination.choice import choose
-from trinity_mlx.coordinator.coordinator import Coordinator, TraceFile
-from trinity_mlx.coordinator.result import RunStatus
-from trinity_mlx.provenance import describe_machine, describe_software
-from trinity_mlx.runtime.router import RouterIdentity
+from trinity_mlx.evaluation.provenance import describe_machine, describe_software
+from trinity_mlx.routing.router import RouterIdentity
+from trinity_mlx.rules.choice import choose
+from trinity_mlx.runs.coordinator import Coordinator, TraceFile
+from trinity_mlx.runs.result import RunStatus
 
 SLOTS = 7
 TURNS = (Role.WORKER, Role.THINKER, Role.VERIFIER)

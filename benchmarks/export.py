@@ -33,7 +33,7 @@ from qwen3_0_6b import FULL_SIZE
 from rich.console import Console
 from rich.table import Table
 
-from trinity_mlx.provenance import describe_machine, describe_software
+from trinity_mlx.evaluation.provenance import describe_machine, describe_software
 
 SEED = 0
 SAMPLE_SECONDS = 0.002
@@ -123,7 +123,7 @@ def _ours(backend: str, write: str, base: Path, vector: Path, out: Path) -> dict
     from trinity_mlx.artifacts.base import open_base
     from trinity_mlx.export.pipeline import ExportRequest, Write, export
     from trinity_mlx.export.plan import plan_export
-    from trinity_mlx.plugins import load_backend
+    from trinity_mlx.profiles.backends import load_backend
 
     request = ExportRequest(
         open_base(base), "benchmark", vector, out, load_backend(backend), write=Write(write), force=True

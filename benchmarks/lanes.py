@@ -26,8 +26,8 @@ from rich.table import Table
 
 from trinity_mlx.contracts.errors import ProfileUnavailable
 from trinity_mlx.contracts.routing import RouteDecision
-from trinity_mlx.provenance import describe_machine, describe_software
-from trinity_mlx.runtime.loading import load_router
+from trinity_mlx.evaluation.provenance import describe_machine, describe_software
+from trinity_mlx.routing.loading import load_router
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from tools.nano.corpus import examples

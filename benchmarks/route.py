@@ -37,12 +37,12 @@ from tokenizers import Tokenizer, models
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from trinity_mlx.artifacts.base import open_base
-from trinity_mlx.artifacts.safetensors_io import read_header
 from trinity_mlx.contracts.artifact import Head
-from trinity_mlx.plugins import load_backend
-from trinity_mlx.provenance import describe_machine, describe_software
-from trinity_mlx.resources import data_path
-from trinity_mlx.runtime.reader import Reader
+from trinity_mlx.evaluation.provenance import describe_machine, describe_software
+from trinity_mlx.files.safetensors import read_header
+from trinity_mlx.files.shipped import data_path
+from trinity_mlx.profiles.backends import load_backend
+from trinity_mlx.routing.reader import Reader
 
 SEED = 0
 SLOTS = 7

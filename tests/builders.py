@@ -20,10 +20,10 @@ from trinity_mlx.artifacts.bundle import ADAPTER_FILE, HEAD_FILE, HEAD_TENSOR, B
 from trinity_mlx.contracts.artifact import BaseModel, Bundle, Execution, TensorLocation
 from trinity_mlx.contracts.backend import Backend, LoadedBase, RoutingModel, Segment
 from trinity_mlx.factorization.svf import svf_factor
-from trinity_mlx.plugins import load_backend
-from trinity_mlx.resources import data_path
-from trinity_mlx.runtime.loading import load_router
-from trinity_mlx.runtime.router import Router
+from trinity_mlx.files.shipped import data_path
+from trinity_mlx.profiles.backends import load_backend
+from trinity_mlx.routing.loading import load_router
+from trinity_mlx.routing.router import Router
 
 BACKENDS = ("torch", "mlx")
 PROFILES = {"torch": "cpu", "mlx": "mlx"}

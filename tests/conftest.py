@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from trinity_mlx.contracts.artifact import BaseModel, Bundle
 from trinity_mlx.contracts.backend import Backend, LoadedBase, RoutingModel
-from trinity_mlx.plugins import load_backend
+from trinity_mlx.profiles.backends import load_backend
 
 from . import builders
 from .qwen_vocabulary import write_qwen_tokenizer

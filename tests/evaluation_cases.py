@@ -21,13 +21,13 @@ from trinity_mlx.cli import main
 from trinity_mlx.contracts.backend import ENTRY_POINT_GROUP, Variant
 from trinity_mlx.contracts.errors import TrinityError
 from trinity_mlx.contracts.routing import ArtifactIdentity, RouteDecision, RouteLogits, Timings
-from trinity_mlx.coordination.choice import choose
 from trinity_mlx.evaluation.certify import RouterSource
 from trinity_mlx.evaluation.lane import Lane
 from trinity_mlx.evaluation.results import Evaluation, Floors
 from trinity_mlx.evaluation.snapshot import Snapshot, make_snapshot, snapshot_case
 from trinity_mlx.evaluation.suite import Suite, find_suite
-from trinity_mlx.resources import data_path
+from trinity_mlx.files.shipped import data_path
+from trinity_mlx.rules.choice import choose
 
 from . import odd_backends
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trinity_mlx.providers.breaker import BreakerPolicy
-from trinity_mlx.providers.retry import RetryPolicy
+from trinity_mlx.runs.breaker import BreakerPolicy
+from trinity_mlx.runs.retry import RetryPolicy
 
 ALL = RetryPolicy().attempts
 COMMAND = "python -m tests.fault_table > docs/faults.md"

@@ -11,7 +11,7 @@ from typing import Any
 
 from trinity_mlx.contracts.backend import BackendInfo, Variant
 from trinity_mlx.contracts.errors import EnvironmentUnavailable, ProfileUnavailable
-from trinity_mlx.plugins import load_backend
+from trinity_mlx.profiles.backends import load_backend
 
 Row = tuple[float, ...]
 

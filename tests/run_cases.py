@@ -15,11 +15,11 @@ from trinity_mlx.contracts.pool import Agent, Pool, Price
 from trinity_mlx.contracts.provider import ENTRY_POINT_GROUP
 from trinity_mlx.contracts.routing import ArtifactIdentity, Role, RouteDecision, RouteLogits, Timings
 from trinity_mlx.contracts.transcript import TextFormat, Transcript
-from trinity_mlx.coordination.choice import choose
-from trinity_mlx.coordinator.coordinator import Coordinator
-from trinity_mlx.coordinator.result import RunResult
-from trinity_mlx.providers.retry import RetryPolicy
-from trinity_mlx.runtime.router import RouterIdentity
+from trinity_mlx.routing.router import RouterIdentity
+from trinity_mlx.rules.choice import choose
+from trinity_mlx.runs.coordinator import Coordinator
+from trinity_mlx.runs.result import RunResult
+from trinity_mlx.runs.retry import RetryPolicy
 
 from . import odd_providers
 

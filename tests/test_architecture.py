@@ -17,7 +17,7 @@ ROOT = PACKAGE.parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = {"numpy", "pydantic", "tokenizers", "safetensors", "huggingface_hub", "click"}
 FRAMEWORKS = {"torch", "mlx", "mlx_lm", "transformers", "jax", "tensorflow"}
-LOCAL_MODELS = {"providers/local_mlx.py", "providers/local_transformers.py"}
+LOCAL_MODELS = {"providers/local/mlx.py", "providers/local/transformers.py"}
 """The provider that runs a model in this process: the one part of the core that a framework may enter."""
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.getenvb", "Path.home", "os.path.expanduser"}
 
@@ -65,7 +65,7 @@ def test_every_import_contract_is_kept() -> None:
 
 def test_there_are_modules_to_check() -> None:
     names = {label(path) for path in MODULES}
-    assert {"__init__.py", "contracts/errors.py", "runtime/router.py", "cli/main.py"} <= names
+    assert {"__init__.py", "contracts/errors.py", "routing/router.py", "cli/main.py"} <= names
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "contracts").glob("*.py")), ids=label)
@@ -117,7 +117,7 @@ def test_the_framework_check_sees_every_way_to_import_one(text: str, tmp_path: P
     assert set(absolute_imports(module)) & FRAMEWORKS
 
 
-@pytest.mark.parametrize("module", ["trinity_mlx", "trinity_mlx.contracts.backend", "trinity_mlx.coordination.choice"])
+@pytest.mark.parametrize("module", ["trinity_mlx", "trinity_mlx.contracts.backend", "trinity_mlx.rules.choice"])
 def test_importing_costs_no_numpy_no_pydantic_and_no_framework(module: str) -> None:
     code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

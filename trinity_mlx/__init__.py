@@ -66,15 +66,15 @@ from .contracts.routing import Role, RouteDecision, RouteLogits, Selection, Sele
 from .contracts.transcript import Message, TextFormat, Transcript
 
 if TYPE_CHECKING:
-    from .coordination.budgets import Limits
-    from .coordination.policy import Policy
-    from .coordinator.authority import Authority, read_authority
-    from .coordinator.coordinator import Coordinator, TraceFile
-    from .coordinator.result import RunResult, RunStatus
-    from .pools import find_pool
-    from .providers.retry import RetryPolicy
-    from .runtime.loading import load_router
-    from .runtime.router import Router
+    from .pools.authority import Authority, read_authority
+    from .pools.files import find_pool
+    from .routing.loading import load_router
+    from .routing.router import Router
+    from .rules.budgets import Limits
+    from .rules.policy import Policy
+    from .runs.coordinator import Coordinator, TraceFile
+    from .runs.result import RunResult, RunStatus
+    from .runs.retry import RetryPolicy
 
 __all__ = [
     "Agent",
@@ -148,18 +148,18 @@ __all__ = [
 ]
 
 _LATE = {
-    "Authority": ".coordinator.authority",
-    "Coordinator": ".coordinator.coordinator",
-    "Limits": ".coordination.budgets",
-    "Policy": ".coordination.policy",
-    "RetryPolicy": ".providers.retry",
-    "Router": ".runtime.router",
-    "RunResult": ".coordinator.result",
-    "RunStatus": ".coordinator.result",
-    "TraceFile": ".coordinator.coordinator",
-    "find_pool": ".pools",
-    "load_router": ".runtime.loading",
-    "read_authority": ".coordinator.authority",
+    "Authority": ".pools.authority",
+    "Coordinator": ".runs.coordinator",
+    "Limits": ".rules.budgets",
+    "Policy": ".rules.policy",
+    "RetryPolicy": ".runs.retry",
+    "Router": ".routing.router",
+    "RunResult": ".runs.result",
+    "RunStatus": ".runs.result",
+    "TraceFile": ".runs.coordinator",
+    "find_pool": ".pools.files",
+    "load_router": ".routing.loading",
+    "read_authority": ".pools.authority",
 }
 
 

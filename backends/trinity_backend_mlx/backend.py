@@ -12,7 +12,6 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from trinity_mlx.artifacts.adapter import EMBEDDING, FINAL_NORM, AdaptedTensors, Parts
 from trinity_mlx.contracts.artifact import (
     Adapter,
     AdapterEntry,
@@ -23,6 +22,7 @@ from trinity_mlx.contracts.artifact import (
 )
 from trinity_mlx.contracts.backend import DEFAULT_VARIANT, BackendInfo, Kernels, Reading, Segment, Variant
 from trinity_mlx.contracts.errors import TensorFileInvalid
+from trinity_mlx.factorization.adapted import EMBEDDING, FINAL_NORM, AdaptedTensors, Parts
 
 from . import products
 from .factorize import MlxFactorizer

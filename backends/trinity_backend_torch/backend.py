@@ -11,7 +11,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from trinity_mlx.artifacts.adapter import EMBEDDING, FINAL_NORM, AdaptedTensors, Parts
 from trinity_mlx.contracts.artifact import (
     Adapter,
     AdapterEntry,
@@ -22,6 +21,7 @@ from trinity_mlx.contracts.artifact import (
 )
 from trinity_mlx.contracts.backend import DEFAULT_VARIANT, BackendInfo, Kernels, Reading, Segment, Variant
 from trinity_mlx.contracts.errors import ProfileUnavailable, TensorFileInvalid
+from trinity_mlx.factorization.adapted import EMBEDDING, FINAL_NORM, AdaptedTensors, Parts
 
 from . import products, svd_weights
 from .attention import Attention, ComposedAttention, FusedAttention

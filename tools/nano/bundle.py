@@ -12,11 +12,11 @@ from safetensors.numpy import load_file, save_file
 from tools.nano.card import card
 from trinity_mlx.artifacts.base import open_base
 from trinity_mlx.artifacts.bundle import ADAPTER_FILE, HEAD_FILE, HEAD_TENSOR, BundleDraft, seal_bundle
-from trinity_mlx.artifacts.hashing import FileHashes
-from trinity_mlx.artifacts.safetensors_io import read_float32
 from trinity_mlx.artifacts.vector import LM_HEAD, VECTOR_TENSOR, adapted_shapes, split_vector
 from trinity_mlx.contracts.artifact import BaseModel, Bundle
 from trinity_mlx.factorization.svf import Factor, svf_factor
+from trinity_mlx.files.hashing import FileHashes
+from trinity_mlx.files.safetensors import read_float32
 
 LABELS = ("mathematics", "code", "science", "writing", "planning", "facts", "data")
 

@@ -12,9 +12,9 @@ from typing import Any
 from ..contracts.artifact import BackboneConfig, BaseModel, TensorLocation
 from ..contracts.canonical import canonical_sha256
 from ..contracts.errors import ArtifactNotFound, BaseInvalid, TensorFileInvalid
-from . import safetensors_io
-from .hashing import FileHashes
-from .paths import existing_folder
+from ..files import safetensors
+from ..files.hashing import FileHashes
+from ..files.paths import existing_folder
 
 HUB_FILES = ["config.json", "tokenizer.json", "*.safetensors", "model.safetensors.index.json"]
 _LARGEST = 1e30
@@ -46,7 +46,7 @@ def open_base(source: str | Path, revision: str | None = None, hashes: FileHashe
     config = read_config(folder / "config.json")
     tensors = _read_tensors(folder)
     for name, shape in config.backbone_shapes().items():
-        safetensors_io.require(tensors, name, shape, folder)
+        safetensors.require(tensors, name, shape, folder)
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
         raise BaseInvalid(f"{folder} has no tokenizer.json: a base needs its own tokenizer")
@@ -109,11 +109,11 @@ def _read_tensors(folder: Path) -> dict[str, TensorLocation]:
         single = folder / "model.safetensors"
         if not single.is_file():
             raise BaseInvalid(f"{folder} has neither model.safetensors nor model.safetensors.index.json")
-        return safetensors_io.read_header(single)
+        return safetensors.read_header(single)
     shards = _read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not all(_is_file_name(shard) for shard in shards.values()):
         raise BaseInvalid(f"{index} has no weight_map from tensor names to file names beside it")
-    headers = {shard: safetensors_io.read_header(folder / shard) for shard in sorted(set(shards.values()))}
+    headers = {shard: safetensors.read_header(folder / shard) for shard in sorted(set(shards.values()))}
     return {name: _in_shard(folder, headers[shard], shard, name) for name, shard in shards.items()}
 
 

@@ -12,10 +12,10 @@ from ..contracts.canonical import canonical_sha256
 from ..contracts.errors import ArtifactError, ArtifactNotFound, BaseMismatch, BundleInvalid, TensorFileInvalid
 from ..contracts.routing import Role
 from ..contracts.transcript import TextFormat
+from ..factorization.adapted import EMBEDDING
+from ..files import safetensors
+from ..files.hashing import FileHashes, write_atomically
 from . import manifest as schema
-from . import safetensors_io
-from .adapter import EMBEDDING
-from .hashing import FileHashes, write_atomically
 from .vector import LM_HEAD
 
 ADAPTER_FILE = "adapter.safetensors"
@@ -105,8 +105,8 @@ def seal_bundle(folder: Path, draft: BundleDraft) -> Bundle:
     """
     for stale in folder.glob(f".{schema.MANIFEST_NAME}.*"):
         stale.unlink()  # what a process left that was killed while it sealed
-    adapter = safetensors_io.read_header(folder / ADAPTER_FILE)
-    head = safetensors_io.find(safetensors_io.read_header(folder / HEAD_FILE), HEAD_TENSOR, folder / HEAD_FILE)
+    adapter = safetensors.read_header(folder / ADAPTER_FILE)
+    head = safetensors.find(safetensors.read_header(folder / HEAD_FILE), HEAD_TENSOR, folder / HEAD_FILE)
     entries = [
         {"source": source, "execution": str(execution), "tensor": source, "shape": _shape(adapter, source, folder)}
         for source, execution in draft.executions.items()
@@ -129,7 +129,7 @@ def seal_bundle(folder: Path, draft: BundleDraft) -> Bundle:
 
 
 def _shape(tensors: Mapping[str, TensorLocation], name: str, folder: Path) -> list[int]:
-    return list(safetensors_io.find(tensors, name, folder / ADAPTER_FILE).shape)
+    return list(safetensors.find(tensors, name, folder / ADAPTER_FILE).shape)
 
 
 def check_fit(bundle: Bundle, base: BaseModel) -> None:
@@ -143,11 +143,11 @@ def check_fit(bundle: Bundle, base: BaseModel) -> None:
     """
     hidden = base.config.hidden_size
     head = bundle.head.tensor
-    safetensors_io.require({head.name: head}, head.name, (len(bundle.head.labels) + len(Role), hidden), head.path)
+    safetensors.require({head.name: head}, head.name, (len(bundle.head.labels) + len(Role), hidden), head.path)
     shapes = base.config.backbone_shapes()
     for entry in bundle.adapter.entries:
         needed = _change_shape(entry, shapes.get(entry.source, ()))
-        safetensors_io.require({entry.source: entry.tensor}, entry.source, needed, entry.tensor.path)
+        safetensors.require({entry.source: entry.tensor}, entry.source, needed, entry.tensor.path)
     if bundle.base_ref is not None and bundle.base_ref != base.ref:
         raise BaseMismatch(
             f"artifact {bundle.name} was made for base {bundle.base_id} ({bundle.base_ref[:12]}...), and "
@@ -233,12 +233,12 @@ def _file_sha256(manifest: schema.Manifest, path: str) -> str:
 
 def _adapter_entries(folder: Path, section: schema.AdapterSection) -> tuple[AdapterEntry, ...]:
     path = folder / section.file
-    tensors = safetensors_io.read_header(path)
+    tensors = safetensors.read_header(path)
     sources = [entry.source for entry in section.entries]
     if len(set(sources)) < len(sources):
         raise BundleInvalid(f"{folder}: the manifest adapts a tensor twice")
     located = [
-        AdapterEntry(entry.source, entry.execution, safetensors_io.require(tensors, entry.tensor, entry.shape, path))
+        AdapterEntry(entry.source, entry.execution, safetensors.require(tensors, entry.tensor, entry.shape, path))
         for entry in section.entries
     ]
     return tuple(entry for entry in located if entry.source != LM_HEAD)
@@ -246,7 +246,7 @@ def _adapter_entries(folder: Path, section: schema.AdapterSection) -> tuple[Adap
 
 def _head(folder: Path, manifest: schema.Manifest) -> Head:
     path, rows = folder / manifest.head.file, manifest.head.shape[0]
-    tensor = safetensors_io.require(safetensors_io.read_header(path), manifest.head.tensor, manifest.head.shape, path)
+    tensor = safetensors.require(safetensors.read_header(path), manifest.head.tensor, manifest.head.shape, path)
     if rows != len(manifest.agents) + len(Role):
         raise BundleInvalid(
             f"{path}: a head of {rows} rows is for {rows - len(Role)} agents and {len(Role)} roles, "

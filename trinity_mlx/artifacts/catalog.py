@@ -6,11 +6,11 @@ from pathlib import Path
 
 from ..contracts.artifact import Bundle
 from ..contracts.errors import ArtifactNotFound
-from ..resources import data_path
+from ..files.hashing import FileHashes
+from ..files.paths import existing_folder
+from ..files.shipped import data_path
 from .bundle import open_bundle
-from .hashing import FileHashes
-from .paths import existing_folder
-from .published_layout import open_published
+from .published import open_published
 from .published_manifest import is_published
 
 EMBEDDED = ("nano",)

@@ -12,7 +12,7 @@ from ..contracts.artifact import Execution
 from ..contracts.canonical import unique_keys
 from ..contracts.errors import BundleInvalid
 from ..contracts.transcript import TextFormat
-from ..validation import first_fault
+from ..files.models import first_fault
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA = "trinity-mlx.bundle"

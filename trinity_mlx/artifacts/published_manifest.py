@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from ..contracts.canonical import unique_keys
 from ..contracts.errors import BundleInvalid
 from ..contracts.routing import Role
-from ..validation import first_fault
+from ..files.models import first_fault
 from .manifest import MANIFEST_NAME, InnerPath, Sha256
 
 _DTYPES = {"bf16": "BF16", "{:bf, 16}": "BF16", "f16": "F16", "{:f, 16}": "F16", "f32": "F32", "{:f, 32}": "F32"}

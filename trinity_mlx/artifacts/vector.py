@@ -9,7 +9,7 @@ import numpy as np
 
 from ..contracts.artifact import BackboneConfig
 from ..contracts.errors import BundleInvalid
-from .adapter import EMBEDDING, LAYER_MATRICES
+from ..factorization.adapted import EMBEDDING, LAYER_MATRICES
 
 VECTOR_TENSOR = "trinity_router_es_vector"
 LM_HEAD = "lm_head.weight"

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..contracts.artifact import TensorLocation
 from ..contracts.errors import VectorInvalid
-from .safetensors_io import FLOAT_TYPES, read_float32, read_header
+from ..files.safetensors import FLOAT_TYPES, read_float32, read_header
 from .vector import VECTOR_TENSOR
 
 

@@ -11,9 +11,9 @@ from . import settings
 from .output import note
 
 if TYPE_CHECKING:
-    from ..artifacts.hashing import FileHashes
-    from ..artifacts.store import FetchedArtifact
     from ..contracts.artifact import BaseModel
+    from ..downloads.store import FetchedArtifact
+    from ..files.hashing import FileHashes
 
 AUTO = "auto"
 PUBLISHED = ("sakana", "sakana-adapted")
@@ -48,7 +48,7 @@ def choose_artifact(artifact: str, base: str | None = None, profile: str = "auto
     found = _find(artifact)
     if found is None:
         return ArtifactChoice(_known(artifact), base)
-    from ..artifacts.hashing import FileHashes
+    from ..files.hashing import FileHashes
 
     hashes = FileHashes(settings.hash_memory())
     _require_whole(found, hashes)
@@ -84,7 +84,7 @@ def _find(artifact: str) -> FetchedArtifact | None:
 def _known(artifact: str) -> str:
     """``artifact`` where it is embedded or a folder; what ``auto`` falls back to, with a line that says so."""
     from ..artifacts.catalog import EMBEDDED
-    from ..artifacts.pins import shipped_pins
+    from ..downloads.pins import shipped_pins
 
     if artifact == AUTO:
         note(f"this is {FALLBACK}, a small demonstration; `trinity-mlx fetch {PUBLISHED[0]}` gets the published router")
@@ -134,8 +134,8 @@ def _export(found: FetchedArtifact, base: BaseModel, vector: Path, profile: str,
     """Build the bundle of a fetched vector in ``out``."""
     from ..export.pipeline import export
     from ..export.request import ExportRequest, TiedEmbedding
-    from ..plugins import load_backend
-    from ..profiles import ProfileRegistry
+    from ..profiles.backends import load_backend
+    from ..profiles.registry import ProfileRegistry
 
     note(f"building the {found.pin.name} router; this happens once")
     chosen, device = ProfileRegistry(settings.config_dir()).resolve(profile)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..evaluation.certify import RouterSource
     from ..evaluation.lane import Lane
     from ..evaluation.suite import Suite
-    from ..runtime.router import Router
+    from ..routing.router import Router
 
 F = TypeVar("F", bound=Callable[..., Any])
 

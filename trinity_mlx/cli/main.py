@@ -8,23 +8,23 @@ from typing import Any
 import click
 
 from ..contracts.errors import TrinityError
-from .artifacts import artifacts
-from .certify import certify
-from .compare_lanes import compare_lanes
-from .doctor import doctor
-from .eval_ import eval_
-from .export import export
-from .fetch import fetch
-from .import_ import import_
-from .inspect import inspect
-from .parity import parity
-from .pool import pool
-from .profiles import profiles
-from .publish import publish
-from .route import route
-from .run import run
+from .commands.artifacts import artifacts
+from .commands.certify import certify
+from .commands.compare_lanes import compare_lanes
+from .commands.doctor import doctor
+from .commands.eval_ import eval_
+from .commands.export import export
+from .commands.fetch import fetch
+from .commands.import_ import import_
+from .commands.inspect import inspect
+from .commands.parity import parity
+from .commands.pool import pool
+from .commands.profiles import profiles
+from .commands.publish import publish
+from .commands.route import route
+from .commands.run import run
+from .commands.trace import trace
 from .settings import prepare_process
-from .trace import trace
 
 
 class _ErrorsForPeople(click.Group):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from ..artifacts.store import Store
+    from ..downloads.store import Store
 
 APP = "trinity-mlx"
 
@@ -39,7 +39,7 @@ def hash_memory() -> Path:
 
 def store() -> Store:
     """What has been fetched and built, in the cache."""
-    from ..artifacts.store import Store
+    from ..downloads.store import Store
 
     return Store(cache_dir())
 

@@ -15,9 +15,9 @@ from typing import Any, Literal
 from ..contracts.backend import Variant
 from ..contracts.errors import EnvironmentUnavailable, ProfileUnavailable, TrinityError
 from ..contracts.routing import RouteDecision
-from ..profiles import DTypeName
-from ..runtime.loading import load_router
-from ..runtime.router import Router
+from ..profiles.registry import DTypeName
+from ..routing.loading import load_router
+from ..routing.router import Router
 from .gates import Gates, Outcome, evaluate, route_suite
 from .lane import Lane, LaneFloors, measured_lane
 from .results import Evaluation, Floors

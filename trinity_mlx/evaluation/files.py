@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ..artifacts.hashing import write_atomically
 from ..contracts.canonical import unique_keys
 from ..contracts.errors import FolderUnavailable, InputFileError, TrinityError
-from ..validation import first_fault
+from ..files.hashing import write_atomically
+from ..files.models import first_fault
 
 M = TypeVar("M", bound=BaseModel)
 

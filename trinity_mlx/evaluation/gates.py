@@ -9,8 +9,8 @@ from typing import Any
 
 from ..contracts.errors import NonFiniteLogits, SuiteInvalid, TrinityError
 from ..contracts.routing import RouteDecision
-from ..provenance import describe_machine, describe_software
-from ..runtime.router import Router, RouterIdentity
+from ..routing.router import Router, RouterIdentity
+from .provenance import describe_machine, describe_software
 from .results import CaseResult, Evaluation, Floors, Status
 from .snapshot import Distance, Snapshot, SnapshotCase, distance
 from .suite import Case, Suite

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..contracts.errors import InputFileError, SuiteInvalid, TranscriptError
 from ..contracts.routing import Role
 from ..contracts.transcript import Transcript
-from ..resources import data_path
+from ..files.shipped import data_path
 from .files import existing_file, plain, read_model
 
 

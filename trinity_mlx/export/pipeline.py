@@ -13,13 +13,13 @@ import numpy as np
 
 from ..artifacts.bundle import ADAPTER_FILE, HEAD_FILE, HEAD_TENSOR, BundleDraft, open_bundle, seal_bundle
 from ..artifacts.manifest import MANIFEST_NAME
-from ..artifacts.safetensors_io import ITEM_BYTES
-from ..artifacts.safetensors_writer import TensorSpec, write_safetensors
 from ..contracts.artifact import Bundle
 from ..contracts.backend import Tick
 from ..contracts.errors import FolderUnavailable, TensorFileInvalid, UsageError, VectorInvalid
 from ..factorization.gram import Spectrum, spectrum_of
 from ..factorization.svf import change_of, gains
+from ..files.safetensors import ITEM_BYTES
+from ..files.safetensors_writer import TensorSpec, write_safetensors
 from .card import card
 from .event_log import EventLog
 from .plan import ExportPlan, output_specs, plan_work

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..artifacts.safetensors_io import ITEM_BYTES
-from ..artifacts.safetensors_writer import TensorSpec
 from ..contracts.errors import FolderUnavailable, NotEnoughMemory
 from ..factorization.tiles import TILE_ELEMENTS
+from ..files.safetensors import ITEM_BYTES
+from ..files.safetensors_writer import TensorSpec
 from .memory import available_bytes
 from .request import ExportRequest, Method, Write
 from .targets import Target, Work, work_for

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..artifacts.adapter import EMBEDDING
-from ..artifacts.published_layout import AGENTS, router_name
-from ..artifacts.safetensors_io import require
+from ..artifacts.published import AGENTS, router_name
 from ..artifacts.vector import LM_HEAD, adapted_shapes, split_vector
 from ..artifacts.vector_file import read_vector
 from ..contracts.artifact import BackboneConfig, BaseModel, Execution, TensorLocation
 from ..contracts.errors import UsageError, VectorInvalid
 from ..contracts.routing import Role
+from ..factorization.adapted import EMBEDDING
 from ..factorization.svf import execution_for
 from ..factorization.tiles import map_matrix, spans
+from ..files.safetensors import require
 from .request import ExportRequest, TiedEmbedding, Write
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ..artifacts.bundle import ADAPTER_FILE, HEAD_FILE
-from ..artifacts.hashing import write_atomically
 from ..artifacts.manifest import MANIFEST_NAME
-from ..artifacts.safetensors_writer import SafetensorsWriter, TensorSpec
 from ..contracts.errors import FolderUnavailable, OutputExists, ResumeRefused, TensorFileInvalid
+from ..files.hashing import write_atomically
+from ..files.safetensors_writer import SafetensorsWriter, TensorSpec
 from .event_log import LOG_NAME
 
 CARD_NAME = "README.md"

@@ -11,13 +11,13 @@ import numpy as np
 from pydantic import BaseModel as Schema
 from pydantic import ConfigDict, Field, ValidationError
 
-from ..artifacts.hashing import FileHashes
 from ..artifacts.manifest import Sha256
-from ..artifacts.safetensors_io import read_header
 from ..artifacts.vector import LM_HEAD
 from ..contracts.artifact import BaseModel, TensorLocation
 from ..contracts.errors import BundleInvalid, TensorFileInvalid
-from ..validation import first_fault
+from ..files.hashing import FileHashes
+from ..files.models import first_fault
+from ..files.safetensors import read_header
 from .components import OffsetComponents
 from .content import Content, adaptable_shapes, checked_components, checked_head, checked_labels
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..artifacts.adapter import EMBEDDING
-from ..artifacts.published_layout import agent_labels
+from ..artifacts.published import agent_labels
 from ..artifacts.vector import LM_HEAD
 from ..contracts.artifact import AdapterEntry, BaseModel
 from ..contracts.errors import BundleInvalid, TensorFileInvalid
 from ..contracts.routing import Role
+from ..factorization.adapted import EMBEDDING
 from ..factorization.stages import Components
 from .components import OffsetComponents
 

@@ -13,11 +13,11 @@ import numpy as np
 
 from ..artifacts.base import open_base
 from ..artifacts.bundle import ADAPTER_FILE, HEAD_FILE, HEAD_TENSOR, BundleDraft, check_fit, seal_bundle
-from ..artifacts.hashing import FileHashes
-from ..artifacts.published_layout import open_published, router_name
-from ..artifacts.safetensors_io import read_float32
+from ..artifacts.published import open_published, router_name
 from ..contracts.artifact import BaseModel, Bundle, Execution
 from ..contracts.errors import FolderUnavailable
+from ..files.hashing import FileHashes
+from ..files.safetensors import read_float32
 from .card import CARD_FILE, card
 from .component_export import read_component_export
 from .components import Fidelity, faithful_factor

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..artifacts.hashing import FileHashes
 from ..artifacts.vector import LM_HEAD, adapted_shapes, split_vector
 from ..artifacts.vector_file import read_vector
 from ..contracts.artifact import BaseModel
 from ..contracts.backend import SvdWeightsReader
 from ..contracts.errors import EnvironmentUnavailable, ProfileUnavailable, TensorFileInvalid
-from ..plugins import load_backend
+from ..files.hashing import FileHashes
+from ..profiles.backends import load_backend
 from .content import Content, checked_components, checked_head, checked_labels
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..artifacts.safetensors_io import ITEM_BYTES
-from ..artifacts.safetensors_writer import SafetensorsWriter, TensorSpec
 from ..contracts.artifact import AdapterEntry
+from ..files.safetensors import ITEM_BYTES
+from ..files.safetensors_writer import SafetensorsWriter, TensorSpec
 
 _TILE_ROWS = 4096
 

@@ -12,10 +12,10 @@ from types import TracebackType
 
 import numpy as np
 
-from ..artifacts.safetensors_io import ITEM_BYTES
 from ..contracts.artifact import TensorLocation
 from ..contracts.errors import FolderUnavailable
 from ..factorization.stages import Block, from_bfloat16
+from ..files.safetensors import ITEM_BYTES
 
 _NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 FLOAT_TYPES = tuple(_NUMPY)

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..artifacts.safetensors_io import read_header
 from ..contracts.artifact import TensorLocation
 from ..contracts.errors import ParitySetupError
 from ..factorization.stages import Stage
+from ..files.safetensors import read_header
 from .blocks import FLOAT_TYPES, MappedTensor
 from .checks import LIMITS, UNKNOWN, Check, Comparison
 from .difference import Advance, difference, in_silence

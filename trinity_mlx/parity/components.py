@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..artifacts.safetensors_io import read_header
 from ..contracts.artifact import TensorLocation
 from ..contracts.backend import ThinSvd
 from ..contracts.errors import BaseInvalid, ParitySetupError, ProfileUnavailable
 from ..factorization.stages import Components, blocks
 from ..factorization.tiles import spans
-from ..plugins import load_backend
+from ..files.safetensors import read_header
+from ..profiles.backends import load_backend
 from .blocks import BlockFile, MappedTensor, TensorSpec
 from .progress import Progress
 from .stages import Subject

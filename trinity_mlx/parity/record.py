@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from ..artifacts.adapter import EMBEDDING
-from ..artifacts.safetensors_io import read_header, require
 from ..artifacts.vector import LM_HEAD, adapted_shapes, split_vector
 from ..contracts.artifact import BaseModel, TensorLocation
 from ..contracts.backend import Backend, MatrixProducts
 from ..contracts.errors import ParitySetupError, ProfileUnavailable
+from ..factorization.adapted import EMBEDDING
 from ..factorization.stages import Stage, relative_gap
 from ..factorization.tiles import spans
+from ..files.safetensors import read_header, require
 from .blocks import BlockFile, MappedTensor
 from .components import ComponentStore, Decomposer, reference_decomposer, write_components
 from .makers import Engine, GivenComponents, Made, Origin, OwnGram

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..artifacts.hashing import write_atomically
 from ..contracts.errors import FolderUnavailable, ParitySetupError
+from ..files.hashing import write_atomically
 
 REPORT_FILE = "report.json"
 SCHEMA = "trinity-mlx.parity.stages"

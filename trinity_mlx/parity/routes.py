@@ -14,19 +14,19 @@ import numpy as np
 from ..artifacts.base import open_base
 from ..artifacts.bundle import check_fit
 from ..artifacts.catalog import find_bundle
-from ..artifacts.hashing import FileHashes
-from ..artifacts.safetensors_io import read_float32
 from ..contracts.artifact import BaseModel, Bundle
 from ..contracts.backend import Backend, Segment
 from ..contracts.errors import ContextLengthError, TranscriptError
 from ..contracts.routing import Choice, RouteLogits
 from ..contracts.transcript import Transcript
-from ..coordination.choice import choose
-from ..plugins import load_backend
-from ..profiles import ProfileRegistry
-from ..runtime.leases import REGISTRY
-from ..runtime.reader import needed_tokens
-from ..runtime.tokenizer import Tokenizer
+from ..files.hashing import FileHashes
+from ..files.safetensors import read_float32
+from ..profiles.backends import load_backend
+from ..profiles.registry import ProfileRegistry
+from ..routing.leases import REGISTRY
+from ..routing.reader import needed_tokens
+from ..routing.tokenizer import Tokenizer
+from ..rules.choice import choose
 
 SCHEMA = "trinity-mlx.parity.routes"
 VERSION = 1
@@ -163,7 +163,7 @@ class Tracer:
     """Traces transcripts with one artifact on any profile.
 
     Raises:
-        ArtifactNotFound, BundleInvalid, TensorFileInvalid, BaseInvalid, BaseMismatch: as ``runtime.load_router``.
+        ArtifactNotFound, BundleInvalid, TensorFileInvalid, BaseInvalid, BaseMismatch: as ``routing.load_router``.
     """
 
     bundle: Bundle

@@ -8,8 +8,8 @@ from pydantic import AfterValidator
 
 from ..contracts.errors import ReplyInvalid
 from ..contracts.provider import Finish, Reply, Usage
-from .failures import Callee
-from .thinking import strip_thinking
+from .wire.failures import Callee
+from .wire.thinking import strip_thinking
 
 
 def _encodable(text: str) -> str:

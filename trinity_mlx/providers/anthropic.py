@@ -14,10 +14,10 @@ from ..contracts.errors import ReplyInvalid
 from ..contracts.pool import Agent
 from ..contracts.provider import Finish, OnText, Provider, Reply, Request, Usage
 from .answers import Text, finished_reply
-from .chat import Shape, checked, checked_extra
-from .failures import Callee, answered_error, callee_of, not_json, provider_failure
-from .http_limits import BodyRefused, http_client
-from .thinking import ThinkingFilter
+from .wire.chat import Shape, checked, checked_extra
+from .wire.failures import Callee, answered_error, callee_of, not_json, provider_failure
+from .wire.limits import BodyRefused, http_client
+from .wire.thinking import ThinkingFilter
 
 DEFAULT_URL = "https://api.anthropic.com"
 NO_KEY = "none"

@@ -18,9 +18,9 @@ from any_llm.providers.openai.base import BaseOpenAIProvider
 from ..contracts.errors import EnvironmentUnavailable, PoolInvalid
 from ..contracts.pool import Agent
 from ..contracts.provider import OnText, Provider, Reply, Request
-from .chat import ChunkReader, chat_fields, checked_extra, stream_fields, whole_reply
-from .failures import Callee, callee_of, provider_failure
-from .http_limits import http_client
+from .wire.chat import ChunkReader, chat_fields, checked_extra, stream_fields, whole_reply
+from .wire.failures import Callee, callee_of, provider_failure
+from .wire.limits import http_client
 
 NO_KEY = "none"
 

@@ -11,9 +11,9 @@ from typing_extensions import override
 
 from ..contracts.pool import Agent
 from ..contracts.provider import OnText, Provider, Reply, Request
-from .chat import ChunkReader, chat_fields, checked_extra, stream_fields, whole_reply
-from .failures import Callee, callee_of, not_json, provider_failure
-from .http_limits import BodyRefused, http_client
+from .wire.chat import ChunkReader, chat_fields, checked_extra, stream_fields, whole_reply
+from .wire.failures import Callee, callee_of, not_json, provider_failure
+from .wire.limits import BodyRefused, http_client
 
 DEFAULT_URL = "https://api.openai.com/v1"
 NO_KEY = "none"

@@ -36,7 +36,7 @@ BUILT_IN = {
     "openai-compatible": _BuiltIn("openai_compatible"),
     "anthropic": _BuiltIn("anthropic", extra="anthropic"),
     "any-llm": _BuiltIn("any_llm", extra="any-llm"),
-    "local": _BuiltIn("local"),
+    "local": _BuiltIn("local.provider"),
     "scripted": _BuiltIn("scripted"),
 }
 

@@ -40,10 +40,10 @@ from ..contracts.errors import (
 )
 from ..contracts.pool import Agent
 from ..contracts.provider import Finish, OnText, Provider, Reply, Request, Usage
-from ..validation import first_fault
+from ..files.models import first_fault
 from .answers import Text, finished_reply
-from .failures import Callee
-from .thinking import ThinkingFilter
+from .wire.failures import Callee
+from .wire.thinking import ThinkingFilter
 
 ERRORS: dict[str, type[ProviderError]] = {
     "unreachable": ProviderUnreachable,

@@ -1,0 +1,368 @@
+"""The report in a real browser: nothing overflows, nothing overlaps, everything can be read, nothing is fetched."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import websocket
+
+from trinity_mlx import Router, load_router
+from trinity_mlx.evaluation.report import write_report
+from trinity_mlx.evaluation.results import Evaluation
+
+from .. import report_evaluations as made
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--hide-scrollbars",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--remote-debugging-port=0",
+]
+WIDTHS = {1280: 800, 390: 844}
+
+OVERFLOWS = """
+(() => {
+  const clipped = element => {
+    for (let box = element.parentElement; box; box = box.parentElement)
+      if (getComputedStyle(box).overflowX !== 'visible') return true;
+    return false;
+  };
+  const name = element => element.tagName + '.' + (element.getAttribute('class') || '') + ': ' +
+    element.textContent.trim().slice(0, 60);
+  const page = document.scrollingElement;
+  const found = page.scrollWidth > innerWidth ? ['the page is ' + page.scrollWidth + ' wide'] : [];
+  for (const element of document.body.querySelectorAll('*')) {
+    const style = getComputedStyle(element);
+    if (!element.checkVisibility()) continue;
+    if (!clipped(element) && element.getBoundingClientRect().right > innerWidth + 0.5)
+      found.push('beyond the page: ' + name(element));
+    if (element instanceof HTMLElement && style.display !== 'inline' && style.overflowX === 'visible' &&
+        element.scrollWidth > element.clientWidth + 1)
+      found.push('beyond its box: ' + name(element));
+  }
+  return found;
+})()
+"""
+
+TEXTS = """
+const texts = () => {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const found = [];
+  while (walker.nextNode()) {
+    const node = walker.currentNode, parent = node.parentElement;
+    if (!node.data.trim() || !parent.checkVisibility() || parent.closest('.unseen')) continue;
+    found.push([node, parent]);
+  }
+  return found;
+};
+"""
+
+OVERLAPS = (
+    "(() => {"
+    + TEXTS
+    + """
+  const boxes = [];
+  for (const [node, parent] of texts()) {
+    if (parent.closest('pre, .preview')) continue;
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    for (const box of range.getClientRects()) if (box.width > 1) boxes.push([box, node]);
+  }
+  boxes.sort((a, b) => a[0].top - b[0].top);
+  const found = [];
+  boxes.forEach(([box, node], at) => {
+    for (let next = at + 1; next < boxes.length && boxes[next][0].top < box.bottom - 3; next++) {
+      const [other, another] = boxes[next];
+      if (node !== another && other.left < box.right - 1 && box.left < other.right - 1)
+        found.push(node.data.trim().slice(0, 40) + ' | ' + another.data.trim().slice(0, 40));
+    }
+  });
+  return found;
+})()
+"""
+)
+
+FAINT_TEXTS = (
+    "(() => {"
+    + TEXTS
+    + """
+  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+  const rgba = color => {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.fillStyle = color;
+    canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const light = ([red, green, blue]) => [red, green, blue]
+    .map(part => part / 255)
+    .map(part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, part, at) => sum + part * [0.2126, 0.7152, 0.0722][at], 0);
+  const behind = element => {
+    for (let box = element; box; box = box.parentElement) {
+      const color = rgba(getComputedStyle(box).backgroundColor);
+      if (color[3] === 255) return color;
+    }
+    return [255, 255, 255, 255];
+  };
+  const found = new Set();
+  for (const [node, parent] of texts()) {
+    const [dark, bright] = [light(rgba(getComputedStyle(parent).color)), light(behind(parent))].sort((a, b) => a - b);
+    const contrast = (bright + 0.05) / (dark + 0.05);
+    if (contrast < 4.5) found.add(contrast.toFixed(2) + ': ' + node.data.trim().slice(0, 30));
+  }
+  return [...found];
+})()
+"""
+)
+
+
+class Browser:
+    """One page of a headless Chromium, driven by its DevTools protocol."""
+
+    def __init__(self, port: int, path: str) -> None:
+        self._socket = websocket.create_connection(
+            f"ws://127.0.0.1:{port}{path}", timeout=60, suppress_origin=True, max_size=None
+        )
+        self._count = 0
+        self._session: str | None = None
+        self.events: list[dict[str, Any]] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Network", "Log", "Runtime"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """Send one command and wait for its result; what happens meanwhile is kept in ``events``."""
+        self._count += 1
+        message = {"id": self._count, "method": method, "params": params}
+        self._socket.send(json.dumps(message | ({"sessionId": self._session} if self._session else {})))
+        while True:
+            reply = json.loads(self._socket.recv())
+            if reply.get("id") == self._count:
+                assert "error" not in reply, reply
+                result: dict[str, Any] = reply["result"]
+                return result
+            self.events.append(reply)
+
+    def open(self, page: Path, width: int, scheme: str = "light") -> None:
+        """Load a page at a width in CSS pixels, forgetting the events of the page before."""
+        self.call("Page.navigate", url="about:blank")
+        size = {"width": width, "height": WIDTHS[width]}
+        self.call("Emulation.setDeviceMetricsOverride", **size, deviceScaleFactor=1, mobile=False)
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.events.clear()
+        self.call("Page.navigate", url=page.as_uri())
+        deadline = time.monotonic() + 30
+        while self.value("[location.href, document.readyState]") != [page.as_uri(), "complete"]:
+            assert time.monotonic() < deadline, "the page does not load"
+            time.sleep(0.02)
+        assert self.value("[innerWidth, document.scrollingElement.clientWidth]") == [width, width]
+
+    def seen(self, method: str) -> list[dict[str, Any]]:
+        """The parameters of the events of one kind since the page was opened."""
+        return [event["params"] for event in self.events if event.get("method") == method]
+
+    def value(self, expression: str) -> Any:
+        """The value of a JavaScript expression in the page."""
+        reply = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in reply, reply["exceptionDetails"]
+        return reply["result"].get("value")
+
+    def screenshot(self, path: Path, height: int = 4000) -> None:
+        """Keep a picture of the page from its top, at most ``height`` pixels of it."""
+        size = self.value("[innerWidth, document.scrollingElement.scrollHeight]")
+        clip = {"x": 0, "y": 0, "width": size[0], "height": min(size[1], height), "scale": 1}
+        reply = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
+        path.write_bytes(base64.b64decode(reply["data"]))
+
+    def close(self) -> None:
+        """Ask the browser to end."""
+        self._session = None
+        self.call("Browser.close")
+        self._socket.close()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    folder = tmp_path_factory.mktemp("browser")
+    process = subprocess.Popen(
+        [str(CHROMIUM), *FLAGS, f"--user-data-dir={folder}", "about:blank"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        browser = Browser(*_debugger(folder / "DevToolsActivePort", process))
+        yield browser
+        browser.close()
+        process.wait(30)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _debugger(announced: Path, process: subprocess.Popen[bytes]) -> tuple[int, str]:
+    """Port and path of the protocol, which the browser writes down once it listens."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        lines = announced.read_text(encoding="ascii").split("\n") if announced.is_file() else []
+        if len(lines) == 2:
+            return int(lines[0]), lines[1]
+        time.sleep(0.05)
+    raise AssertionError(f"{CHROMIUM} does not start")
+
+
+@pytest.fixture(scope="module")
+def routers() -> Iterator[tuple[Router, Router]]:
+    with load_router("nano", profile="cpu") as first, load_router("nano", profile="cpu", dtype="bfloat16") as second:
+        yield first, second
+
+
+MAKERS: dict[str, Callable[[Router, Router], Evaluation]] = {
+    "passing": lambda router, _: made.passing(router),
+    "failing": made.failing,
+    "reported": lambda router, other: made.failing(router, other, asserting=False),
+    "bare": lambda router, _: made.bare(router),
+    "hostile": lambda router, _: made.hostile(router),
+    "many": lambda router, _: made.many(router),
+}
+
+
+@pytest.fixture(scope="module")
+def pages(routers: tuple[Router, Router], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("reports")
+    for name, make in MAKERS.items():
+        write_report(folder / f"{name}.html", make(*routers))
+    return {name: folder / f"{name}.html" for name in MAKERS}
+
+
+def test_the_checks_find_what_they_look_for(browser: Browser, pages: dict[str, Path]) -> None:
+    """Faults that are put into a faultless page: too wide, too wide for its box, over another text, faint."""
+    browser.open(pages["bare"], 390)
+    browser.value(
+        """
+        const add = (name, style) => {
+          const element = document.body.appendChild(document.createElement('p'));
+          element.textContent = name;
+          Object.assign(element.style, style);
+          return element;
+        };
+        add('wide', {width: '500px'});
+        add('narrow', {width: '8px', whiteSpace: 'nowrap'});
+        add('faint', {color: '#ccc', background: '#fff'});
+        add('above', {position: 'absolute', left: 0, top: 0, font: '8px/8px sans-serif'});
+        add('below', {position: 'absolute', left: 0, top: '3px', font: '8px/8px sans-serif'});
+        """
+    )
+    assert browser.value(OVERFLOWS) == [
+        "the page is 516 wide",
+        "beyond the page: P.: wide",
+        "beyond its box: P.: narrow",
+    ]
+    assert browser.value(OVERLAPS) == ["above | below"]
+    assert browser.value(FAINT_TEXTS) == ["1.61: faint"]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", MAKERS)
+def test_nothing_overflows_or_overlaps(
+    browser: Browser, pages: dict[str, Path], tmp_path: Path, name: str, width: int
+) -> None:
+    browser.open(pages[name], width)
+    browser.screenshot(tmp_path / f"{name}-{width}.png")
+    assert browser.value(OVERFLOWS) == []
+    assert browser.value(OVERLAPS) == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ["failing", "hostile"])
+def test_nothing_overflows_when_everything_is_unfolded(
+    browser: Browser, pages: dict[str, Path], tmp_path: Path, name: str, width: int
+) -> None:
+    browser.open(pages[name], width)
+    browser.value("for (const details of document.querySelectorAll('details')) details.open = true")
+    browser.screenshot(tmp_path / f"{name}-{width}-unfolded.png")
+    assert browser.value(OVERFLOWS) == []
+    assert browser.value(OVERLAPS) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["failing", "reported"])
+def test_every_text_stands_out_from_what_is_behind_it(
+    browser: Browser, pages: dict[str, Path], tmp_path: Path, name: str, scheme: str
+) -> None:
+    browser.open(pages[name], 1280, scheme)
+    browser.value("for (const details of document.querySelectorAll('details')) details.open = true")
+    browser.screenshot(tmp_path / f"{name}-{scheme}.png")
+    assert browser.value(FAINT_TEXTS) == []
+
+
+def test_dark_and_light_differ(browser: Browser, pages: dict[str, Path]) -> None:
+    colours = []
+    for scheme in ("light", "dark"):
+        browser.open(pages["bare"], 1280, scheme)
+        colours.append(browser.value("getComputedStyle(document.body).backgroundColor"))
+    light, dark = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
+    assert light > 700
+    assert dark < 100
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_nothing_is_fetched_run_or_refused(browser: Browser, pages: dict[str, Path], name: str) -> None:
+    browser.open(pages[name], 1280)
+    requests = [params["request"]["url"] for params in browser.seen("Network.requestWillBeSent")]
+    assert requests == [pages[name].as_uri()]
+    assert browser.seen("Log.entryAdded") == []
+    assert browser.value("document.scripts.length") == 0
+    assert browser.value("'hacked' in window") is False
+    assert browser.value("[...document.querySelectorAll('img, [style], [onerror]')].length") == 0
+
+
+def test_a_script_could_not_run_and_an_image_could_not_load(browser: Browser, pages: dict[str, Path]) -> None:
+    """The policy holds by itself: what were inserted would still be refused."""
+    browser.open(pages["bare"], 1280)
+    browser.value(
+        """
+        document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.hacked = true'}));
+        document.body.append(Object.assign(document.createElement('img'), {src: 'http://127.0.0.1:9/x.png'}));
+        """
+    )
+    refused = [params["entry"]["text"] for params in browser.seen("Log.entryAdded")]
+    assert browser.value("'hacked' in window") is False
+    assert len([text for text in refused if "Content Security Policy" in text]) == 2
+
+
+@pytest.mark.parametrize("name", ["passing", "failing", "hostile"])
+def test_every_link_leads_to_a_place_that_it_opens(browser: Browser, pages: dict[str, Path], name: str) -> None:
+    browser.open(pages[name], 1280)
+    hidden = browser.value(
+        """
+        (() => {
+          const hidden = [];
+          for (const link of document.querySelectorAll('a')) {
+            link.click();
+            const place = document.querySelector(link.getAttribute('href'));
+            if (!place || !place.checkVisibility()) hidden.push(link.textContent);
+          }
+          return hidden.join('; ');
+        })()
+        """
+    )
+    assert hidden == ""

@@ -1,0 +1,134 @@
+"""What an export would cost, and that what cannot fit is refused before it is tried."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trinity_mlx.contracts.artifact import BaseModel, TensorLocation
+from trinity_mlx.contracts.errors import FolderUnavailable, NotEnoughMemory
+from trinity_mlx.export import memory, plan
+from trinity_mlx.export.pipeline import ExportRequest, Method, Write, export
+from trinity_mlx.export.plan import ExportPlan, plan_export, plan_work
+from trinity_mlx.export.targets import Target, Work
+from trinity_mlx.files.safetensors import read_header
+from trinity_mlx.profiles.backends import load_backend
+
+from .. import builders
+
+ROWS, COLUMNS = 151936, 1024
+DiskUsage = namedtuple("DiskUsage", "total used free")
+
+
+@pytest.fixture
+def request_(tiny_base: BaseModel, tmp_path: Path) -> ExportRequest:
+    vector = tmp_path / "v.npy"
+    np.save(vector, np.random.default_rng(7).normal(0, 0.2, 19 * builders.TINY["hidden_size"]))
+    return ExportRequest(tiny_base, "test/tiny", vector, tmp_path / "out", load_backend("torch"))
+
+
+def planned(request: ExportRequest, *shapes: tuple[int, int], available: int = 24 * 10**9) -> ExportPlan:
+    """The plan for BF16 sources of these shapes, which need not exist."""
+    targets = tuple(
+        Target(f"t{index}", TensorLocation(Path("f"), f"t{index}", "BF16", shape, index, 2 * shape[0] * shape[1]), ())
+        for index, shape in enumerate(shapes)
+    )
+    work = Work("w", targets, {}, np.zeros((10, 4), dtype=np.float32), (), "")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "available_bytes", lambda: available)
+        return plan_work(request, work)
+
+
+def test_the_full_decomposition_of_the_embedding_takes_more_than_ninety_gigabytes(request_: ExportRequest) -> None:
+    peak = planned(request_, (ROWS, COLUMNS)).tensors[0].peak
+    assert 92e9 < peak.full < 96e9
+    assert 2e9 < peak.thin < 4e9
+    assert peak.gram < 2e8
+
+
+@given(st.integers(64, 4000), st.integers(64, 4000))
+def test_arithmetic_is_that_of_the_textbook(rows: int, columns: int) -> None:
+    m, n = max(rows, columns), min(rows, columns)
+    request = ExportRequest(None, "b", Path("v"), Path("/"), load_backend("torch"))  # type: ignore[arg-type]
+    gram = planned(request, (rows, columns)).tensors[0].flops
+    assert (gram.decompose, gram.factor, gram.apply) == (m * n**2 + 9 * n**3, 2 * n**3, 0)
+    merged = planned(replace(request, write=Write.MERGED), (rows, columns)).tensors[0].flops
+    assert merged.apply == 2 * rows * columns * n
+    thin = planned(replace(request, method=Method.SVD), (rows, columns)).tensors[0].flops
+    assert thin.decompose == 6 * m * n**2 + 20 * n**3
+
+
+def test_the_gram_path_needs_no_more_memory_for_more_rows(request_: ExportRequest) -> None:
+    tall, taller = planned(request_, (10_000, COLUMNS), (1_000_000, COLUMNS)).tensors
+    assert tall.peak.gram == taller.peak.gram
+    assert taller.peak.thin > 90 * tall.peak.thin
+
+
+def test_a_method_that_cannot_fit_is_refused_with_the_numbers(request_: ExportRequest, tmp_path: Path) -> None:
+    mlx = replace(request_, backend=load_backend("mlx"), method=Method.SVD)
+    with pytest.raises(NotEnoughMemory) as caught:
+        planned(mlx, (ROWS, COLUMNS)).check(tmp_path)
+    for part in ("svd", "94.2 GB", "t0", "[151936, 1024]", "24.0 GB", "--method gram needs 96.5 MB"):
+        assert part in str(caught.value)
+    planned(replace(mlx, backend=load_backend("torch")), (ROWS, COLUMNS)).check(tmp_path)
+    planned(replace(mlx, method=Method.GRAM), (ROWS, COLUMNS)).check(tmp_path)
+
+
+@pytest.mark.parametrize("method", Method)
+def test_nothing_is_tried_that_cannot_fit(
+    request_: ExportRequest, monkeypatch: pytest.MonkeyPatch, method: Method
+) -> None:
+    monkeypatch.setattr(plan, "available_bytes", lambda: 1000)
+    with pytest.raises(NotEnoughMemory, match=r"0\.0 MB are available"):
+        export(replace(request_, method=method))
+    assert not request_.out.exists()
+
+
+def test_a_full_disk_is_foreseen(request_: ExportRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: DiskUsage(10**9, 10**9 - 1000, 1000))
+    with pytest.raises(FolderUnavailable, match=r"0.0 MB free.*takes 0.2 MB"):
+        export(request_)
+    assert not request_.out.exists()
+
+
+@pytest.mark.parametrize("write", Write)
+def test_the_output_has_the_planned_size_and_the_plan_writes_nothing(request_: ExportRequest, write: Write) -> None:
+    request = replace(request_, write=write)
+    before = sorted(request.out.parent.rglob("*"))
+    found = plan_export(request)
+    assert sorted(request.out.parent.rglob("*")) == before
+    export(request)
+    files = [request.out / name for name in ("adapter.safetensors", "router_head.safetensors")]
+    held = [tensor for file in files for tensor in read_header(file).values()]
+    assert sum(tensor.nbytes for tensor in held) == found.output_bytes
+
+
+def test_a_shared_source_is_planned_once(request_: ExportRequest) -> None:
+    embedding, *others, head = plan_export(request_).tensors
+    assert head.shares == embedding.name
+    assert head.flops.decompose == 0
+    assert all(tensor.shares is None for tensor in [embedding, *others])
+
+
+def test_plain_values_for_programs(request_: ExportRequest) -> None:
+    found: dict[str, Any] = plan_export(request_).to_dict()
+    assert found["flops"] == sum(sum(tensor["flops"].values()) for tensor in found["tensors"])
+    assert set(found["tensors"][0]["peak"]) == {"gram", "thin", "full"}
+
+
+def test_available_memory_is_what_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert 10**8 < memory.available_bytes() < 10**14
+    limit = tmp_path / "memory.max"
+    limit.write_text("12345\n")
+    monkeypatch.setattr(memory, "_LIMITS", (limit, tmp_path / "gone"))
+    assert memory.available_bytes() == 12345
+    limit.write_text("max\n")
+    assert memory.available_bytes() > 10**8

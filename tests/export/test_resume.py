@@ -1,0 +1,401 @@
+"""Exports that are broken off, resumed, repeated or aimed at a folder that is not theirs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trinity_mlx.artifacts.bundle import open_bundle
+from trinity_mlx.contracts.artifact import BaseModel
+from trinity_mlx.contracts.errors import BundleInvalid, FolderUnavailable, OutputExists, ResumeRefused
+from trinity_mlx.export import workspace
+from trinity_mlx.export.pipeline import ExportEvent, ExportRequest, TiedEmbedding, Write, export
+from trinity_mlx.profiles.backends import load_backend
+
+from .. import builders
+
+HIDDEN = builders.TINY["hidden_size"]
+BUNDLE = {"README.md", "adapter.safetensors", "export.log.jsonl", "manifest.json", "router_head.safetensors"}
+
+KILLER = """
+import os, random, signal, sys, time
+from dataclasses import replace
+from pathlib import Path
+
+from trinity_mlx.artifacts.base import open_base
+from trinity_mlx.export.pipeline import ExportRequest, Write, export
+from trinity_mlx.profiles.backends import load_backend
+
+base, vector, out, seed, trials, kills = sys.argv[1:]
+request = ExportRequest(open_base(base), "test/tiny", Path(vector), Path(out), load_backend("torch"), resume=True)
+draw = random.Random(int(seed))
+
+
+def start(folder, write):
+    child = os.fork()
+    if not child:
+        export(replace(request, out=Path(folder), name="router", write=write))
+        os._exit(0)
+    return child
+
+
+seconds = {}
+for write in Write:
+    before = time.perf_counter()
+    os.waitpid(start(f"{out}/timed-{write}", write), 0)
+    seconds[write] = time.perf_counter() - before
+killed = 0
+for trial in range(int(trials)):
+    write = list(Write)[trial % 2]
+    for attempt in range(int(kills)):
+        child = start(f"{out}/{write}-{trial}", write)
+        moment = draw.uniform(0, seconds[write])
+        time.sleep(moment)
+        os.kill(child, signal.SIGKILL)
+        landed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        killed += landed
+        if attempt == 0 and not landed:
+            seconds[write] = moment  # a whole export takes no longer than this
+print(killed)
+"""
+
+
+class BrokenOff(Exception):
+    """Raised by a progress callback in the place of whatever may break an export off."""
+
+
+def breaking_at(step: int) -> Callable[[ExportEvent], None]:
+    """A callback that breaks the export off at its ``step``-th event."""
+    left = iter(range(step))
+
+    def progress(event: ExportEvent) -> None:
+        if next(left, None) is None:
+            raise BrokenOff
+
+    return progress
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file of a bundle, the event log aside, which has times."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "export.log.jsonl")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def events(out: Path) -> list[str]:
+    return [json.loads(line)["event"] for line in (out / "export.log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def vector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("vector") / "vector.npy"
+    np.save(path, np.random.default_rng(7).normal(0, 0.2, 19 * HIDDEN))
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(
+    tiny_base: BaseModel, vector: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Write, dict[str, bytes]]:
+    """What an export that is never broken off writes."""
+    folder = tmp_path_factory.mktemp("whole")
+    for write in Write:
+        export(
+            ExportRequest(
+                tiny_base, "test/tiny", vector, folder / write, load_backend("torch"), name="router", write=write
+            )
+        )
+    return {write: content(folder / write) for write in Write}
+
+
+@pytest.fixture
+def request_(tiny_base: BaseModel, vector: Path, tmp_path: Path) -> ExportRequest:
+    return ExportRequest(tiny_base, "test/tiny", vector, tmp_path / "out", load_backend("torch"), name="router")
+
+
+def break_off(request: ExportRequest, step: int = 9) -> None:
+    with pytest.raises(BrokenOff):
+        export(request, breaking_at(step))
+
+
+def check_kills(
+    request: ExportRequest, whole: dict[Write, dict[str, bytes]], seed: int, trials: int, kills: int, landed: int
+) -> None:
+    """Kill exports at random moments, some of them again while they resume; then complete each.
+
+    A kill that comes after the end does not count; at least ``landed`` must have come before it.
+    """
+    folder = request.out
+    script = [sys.executable, "-c", KILLER, request.base.folder, request.vector, folder, seed, trials, kills]
+    done = subprocess.run([str(part) for part in script], capture_output=True, text=True, check=True)
+    assert int(done.stdout) >= landed
+    for out in folder.iterdir():
+        write = Write(out.name.partition("-")[0] if not out.name.startswith("timed") else out.name.partition("-")[2])
+        export(replace(request, out=out, write=write, resume=True))
+        assert content(out) == whole[write]
+        assert {path.name for path in out.iterdir()} == BUNDLE
+
+
+def test_a_killed_export_is_completed_with_the_same_bytes(
+    request_: ExportRequest, whole: dict[Write, dict[str, bytes]]
+) -> None:
+    check_kills(request_, whole, seed=1, trials=8, kills=1, landed=1)
+
+
+@pytest.mark.slow
+def test_exports_killed_at_a_hundred_moments_are_completed_with_the_same_bytes(
+    request_: ExportRequest, whole: dict[Write, dict[str, bytes]]
+) -> None:
+    check_kills(request_, whole, seed=2, trials=110, kills=2, landed=40)
+
+
+@pytest.mark.parametrize("write", Write)
+def test_an_export_broken_off_at_any_event_is_completed_with_the_same_bytes(
+    request_: ExportRequest, whole: dict[Write, dict[str, bytes]], tmp_path: Path, write: Write
+) -> None:
+    request = replace(request_, write=write)
+    seen: list[ExportEvent] = []
+    export(replace(request, out=tmp_path / "counted"), seen.append)
+    for step in range(0, len(seen), 5):
+        broken = replace(request, out=tmp_path / str(step))
+        break_off(broken, step)
+        export(replace(broken, resume=True))
+        assert content(broken.out) == whole[write]
+
+
+@pytest.mark.parametrize("moment", ["write_safetensors", "card", "seal_bundle"])
+def test_an_export_broken_off_while_it_is_sealed_is_completed(
+    request_: ExportRequest, whole: dict[Write, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise BrokenOff
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"trinity_mlx.export.pipeline.{moment}", fail)
+        with pytest.raises(BrokenOff):
+            export(request_)
+    export(replace(request_, resume=True))
+    assert content(request_.out) == whole[Write.FACTORED]
+
+
+@pytest.mark.parametrize("step", ["sealed", "half tidied"])
+def test_an_export_broken_off_while_it_tidies_up_is_completed(
+    request_: ExportRequest, whole: dict[Write, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(workspace.Workspace, "close", lambda self: None)
+        export(request_)
+    assert (request_.out / ".export").is_dir()
+    if step == "half tidied":
+        (request_.out / ".export" / "state.json").unlink()
+    export(replace(request_, resume=True))
+    assert content(request_.out) == whole[Write.FACTORED]
+
+
+def test_finished_tensors_are_not_worked_on_again(request_: ExportRequest) -> None:
+    break_off(request_, step=9)
+    finished = events(request_.out).count("tensor_finished")
+    assert finished > 0
+    export(replace(request_, resume=True))
+    assert events(request_.out).count("tensor_reused") == finished
+    assert events(request_.out).count("tensor_finished") == 9
+
+
+def test_a_torn_line_of_the_log_stays_alone(request_: ExportRequest) -> None:
+    break_off(request_)
+    log = request_.out / "export.log.jsonl"
+    log.write_bytes(log.read_bytes()[:-5])
+    export(replace(request_, resume=True))
+    lines = log.read_text().splitlines()
+    assert sum(1 for line in lines if not line.endswith("}")) == 1
+
+
+def test_resuming_without_anything_there_starts(request_: ExportRequest, whole: dict[Write, dict[str, bytes]]) -> None:
+    export(replace(request_, resume=True))
+    assert content(request_.out) == whole[Write.FACTORED]
+
+
+def test_resuming_a_finished_export_verifies_it(request_: ExportRequest, whole: dict[Write, dict[str, bytes]]) -> None:
+    export(request_)
+    log = (request_.out / "export.log.jsonl").read_bytes()
+    assert export(replace(request_, resume=True)) == open_bundle(request_.out)
+    assert (request_.out / "export.log.jsonl").read_bytes() == log
+    adapter = request_.out / "adapter.safetensors"
+    adapter.write_bytes(adapter.read_bytes()[:-1] + b"\1")
+    with pytest.raises(BundleInvalid, match="has changed"):
+        export(replace(request_, resume=True))
+
+
+CHANGES: dict[str, tuple[Callable[[ExportRequest, Path], dict[str, Any]], str]] = {
+    "vector": (lambda request, folder: {"vector": other_vector(folder)}, "lineage.vector"),
+    "base": (lambda request, folder: {"base": builders.make_base(folder / "other", seed=9)}, "base.ref"),
+    "base_id": (lambda request, folder: {"base_id": "else"}, 'base.id: "test/tiny" -> "else"'),
+    "write": (lambda request, folder: {"write": Write.MERGED}, 'made.write: "factored" -> "merged"'),
+    "tied": (lambda request, folder: {"tied_embedding": TiedEmbedding.LM_HEAD}, "tied_embedding"),
+    "agents": (lambda request, folder: {"agents": builders.LABELS}, 'agents.0: "gpt-5" -> "amber"'),
+    "layers": (lambda request, folder: {"layers": (0,)}, "vector.1.source"),
+    "only": (lambda request, folder: {"only": ("lm_head.weight",)}, "made.only"),
+    "backend": (lambda request, folder: {"backend": load_backend("mlx")}, 'made.backend: "torch" -> "mlx"'),
+}
+
+
+def other_vector(folder: Path) -> Path:
+    np.save(folder / "other.npy", np.zeros(19 * HIDDEN))
+    return folder / "other.npy"
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("what", CHANGES)
+def test_changed_inputs_are_named_and_refused(
+    request_: ExportRequest, tmp_path: Path, what: str, finished: bool
+) -> None:
+    export(request_) if finished else break_off(request_)
+    before = content(request_.out)
+    change, says = CHANGES[what]
+    with pytest.raises(ResumeRefused) as caught:
+        export(replace(request_, resume=True, **change(request_, tmp_path)))
+    assert says in str(caught.value)
+    assert "--force" in str(caught.value)
+    assert content(request_.out) == before
+
+
+def test_other_versions_are_named_and_refused(request_: ExportRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_off(request_)
+    monkeypatch.setattr(np, "__version__", "0.0.1")
+    with pytest.raises(ResumeRefused, match=r'made.numpy: ".*" -> "0.0.1"'):
+        export(replace(request_, resume=True))
+
+
+def test_a_finished_tensor_that_changed_is_refused(request_: ExportRequest) -> None:
+    break_off(request_)
+    partial = request_.out / ".export" / "adapter.safetensors"
+    content = bytearray(partial.read_bytes())
+    content[2000] ^= 1
+    partial.write_bytes(content)
+    with pytest.raises(ResumeRefused, match=r"'model.embed_tokens.weight' was finished and has changed.*--force"):
+        export(replace(request_, resume=True))
+
+
+def test_a_truncated_checkpoint_is_refused(request_: ExportRequest) -> None:
+    break_off(request_)
+    partial = request_.out / ".export" / "adapter.safetensors"
+    partial.write_bytes(partial.read_bytes()[:-1])
+    with pytest.raises(ResumeRefused, match=r"truncated.*--force"):
+        export(replace(request_, resume=True))
+
+
+def test_a_checkpoint_that_is_gone_is_refused(request_: ExportRequest) -> None:
+    break_off(request_)
+    (request_.out / ".export" / "adapter.safetensors").unlink()
+    with pytest.raises(ResumeRefused, match="--force"):
+        export(replace(request_, resume=True))
+
+
+@pytest.mark.parametrize("state", [b"", b"{}", b"[]", b'{"finished": 3}', b"\xff"])
+def test_a_state_that_is_none_is_refused(request_: ExportRequest, state: bytes) -> None:
+    break_off(request_)
+    (request_.out / ".export" / "state.json").write_bytes(state)
+    with pytest.raises(ResumeRefused, match=r"no state of an export.*--force"):
+        export(replace(request_, resume=True))
+    export(replace(request_, force=True))
+
+
+def test_an_unfinished_export_is_not_begun_anew_by_itself(request_: ExportRequest) -> None:
+    break_off(request_)
+    with pytest.raises(OutputExists, match=r"unfinished.*--resume.*--force"):
+        export(request_)
+
+
+def test_a_finished_bundle_is_not_replaced_by_itself(request_: ExportRequest) -> None:
+    export(request_)
+    before = content(request_.out)
+    with pytest.raises(OutputExists, match=r"finished bundle.*--force"):
+        export(request_)
+    assert content(request_.out) == before
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_foreign_folder_is_left_alone(request_: ExportRequest, resume: bool) -> None:
+    request_.out.mkdir()
+    (request_.out / "letters.txt").write_text("dear")
+    with pytest.raises(OutputExists, match=r"not empty \(letters.txt\)"):
+        export(replace(request_, resume=resume))
+    assert content(request_.out) == {"letters.txt": b"dear"}
+
+
+def test_a_file_in_the_place_of_the_folder_is_left_alone(request_: ExportRequest) -> None:
+    request_.out.write_text("dear")
+    for force in (True, False):
+        with pytest.raises(OutputExists, match="is a file"):
+            export(replace(request_, force=force))
+    assert request_.out.read_text() == "dear"
+
+
+def test_force_replaces_what_exports_write_and_nothing_else(
+    request_: ExportRequest, whole: dict[Write, dict[str, bytes]]
+) -> None:
+    export(replace(request_, write=Write.MERGED))
+    (request_.out / "letters.txt").write_text("dear")
+    export(replace(request_, force=True))
+    assert content(request_.out) == whole[Write.FACTORED] | {"letters.txt": b"dear"}
+    open_bundle(request_.out)
+
+
+def test_force_that_is_broken_off_leaves_no_old_bundle_and_can_be_resumed(
+    request_: ExportRequest, whole: dict[Write, dict[str, bytes]]
+) -> None:
+    export(replace(request_, write=Write.MERGED))
+    break_off(replace(request_, force=True))
+    with pytest.raises(BundleInvalid):
+        open_bundle(request_.out)
+    export(replace(request_, resume=True))
+    assert content(request_.out) == whole[Write.FACTORED]
+
+
+def test_force_begins_an_unfinished_export_anew(request_: ExportRequest, whole: dict[Write, dict[str, bytes]]) -> None:
+    break_off(replace(request_, write=Write.MERGED))
+    export(replace(request_, force=True))
+    assert content(request_.out) == whole[Write.FACTORED]
+    assert "tensor_reused" not in events(request_.out)
+
+
+def test_two_exports_into_one_folder_exclude_each_other(request_: ExportRequest) -> None:
+    break_off(request_)
+    with (request_.out / ".export" / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(FolderUnavailable, match="another process"):
+            export(replace(request_, resume=True))
+    export(replace(request_, resume=True))
+
+
+def test_a_full_disk_is_said_and_the_export_can_be_resumed(
+    request_: ExportRequest, whole: dict[Write, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trinity_mlx.files.safetensors_writer.os.fsync", full)
+        with pytest.raises(FolderUnavailable, match=r"No space left on device.*--resume"):
+            export(request_)
+    export(replace(request_, resume=True))
+    assert content(request_.out) == whole[Write.FACTORED]
+
+
+def test_differences_are_found_at_any_depth() -> None:
+    before = {"a": 1, "b": {"c": [1, 2], "d": None}, "gone": True}
+    now = {"a": 1, "b": {"c": [1, 3], "d": None}, "new": "x" * 200}
+    assert workspace.differences(before, now) == [
+        "b.c.1: 2 -> 3",
+        "gone: true -> null",
+        f'new: null -> "{"x" * 76}...',
+    ]
+    assert workspace.differences(now, now) == []

@@ -1,0 +1,166 @@
+"""What every provider promises, whoever runs the model: the same questions put to each."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from trinity_mlx.contracts.pool import Agent
+from trinity_mlx.contracts.provider import Finish, Provider, Reply, Request
+from trinity_mlx.contracts.routing import Role
+from trinity_mlx.contracts.transcript import Message
+from trinity_mlx.files.shipped import data_path
+from trinity_mlx.providers.registry import make_provider
+from trinity_mlx.runs.retry import AgentClient
+
+from ..provider_server import ProviderServer
+
+ASKED = Request(
+    (
+        Message("system", "Be brief."),
+        Message("user", "What is 17 + 25?"),
+        Message("assistant", "It is 42."),
+        Message("user", "Say it again, in words: ééé 北京 🙂."),
+    ),
+    Role.WORKER,
+    2,
+)
+ANSWER = "Forty-two,\n\n  as ever: ééé 北京 🙂.\n"
+LIVE = {"openai-compatible": True, "anthropic": True, "any-llm": True, "local": False, "scripted": False}
+NANO = str(data_path("fixtures") / "artifacts" / "nano" / "base")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ProviderServer]:
+    with ProviderServer(answer=lambda received: ANSWER) as running:
+        yield running
+
+
+def agents(server: ProviderServer) -> dict[str, Agent]:
+    return {
+        "openai-compatible": Agent(0, "a", "openai-compatible", "model-1", server.url),
+        "anthropic": Agent(0, "a", "anthropic", "model-1", server.origin),
+        "any-llm": Agent(0, "a", "any-llm", "openai:model-1", server.url),
+        "local, mlx-lm": Agent(0, "a", "local", NANO, max_tokens=8, extra={"engine": "mlx-lm"}),
+        "local, transformers": Agent(0, "a", "local", NANO, max_tokens=8, extra={"engine": "transformers"}),
+        "scripted": Agent(0, "a", "scripted", "script-1", extra={"replies": [{"text": ANSWER}]}),
+    }
+
+
+def slow(agent: Agent) -> Agent:
+    """The agent, with an answer that takes long."""
+    if agent.provider == "local":
+        return replace(agent, max_tokens=100_000)
+    if agent.provider == "scripted":
+        return replace(agent, extra={"replies": [{"text": ANSWER, "delay_s": 60}]})
+    return replace(agent, model=agent.model.replace("model-1", "fault:stalled"))
+
+
+@pytest.fixture(
+    params=["openai-compatible", "anthropic", "any-llm", "local, mlx-lm", "local, transformers", "scripted"]
+)
+def agent(request: pytest.FixtureRequest, server: ProviderServer) -> Agent:
+    return agents(server)[request.param]
+
+
+@asynccontextmanager
+async def opened(agent: Agent) -> AsyncIterator[Provider]:
+    provider = make_provider(agent)
+    try:
+        yield provider
+    finally:
+        await provider.close()
+
+
+def using(agent: Agent, work: Callable[[Provider], Awaitable[Any]]) -> Any:
+    async def run() -> Any:
+        async with opened(agent) as provider:
+            return await work(provider)
+
+    return asyncio.run(run())
+
+
+async def heard_by(provider: Provider) -> tuple[Reply, list[str]]:
+    pieces: list[str] = []
+    return await provider.reply(ASKED, pieces.append), pieces
+
+
+def test_whether_a_call_leaves_the_process_is_known_before_it(agent: Agent) -> None:
+    async def is_live(provider: Provider) -> bool:
+        return provider.is_live
+
+    assert using(agent, is_live) is LIVE[agent.provider]
+
+
+def test_a_reply_is_complete(agent: Agent) -> None:
+    reply = using(agent, lambda provider: provider.reply(ASKED))
+    assert reply.text.strip()
+    assert agent.provider == "local" or reply.text == ANSWER
+    assert reply.finish is (Finish.LENGTH if agent.provider == "local" else Finish.STOP)
+    assert reply.model == agent.model.removeprefix("openai:")
+    assert reply.usage.input_tokens > 10
+    assert 0 < reply.usage.output_tokens <= 8
+
+
+def test_a_streamed_reply_is_the_same_and_its_pieces_make_its_text(agent: Agent) -> None:
+    async def both(provider: Provider) -> None:
+        whole = await provider.reply(ASKED)
+        streamed, pieces = await heard_by(provider)
+        assert streamed == whole
+        assert "".join(pieces) == whole.text
+        assert len(pieces) > 1
+        assert all(pieces)
+
+    using(agent, both)
+
+
+def test_many_may_ask_at_once_and_none_hears_another(agent: Agent) -> None:
+    async def crowd(provider: Provider) -> None:
+        heard = await asyncio.gather(*(heard_by(provider) for _ in range(6)))
+        assert len({reply.text for reply, _ in heard}) == 1
+        for reply, pieces in heard:
+            assert "".join(pieces) == reply.text
+
+    using(agent, crowd)
+
+
+def test_cancelling_is_prompt_and_the_next_request_is_answered(agent: Agent) -> None:
+    async def cancel(provider: Provider) -> None:
+        for on_text in (None, lambda text: None):
+            task = asyncio.create_task(provider.reply(ASKED, on_text))
+            await asyncio.sleep(0.1)
+            begun = time.monotonic()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert time.monotonic() - begun < 1
+
+    using(slow(agent), cancel)
+    assert using(agent, lambda provider: provider.reply(ASKED)).text
+    gc.collect()
+
+
+def test_closing_twice_does_no_harm(agent: Agent) -> None:
+    async def close(provider: Provider) -> None:
+        await provider.reply(ASKED)
+        await provider.close()
+
+    using(agent, close)
+
+
+def test_a_client_calls_any_of_them(agent: Agent) -> None:
+    async def call() -> Reply:
+        client = AgentClient(agent, make_provider(agent))
+        try:
+            return await client.call(ASKED)
+        finally:
+            await client.close()
+
+    assert asyncio.run(call()).text

@@ -1,0 +1,137 @@
+"""``trinity-mlx doctor``: what is installed, what would run, what to fix."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import click
+
+from .. import settings
+from ..artifact_choice import AUTO, PUBLISHED, choose_artifact
+from ..output import console, print_json
+
+_PACKAGES = ("trinity-mlx", "mlx", "mlx-lm", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at: ``ok``, what was found, and what to do where it is not ok."""
+
+    name: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> None:
+    """Look at the installation and route one prompt for real.
+
+    Exits with 3 when nothing can route here.
+
+    \b
+    Example:
+      trinity-mlx doctor
+    """
+    checks = [_machine(), *_packages(), *_profiles(), *_artifacts(), _folders(), _route()]
+    healthy = checks[-1].ok
+    if as_json:
+        print_json({"ok": healthy, "checks": [asdict(check) for check in checks]})
+    else:
+        _print(checks)
+    if not healthy:
+        ctx.exit(3)
+
+
+def _machine() -> Check:
+    return Check("machine", True, f"{platform.platform()}, {platform.machine()}, Python {platform.python_version()}")
+
+
+def _packages() -> list[Check]:
+    return [_package(name) for name in _PACKAGES]
+
+
+def _package(name: str) -> Check:
+    try:
+        return Check(name, True, version(name))
+    except PackageNotFoundError:
+        remedy = "pip install 'trinity-mlx[torch]'" if name == "torch" else "pip install --force-reinstall trinity-mlx"
+        return Check(name, False, "not installed", remedy)
+
+
+def _profiles() -> list[Check]:
+    from ...contracts.errors import TrinityError
+    from ...profiles.registry import ProfileRegistry, availability
+
+    try:
+        registry = ProfileRegistry(settings.config_dir())
+    except TrinityError as error:
+        return [Check("profiles", False, str(error), "mend or remove that file")]
+    found = [(name, availability(registry.get(name))) for name in registry.names]
+    return [Check(f"profile {name}", a.ok, f"device {a.device}" if a.ok else a.reason, a.remedy) for name, a in found]
+
+
+def _artifacts() -> list[Check]:
+    from ...artifacts.catalog import EMBEDDED, find_bundle
+    from ...contracts.errors import TrinityError
+
+    checks = []
+    for name in EMBEDDED:
+        try:
+            bundle = find_bundle(name)
+            checks.append(Check(f"artifact {name}", True, f"verified, adapter {bundle.adapter.ref[:12]}"))
+        except TrinityError as error:
+            checks.append(Check(f"artifact {name}", False, str(error), "pip install --force-reinstall trinity-mlx"))
+    return [*checks, *(_fetched(name) for name in PUBLISHED)]
+
+
+def _fetched(name: str) -> Check:
+    from ...contracts.errors import TrinityError
+    from ...files.hashing import FileHashes
+
+    remedy = f"trinity-mlx fetch {name}"
+    try:
+        found = settings.store().find(name)
+    except TrinityError as error:
+        return Check(f"artifact {name}", False, str(error), remedy)
+    if found is None:
+        return Check(f"artifact {name}", False, "not fetched", remedy)
+    faults = found.faults(FileHashes(settings.hash_memory()))
+    if faults:
+        return Check(f"artifact {name}", False, f"{', '.join(faults)} missing or changed in {found.folder}", remedy)
+    return Check(f"artifact {name}", True, f"verified, in {found.folder}")
+
+
+def _folders() -> Check:
+    return Check("folders", True, f"configuration {settings.config_dir()}, cache {settings.cache_dir()}")
+
+
+def _route() -> Check:
+    from ...contracts.errors import TrinityError
+    from ...routing.loading import load_router
+
+    try:
+        choice = choose_artifact(AUTO)
+        memory = settings.hash_memory()
+        with load_router(choice.artifact, choice.base, config_dir=settings.config_dir(), hash_memory=memory) as router:
+            decision = router.route("What is 17 + 25?")
+    except TrinityError as error:
+        return Check("route", False, str(error), "see the checks above")
+    timings = f"loaded in {decision.timings.load:.0f} ms, routed in {decision.timings.route:.1f} ms"
+    return Check("route", True, f"{decision.artifact.name} on {decision.profile}: {timings}")
+
+
+def _print(checks: list[Check]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for check in checks:
+        mark = "[green]ok[/]" if check.ok else "[yellow]--[/]"
+        remedy = f"\n[dim]to fix: {escape(check.remedy)}[/]" if check.remedy and not check.ok else ""
+        table.add_row(mark, check.name, escape(check.found) + remedy)
+    console().print(table)

@@ -1,0 +1,155 @@
+"""``trinity-mlx eval``: a suite against a lane's gates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .. import settings
+from ..artifact_choice import AUTO, FALLBACK, PUBLISHED
+from ..lane_options import DEFAULT_SUITES, FiniteRange, LaneOptions, default_suite, lane_of, lane_options, progress
+from ..output import note, print_json
+
+if TYPE_CHECKING:
+    from ...evaluation.gates import Gates
+    from ...evaluation.lane import Lane
+    from ...evaluation.results import Evaluation
+    from ...evaluation.snapshot import Snapshot
+    from ...evaluation.suite import Case
+    from ...routing.router import Router
+
+
+@click.command("eval")
+@lane_options
+@click.option("--case", "cases", multiple=True, metavar="ID", help="Only this case; may be repeated.")
+@click.option("--list-cases", is_flag=True, help="List the suite's cases and stop.")
+@click.option(
+    "--determinism-runs", type=click.IntRange(1), default=1, show_default=True, help="Route everything so many times."
+)
+@click.option("--min-agent-margin", type=FiniteRange(0), help="Instead of the lane's floor.")
+@click.option("--min-role-margin", type=FiniteRange(0), help="Instead of the lane's floor.")
+@click.option("--snapshot", type=click.Path(path_type=Path), help="Compare with this file instead of the lane's own.")
+@click.option("--snapshot-out", type=click.Path(path_type=Path), help="Write what was seen as a snapshot.")
+@click.option("--no-assert", is_flag=True, help="Report failures and exit with 0.")
+@click.option("--show-logits", is_flag=True, help="Add every case's logits.")
+@click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
+@click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Write a page for a browser.")
+@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE.xml", help="Write a JUnit file.")
+@click.pass_context
+def eval_(ctx: click.Context, /, **options: Any) -> None:
+    """Hold a router's decisions and margins against what is expected of them.
+
+    A case fails on another decision than the suite expects, a margin under the floor, drift from the snapshot in slot,
+    role, token count or transcript, and logits that differ between runs. Exits with 1 when a case fails.
+
+    \b
+    Examples:
+      trinity-mlx eval --determinism-runs 3
+      trinity-mlx eval --artifact sakana --suite seed-12 --snapshot logits.json
+      trinity-mlx eval --quantize 8 --report int8.html
+    """
+    lane = LaneOptions.take_from(options)
+    if options["list_cases"]:
+        _list_cases(lane, options["as_json"])
+        return
+    evaluation = _evaluate(lane, options)
+    if options["as_json"]:
+        print_json(evaluation.to_dict(options["show_logits"]))
+    else:
+        from ..views.eval_tables import print_evaluation
+
+        print_evaluation(evaluation, options["show_logits"])
+    _write_files(evaluation, options)
+    if evaluation.gate_failed:
+        ctx.exit(1)
+
+
+def _evaluate(options: LaneOptions, asked: dict[str, Any]) -> Evaluation:
+    from ...evaluation.gates import evaluate
+    from ...evaluation.snapshot import read_snapshot
+
+    suite = options.given_suite()
+    snapshot = read_snapshot(asked["snapshot"]) if asked["snapshot"] else None
+    with options.source().load() as router:
+        lane, notes = lane_of(router, options.variant)
+        suite = suite or default_suite(router.identity.artifact.name, lane)
+        if lane and lane.suite and lane.suite.sha256 != suite.sha256:
+            notes.append(f"lane {lane.name} was measured with another suite, or with {suite.name} as it was before")
+        if asked["cases"]:
+            suite = suite.only(asked["cases"])
+        gates = _gates(router, lane, snapshot, notes, asked)
+        with progress(f"routing {suite.name}", len(suite.cases) * gates.determinism_runs) as tick:
+            return evaluate(router, suite, gates, tick)
+
+
+def _gates(
+    router: Router, lane: Lane | None, snapshot: Snapshot | None, notes: list[str], asked: dict[str, Any]
+) -> Gates:
+    from ...evaluation.gates import Gates
+    from ...evaluation.lane import choose_floors
+    from ...profiles.registry import ProfileRegistry
+
+    identity = router.identity
+    profile = ProfileRegistry(settings.config_dir()).get(identity.profile)
+    return Gates(
+        floors=choose_floors(
+            asked["min_agent_margin"], asked["min_role_margin"], lane, profile, identity.artifact.name
+        ),
+        snapshot=snapshot or (lane.snapshot if lane else None),
+        determinism_runs=asked["determinism_runs"],
+        asserting=not asked["no_assert"],
+        notes=tuple(notes),
+    )
+
+
+def _write_files(evaluation: Evaluation, asked: dict[str, Any]) -> None:
+    if path := asked["snapshot_out"]:
+        from ...evaluation.snapshot import snapshot_case, write_snapshot
+
+        results = evaluation.results
+        write_snapshot(path, [snapshot_case(each.case.id, each.decision) for each in results if each.decision])
+        note(f"snapshot written to {path}")
+    if path := asked["report"]:
+        from ...evaluation.report import write_report
+
+        write_report(path, evaluation)
+        note(f"report written to {path}")
+    if path := asked["junit"]:
+        from ...evaluation.junit import write_junit
+
+        write_junit(path, evaluation)
+        note(f"JUnit file written to {path}")
+
+
+def _list_cases(options: LaneOptions, as_json: bool) -> None:
+    suite = options.given_suite() or default_suite(_artifact_name(options.artifact))
+    if as_json:
+        print_json([_case_record(case) for case in suite.cases])
+        return
+    from ..views.eval_tables import print_cases
+
+    print_cases(suite)
+
+
+def _artifact_name(artifact: str) -> str:
+    """The name of what ``artifact`` means, found without loading or building anything."""
+    from ...artifacts.catalog import find_bundle
+    from ...files.hashing import FileHashes
+
+    if artifact == AUTO:
+        return next(filter(settings.store().find, PUBLISHED), FALLBACK)
+    if artifact in DEFAULT_SUITES or settings.store().find(artifact):
+        return artifact
+    return find_bundle(artifact, FileHashes(settings.hash_memory())).name
+
+
+def _case_record(case: Case) -> dict[str, Any]:
+    return {
+        "id": case.id,
+        "messages": [{"role": message.role, "content": message.content} for message in case.transcript.messages],
+        "expected": {"slot": case.expected.slot, "role": int(case.expected.role)},
+        "tags": list(case.tags),
+        "notes": case.notes,
+    }

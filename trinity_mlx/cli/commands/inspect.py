@@ -1,0 +1,154 @@
+"""``trinity-mlx inspect``: what a bundle says about itself, after every byte of it has been verified."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..artifact_choice import locate_bundle
+from ..output import console, print_json
+from ..sizes import readable
+
+if TYPE_CHECKING:
+    from ...contracts.artifact import Bundle
+
+
+@click.command()
+@click.argument("bundle")
+@click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
+def inspect(bundle: str, as_json: bool) -> None:
+    """Verify BUNDLE and show what it is: base, tensors with their shapes, head, labels, origin.
+
+    BUNDLE is a folder, `nano`, or a name from `trinity-mlx artifacts`. Exits with 4 where anything does not hold up.
+
+    \b
+    Examples:
+      trinity-mlx inspect nano
+      trinity-mlx inspect ./my-bundle --json
+    """
+    from ...artifacts.catalog import find_bundle
+
+    description = describe(find_bundle(locate_bundle(bundle)))
+    if as_json:
+        print_json(description)
+    else:
+        _print(description)
+
+
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """Everything about a bundle that was opened, and so verified, as JSON."""
+    return {
+        "name": bundle.name,
+        "folder": str(bundle.folder.resolve()),
+        "adapter_ref": bundle.adapter.ref,
+        "base": {"id": bundle.base_id, "revision": bundle.base_revision, "ref": bundle.base_ref}
+        | {"inside": bundle.base_folder is not None},
+        "text_format": str(bundle.text_format),
+        "agents": list(bundle.head.labels),
+        "head": _tensor(bundle.head.tensor.name, bundle.head.tensor.dtype, bundle.head.tensor.shape),
+        "tensors": _tensors(bundle),
+        **_manifest(bundle.folder),
+    }
+
+
+def _tensors(bundle: Bundle) -> list[dict[str, Any]]:
+    """Every tensor of the adapter's files; ``execution`` is None for one that has no effect on a route."""
+    from ...files.safetensors import read_header
+
+    used = {(entry.tensor.path, entry.tensor.name): entry for entry in bundle.adapter.entries}
+    found = []
+    for path in sorted({path for path, _ in used}):
+        for tensor in read_header(path).values():
+            entry = used.get((path, tensor.name))
+            described = _tensor(entry.source if entry else tensor.name, tensor.dtype, tensor.shape)
+            how = {"execution": str(entry.execution), "transposed": entry.transposed} if entry else {"execution": None}
+            found.append(described | how | {"file": path.relative_to(bundle.folder).as_posix()})
+    return found
+
+
+def _tensor(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"name": name, "dtype": dtype, "shape": list(shape)}
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """What the manifest says beyond that, by its layout; all files have been verified against it."""
+    from ...artifacts.manifest import read_manifest
+    from ...artifacts.published_manifest import is_published, read_published_manifest
+
+    if is_published(folder):
+        published = read_published_manifest(folder)
+        files = {published.router_head_artifact: published.router_head_sha256}
+        files |= {place.file: place.sha256 for place in published.placed()}
+        return {
+            "layout": "published",
+            "files": [_file(folder, path, sha256) for path, sha256 in sorted(files.items())],
+            "lineage": {"vector": published.source_vector_sha256},
+        }
+    manifest = read_manifest(folder)
+    return {
+        "layout": f"{manifest.schema_name} {manifest.version}",
+        "tied_embedding": manifest.tied_embedding,
+        "files": [_file(folder, entry.path, entry.sha256) for entry in manifest.files],
+        "made": manifest.made,
+        "lineage": manifest.lineage,
+    }
+
+
+def _file(folder: Path, path: str, sha256: str) -> dict[str, Any]:
+    return {"path": path, "size": (folder / path).stat().st_size, "sha256": sha256, "verified": True}
+
+
+def _print(found: dict[str, Any]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    base, head, out = found["base"], found["head"], console()
+    facts = Table.grid(padding=(0, 2))
+    where = "inside the bundle" if base["inside"] else f"revision {base['revision'] or 'not recorded'}"
+    for name, text in (
+        ("bundle", f"{found['name']} ({found['layout']}), every file verified"),
+        ("folder", found["folder"]),
+        ("adapter", found["adapter_ref"]),
+        ("base", f"{base['id']}, {where}, {base['ref'] or 'content not recorded'}"),
+        ("reads", found["text_format"]),
+        ("head", f"{head['name']} {head['dtype']} {head['shape']}"),
+        ("agents", "\n".join(f"{slot}  {label}" for slot, label in enumerate(found["agents"]))),
+        ("tied embedding", found.get("tied_embedding")),
+        ("made", _pairs(found.get("made", {}))),
+        ("lineage", _pairs(found["lineage"])),
+    ):
+        if text:
+            facts.add_row(f"[dim]{name}[/]", escape(text))
+    out.print(facts)
+    out.print(_tensor_table(found["tensors"]))
+    out.print(_file_table(found["files"]))
+
+
+def _pairs(values: dict[str, str]) -> str:
+    return "\n".join(f"{name}: {value}" for name, value in values.items())
+
+
+def _tensor_table(tensors: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for heading in ("tensor", "type", "shape", "applied"):
+        table.add_column(heading, overflow="fold")
+    for tensor in tensors:
+        applied = tensor["execution"] or "no effect on a route"
+        stored = ", stored [in, out]" if tensor.get("transposed") else ""
+        table.add_row(tensor["name"], tensor["dtype"], str(tensor["shape"]), applied + stored)
+    return table
+
+
+def _file_table(files: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for heading in ("file", "size", "sha256"):
+        table.add_column(heading, justify="right" if heading == "size" else "left", overflow="fold")
+    for file in files:
+        table.add_row(file["path"], readable(file["size"]), file["sha256"][:12])
+    return table

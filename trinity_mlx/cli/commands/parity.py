@@ -1,0 +1,253 @@
+"""``trinity-mlx parity``: proof that two systems compute the same, stage by stage or on one transcript."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...contracts.errors import UsageError
+from .. import settings
+from ..artifact_choice import AUTO, HELP, choose_artifact
+from ..inputs import read_messages, read_prompt
+from ..output import print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ...parity.progress import Progress
+    from ...parity.record import Task
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.group()
+def parity() -> None:
+    """Prove that two systems compute the same.
+
+    `reference` decomposes the base's tensors and writes every stage of the adaptation; `run` writes the same stages as
+    a profile of this system computes them; `compare` holds the two against each other; `trace` follows one transcript
+    through two profiles.
+
+    \b
+    Example:
+      trinity-mlx parity reference --base Qwen/Qwen3-0.6B --vector vector.npy --all --out reference
+      trinity-mlx parity run --base Qwen/Qwen3-0.6B --vector vector.npy --all --components reference --out here
+      trinity-mlx parity compare reference here
+    """
+
+
+def _subject_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What ``reference`` and ``run`` have in common: which tensors of which base, and where to."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
+        click.option("--out", required=True, type=_PATH, metavar="DIR", help="Folder of the stage bundle."),
+        click.option("--all", "whole", is_flag=True, help="Every tensor that the vector adapts."),
+        click.option("--tensor", metavar="NAME", help="One tensor, such as model.layers.26.mlp.gate_proj.weight."),
+        click.option("--vector", required=True, type=_PATH, metavar="FILE", help="Trained vector: .safetensors, .npy."),
+        click.option("--base", required=True, help="A folder in Hugging Face layout, or OWNER/NAME[@REVISION]."),
+    ):
+        command = option(command)
+    return command
+
+
+@parity.command()
+@_subject_options
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
+def reference(base: str, vector: Path, tensor: str | None, whole: bool, out: Path, as_json: bool, dtype: str) -> None:
+    """Decompose tensors as the published pipeline does, and write components and stages.
+
+    torch.linalg.svd on the CPU, or numpy's where torch is not installed; a whole tensor and several arrays of its size
+    are held meanwhile. The folder's components are what `parity run --components` starts from. Compare a run without
+    --components with a reference in float64: two decompositions in float32 differ by more than the stages' limits.
+
+    \b
+    Example:
+      trinity-mlx parity reference --base base --vector vector.npy --tensor lm_head.weight --out reference
+    """
+    from ...parity.record import record_reference
+
+    with _progress() as progress:
+        task = _task(base, vector, tensor, whole, progress)
+        report = record_reference(task, out.expanduser(), dtype, progress=progress)
+    _print_report(report, out, as_json)
+
+
+@parity.command()
+@_subject_options
+@click.option("--components", type=_PATH, metavar="DIR", help="A reference's folder: start from its U, S and V.")
+@click.option("--profile", default="auto", show_default=True, help="Runtime profile; see `trinity-mlx profiles`.")
+def run(
+    base: str,
+    vector: Path,
+    tensor: str | None,
+    whole: bool,
+    out: Path,
+    as_json: bool,
+    components: Path | None,
+    profile: str,
+) -> None:
+    """Write every stage as this system computes it on a profile.
+
+    From a reference's components, or without --components from Gram matrices, as an export does. All products run on
+    the profile's device in float32, whatever the profile's number type.
+
+    \b
+    Example:
+      trinity-mlx parity run --base base --vector vector.npy --all --components reference --profile mlx --out here
+    """
+    from ...parity.record import record_run
+    from ...profiles.backends import load_backend
+    from ...profiles.registry import ProfileRegistry
+
+    chosen, device = ProfileRegistry(settings.config_dir()).resolve(profile)
+    given = components.expanduser() if components else None
+    with _progress() as progress:
+        task = _task(base, vector, tensor, whole, progress)
+        backend = load_backend(chosen.backend)
+        report = record_run(task, out.expanduser(), backend, device, chosen.name, given, progress)
+    _print_report(report, out, as_json)
+
+
+@parity.command()
+@click.argument("reference", type=_PATH)
+@click.argument("candidate", type=_PATH)
+@click.option("--strict-bytes", is_flag=True, help="Fail also where the stored bfloat16 bytes differ.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.pass_context
+def compare(ctx: click.Context, reference: Path, candidate: Path, strict_bytes: bool, as_json: bool) -> None:
+    """Hold the stages of CANDIDATE against those of REFERENCE.
+
+    Each is the folder of a stage bundle, or a safetensors file of stages that another system wrote. Exits with 1 where
+    a required stage is beyond its limits, and with 2 where one is missing.
+
+    \b
+    Example:
+      trinity-mlx parity compare reference here --json > comparison.json
+    """
+    from ...parity.compare import compare as compare_stages
+    from ...parity.compare import open_stages, volume
+
+    sides = open_stages(reference.expanduser()), open_stages(candidate.expanduser())
+    with _progress() as progress:
+        progress.begin("comparing", volume(*sides))
+        found = compare_stages(*sides, strict_bytes=strict_bytes, advance=progress.advance)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        from ..views.parity_tables import print_comparison
+
+        print_comparison(found)
+    if not found.passed:
+        ctx.exit(1)
+
+
+@parity.command()
+@click.argument("prompt", required=False)
+@click.option("--messages", metavar="FILE", help="A transcript as JSON: a list of {role, content}, or {messages}.")
+@click.option("--a", "first", required=True, metavar="PROFILE", help="One profile.")
+@click.option("--b", "second", required=True, metavar="PROFILE", help="The other.")
+@click.option("--artifact", default=AUTO, show_default=True, help=HELP)
+@click.option("--base", help="Base model: a folder in Hugging Face layout, or OWNER/NAME[@REVISION].")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.pass_context
+def trace(
+    ctx: click.Context,
+    prompt: str | None,
+    messages: str | None,
+    first: str,
+    second: str,
+    artifact: str,
+    base: str | None,
+    as_json: bool,
+) -> None:
+    """Follow one transcript through two profiles.
+
+    Exits with 1 where tokens, head or choice differ, or where hidden vectors or logits are further apart than kernel
+    stacks and number types explain.
+
+    \b
+    Example:
+      trinity-mlx parity trace "What is 17 + 25?" --a mlx --b cpu
+    """
+    from ...parity.routes import Tracer
+
+    if (prompt is None) == (messages is None):
+        raise UsageError("give a prompt or --messages FILE, one of the two")
+    transcript = read_messages(messages) if messages else read_prompt(prompt or "")
+    choice = choose_artifact(artifact, base, first)
+    with _progress() as progress:
+        progress.begin(f"tracing on {first} and {second}", None)
+        tracer = Tracer.open(
+            choice.artifact, choice.base, config_dir=settings.config_dir(), hash_memory=settings.hash_memory()
+        )
+        found = tracer.compare(transcript, first, second)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        from ..views.parity_tables import print_routes
+
+        print_routes(found)
+    if not found.passed:
+        ctx.exit(1)
+
+
+def _task(base: str, vector: Path, tensor: str | None, whole: bool, progress: Progress) -> Task:
+    from ...artifacts.base import open_base
+    from ...artifacts.vector_file import read_vector
+    from ...files.hashing import FileHashes
+    from ...parity.record import plan
+
+    if (tensor is None) != whole:
+        raise UsageError("give --tensor NAME or --all, one of the two")
+    progress.begin("checking the base", None)
+    hashes = FileHashes(settings.hash_memory())
+    file = vector.expanduser()
+    values = read_vector(file)
+    return plan(open_base(base, hashes=hashes), values, hashes.sha256(file), tensor)
+
+
+def _print_report(report: dict[str, Any], out: Path, as_json: bool) -> None:
+    if as_json:
+        print_json(report)
+        return
+    from ..views.parity_tables import print_report
+
+    print_report(report, out)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar for each piece of work on the error stream, where that is a terminal."""
+    from ...parity.progress import SILENCE
+
+    if not sys.stderr.isatty():
+        yield SILENCE
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+
+    with Bars(console=Console(stderr=True), transient=True) as bars:
+        yield _Bar(bars)
+
+
+class _Bar:
+    """One bar at a time; work of unknown length moves to and fro."""
+
+    def __init__(self, bars: Any) -> None:
+        self._bars = bars
+        self._task: Any = None
+
+    def begin(self, what: str, total: int | None) -> None:
+        """Take the last bar away and show a new one."""
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        self._task = self._bars.add_task(what, total=total)
+
+    def advance(self, numbers: int) -> None:
+        """Move it on."""
+        self._bars.advance(self._task, numbers)

@@ -1,0 +1,81 @@
+"""``trinity-mlx profiles``: what there is, what runs here, and what the rest would need."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .. import settings
+from ..output import console, print_json
+
+if TYPE_CHECKING:
+    from ...profiles.registry import Availability, Profile
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
+def profiles(as_json: bool) -> None:
+    """List the runtime profiles, and whether each can run here.
+
+    A TOML file in the `profiles` folder of your configuration adds a profile, or takes the place of a built-in one.
+
+    \b
+    Example:
+      trinity-mlx profiles --json
+    """
+    from ...profiles.registry import AUTO, ProfileRegistry, availability
+
+    registry = ProfileRegistry(settings.config_dir())
+    found = [(registry.get(name), availability(registry.get(name))) for name in registry.names]
+    chosen = _chosen(registry)
+    if as_json:
+        print_json({AUTO: chosen, "profiles": [_entry(*pair) for pair in found]})
+        return
+    _print_table(found, chosen)
+
+
+def _chosen(registry: Any) -> str | None:
+    from ...contracts.errors import ProfileUnavailable
+
+    try:
+        name: str = registry.resolve("auto")[0].name
+    except ProfileUnavailable:
+        return None
+    return name
+
+
+def _entry(profile: Profile, found: Availability) -> dict[str, Any]:
+    return {
+        "name": profile.name,
+        "summary": profile.summary,
+        "backend": profile.backend,
+        "device": found.device or profile.device,
+        "dtype": profile.dtype,
+        "requires": list(profile.requires.modules),
+        "available": found.ok,
+        "reason": found.reason or None,
+        "remedy": found.remedy or None,
+        "floors": {artifact: floors.model_dump() for artifact, floors in profile.floors.items()},
+        "origin": str(profile.origin),
+    }
+
+
+def _print_table(found: list[tuple[Profile, Availability]], chosen: str | None) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for heading in ("profile", "here", "backend", "device", "dtype", "margin floors (agent / role)"):
+        table.add_column(heading)
+    for profile, state in found:
+        name = f"[bold]{profile.name}[/]" + (" (auto)" if profile.name == chosen else "")
+        here = "[green]yes[/]" if state.ok else "[red]no[/]"
+        floors = [f"{name}: {f.agent} / {f.role}, {f.source}" for name, f in profile.floors.items()]
+        device = state.device or profile.device
+        table.add_row(name, here, profile.backend, device, profile.dtype, "\n".join(floors) or "none known")
+    out = console()
+    out.print(table)
+    for profile, state in found:
+        if not state.ok:
+            out.print(f"\n{profile.name} cannot run here: {state.reason}\n  to fix: {state.remedy}", markup=False)
+    out.print(f"\nYour own profiles go into {settings.config_dir() / 'profiles'}", style="dim", markup=False)

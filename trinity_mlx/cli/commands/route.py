@@ -1,0 +1,221 @@
+"""``trinity-mlx route``: one transcript, or a file of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...contracts.errors import TrinityError, UsageError
+from ...contracts.routing import RouteDecision, Selection, SelectionMode
+from .. import settings
+from ..artifact_choice import AUTO, HELP, choose_artifact
+from ..inputs import STANDARD_INPUT, BatchLine, open_input, read_batch, read_messages, read_prompt
+from ..lane_options import lane_of
+from ..output import note, print_json, print_json_line
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from ...evaluation.results import Floors
+    from ...routing.router import Router
+
+_WINDOW = 256
+
+
+@click.command()
+@click.argument("prompt", required=False)
+@click.option("--messages", metavar="FILE", help="A transcript as JSON: a list of {role, content}, or {messages}.")
+@click.option("--batch", metavar="FILE.jsonl", help="Many transcripts, one a line; one result a line, in order.")
+@click.option("--profile", default="auto", show_default=True, help="Runtime profile; see `trinity-mlx profiles`.")
+@click.option("--artifact", default=AUTO, show_default=True, help=HELP)
+@click.option("--base", help="Base model: a folder in Hugging Face layout, or OWNER/NAME[@REVISION].")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Instead of the profile's.")
+@click.option(
+    "--selection",
+    default="argmax",
+    show_default=True,
+    help=f"{', '.join(SelectionMode)}; for one split alone: agent=sample,role=argmax.",
+)
+@click.option("--temperature", default=1.0, show_default=True, help="Divides the logits before the softmax.")
+@click.option("--seed", type=int, help="Fixes what `sample` draws; without it a fresh seed is drawn and reported.")
+@click.option("--allow-slots", metavar="N,N,...", help="Choose among these agent slots only.")
+@click.option("--show-logits", is_flag=True, help="Add the logits of both splits.")
+@click.option("--explain", is_flag=True, help="Draw the logits, margins and floors.")
+@click.option("--json", "as_json", is_flag=True, help="JSON for programs; with --batch one object a line.")
+def route(
+    prompt: str | None,
+    messages: str | None,
+    batch: str | None,
+    profile: str,
+    artifact: str,
+    base: str | None,
+    dtype: Any,
+    selection: str,
+    temperature: float,
+    seed: int | None,
+    allow_slots: str | None,
+    show_logits: bool,
+    explain: bool,
+    as_json: bool,
+) -> None:
+    """Say which agent slot speaks next, and in which role.
+
+    The input is PROMPT (`-` reads it from standard input), --messages or --batch. In a batch, a line that cannot be
+    routed gives an error record in its place, and the rest goes on.
+
+    \b
+    Examples:
+      trinity-mlx route "What is 17 + 25? Answer briefly."
+      trinity-mlx route --messages conversation.json --explain
+      trinity-mlx route --batch prompts.jsonl --json > routes.jsonl
+    """
+    _check_one_input(prompt, messages, batch)
+    how = Selection.parse(selection, temperature, seed)
+    slots = _parse_slots(allow_slots)
+    if batch:
+        with open_input(batch) as file, _load(artifact, base, profile, dtype) as router:
+            _route_batch(router, read_batch(file), _size_of(batch), how, slots, as_json)
+        return
+    transcript = read_messages(messages) if messages else read_prompt(prompt or "")
+    with _load(artifact, base, profile, dtype) as router:
+        _show(router.route(transcript, selection=how, allow_slots=slots), router, as_json, show_logits, explain)
+
+
+def _check_one_input(prompt: str | None, messages: str | None, batch: str | None) -> None:
+    given = [name for name, value in (("PROMPT", prompt), ("--messages", messages), ("--batch", batch)) if value]
+    if prompt == "" and not given:
+        return
+    if len(given) != 1:
+        what = f"{' and '.join(given)} exclude each other" if given else "nothing to route"
+        raise UsageError(f'{what}: give a prompt, --messages FILE or --batch FILE, as in: trinity-mlx route "..."')
+
+
+def _parse_slots(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"--allow-slots is {text!r}: give slot numbers with commas, as in --allow-slots 0,2,5"
+        ) from None
+
+
+def _load(artifact: str, base: str | None, profile: str, dtype: Any) -> Router:
+    from ...routing.loading import load_router
+
+    choice = choose_artifact(artifact, base, profile)
+    with _spinner(f"loading {artifact}"):
+        return load_router(
+            choice.artifact,
+            choice.base,
+            profile,
+            dtype,
+            config_dir=settings.config_dir(),
+            hash_memory=settings.hash_memory(),
+        )
+
+
+@contextmanager
+def _spinner(text: str) -> Iterator[None]:
+    """A spinner on the error stream, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(text):
+        yield
+
+
+def _show(decision: RouteDecision, router: Router, as_json: bool, show_logits: bool, explain: bool) -> None:
+    if as_json:
+        print_json(decision.to_dict())
+        return
+    from ..views.explain import print_decision, print_logits, print_picture
+
+    print_decision(decision, router.identity)
+    if explain:
+        print_picture(decision, router.identity, _floors(router))
+    elif show_logits:
+        print_logits(decision, router.identity)
+
+
+def _floors(router: Router) -> Floors:
+    """The margins that the router's lane asks for."""
+    from ...evaluation.lane import choose_floors
+    from ...profiles.registry import ProfileRegistry
+
+    lane, _ = lane_of(router, router.identity.variant)
+    profile = ProfileRegistry(settings.config_dir()).get(router.identity.profile)
+    return choose_floors(None, None, lane, profile, router.identity.artifact.name)
+
+
+def _size_of(name: str | None) -> int | None:
+    return Path(name).stat().st_size if name and name != STANDARD_INPUT else None
+
+
+def _route_batch(
+    router: Router,
+    lines: Iterator[BatchLine],
+    size: int | None,
+    selection: Selection,
+    slots: list[int] | None,
+    as_json: bool,
+) -> None:
+    failed = total = 0
+    with _progress() as progress:
+        task = progress.add_task("routing", total=size)
+        while window := list(islice(lines, _WINDOW)):
+            for line, result in _route_window(router, window, selection, slots):
+                _print_line(line, result, as_json)
+                failed += isinstance(result, TrinityError)
+            total += len(window)
+            progress.advance(task, sum(line.nbytes for line in window))
+    if failed:
+        note(f"{failed} of {total} lines could not be routed; each has an error record in its place")
+
+
+def _route_window(
+    router: Router, window: list[BatchLine], selection: Selection, slots: list[int] | None
+) -> Iterator[tuple[BatchLine, RouteDecision | TrinityError]]:
+    good = [line.transcript for line in window if not isinstance(line.transcript, UsageError)]
+    routed = iter(router.route_many(good, selection=selection, allow_slots=slots, errors="return"))
+    for line in window:
+        yield line, line.transcript if isinstance(line.transcript, UsageError) else next(routed)
+
+
+def _progress() -> Progress:
+    """A bar on the error stream, shown only where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+
+def _print_line(line: BatchLine, result: RouteDecision | TrinityError, as_json: bool) -> None:
+    if as_json:
+        head = {"line": line.number} | ({"id": line.id} if line.id is not None else {})
+        print_json_line(head | _record(result))
+        return
+    name = line.id or str(line.number)
+    if isinstance(result, TrinityError):
+        click.echo(f"{name}\terror\t{result}")
+    else:
+        click.echo(f"{name}\t{result.slot}\t{result.label}\t{result.role.label}\t{_number(result.margins.agent)}")
+
+
+def _record(result: RouteDecision | TrinityError) -> dict[str, Any]:
+    if isinstance(result, TrinityError):
+        return {"error": {"type": type(result).__name__, "message": str(result)}}
+    return result.to_dict()
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

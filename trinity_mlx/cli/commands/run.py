@@ -1,0 +1,224 @@
+"""``trinity-mlx run``: a task to a verified answer, by the agents of a pool."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...contracts.errors import AuthorityInvalid, PolicyInvalid, PoolInvalid, UsageError
+from .. import settings
+from ..artifact_choice import AUTO, HELP, choose_artifact
+from ..inputs import read_messages, read_prompt
+from ..output import note, print_json
+
+if TYPE_CHECKING:
+    from ...contracts.transcript import Transcript
+    from ...routing.router import Router
+    from ...rules.budgets import Limits
+    from ...rules.policy import Policy
+    from ...runs.coordinator import Coordinator
+    from ...runs.result import RunResult
+
+SAMPLE_TASK = "First think about how to solve it: what is the sum of all multiples of 3 below 100?"
+"""What the demonstration pool can solve; the task of a run that names none."""
+
+LIMITS = {
+    "max_seconds": ("wall_time_s", float, "Seconds that the run may take."),
+    "max_calls": ("provider_calls", int, "Attempts at providers."),
+    "max_call_seconds": ("call_latency_s", float, "Seconds that one attempt may take."),
+    "max_revisions": ("verifier_revisions", int, "Verifier replies that do not accept."),
+    "max_cost": ("cost_usd", float, "US dollars, by the prices in the pool."),
+    "max_tokens": ("tokens", int, "Tokens in and out, of all calls together."),
+}
+"""Options that limit a run: the limit's name, its type, its help."""
+
+
+def _limit_options(command: Any) -> Any:
+    for option, (_, kind, text) in reversed(LIMITS.items()):
+        command = click.option(f"--{option.replace('_', '-')}", type=kind, help=text)(command)
+    return command
+
+
+@click.command()
+@click.argument("task", required=False)
+@click.option("--messages", metavar="FILE", help="A conversation as JSON: a list of {role, content}, or {messages}.")
+@click.option(
+    "--pool",
+    metavar="NAME|FILE.toml",
+    help="The agents, as `trinity-mlx pool --help` describes them; by default a demonstration that needs no network.",
+)
+@click.option("--policy", default="default", show_default=True, help="default, or published: the port's behaviour.")
+@click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Set an option of the policy, as in sticky_margin=0.5; may be repeated.",
+)
+@click.option("--max-turns", type=int, help="Replies that the run may take.")
+@click.option("--agent", metavar="NAME", help="Let this agent take every turn; the router is asked for the role alone.")
+@click.option("--strict", is_flag=True, help="Fail when an agent fails, instead of asking the next best.")
+@_limit_options
+@click.option("--live", is_flag=True, help="Allow calls to providers outside this process: they may cost money.")
+@click.option(
+    "--trace-out", type=click.Path(path_type=Path), metavar="FILE.jsonl", help="Append every event to a file."
+)
+@click.option("--trace-content", is_flag=True, help="Keep texts in the trace, not their hashes alone.")
+@click.option("--authority", type=click.Path(path_type=Path), metavar="FILE.json", help="Run under this authority.")
+@click.option("--artifact", default=AUTO, show_default=True, help=HELP)
+@click.option("--base", help="Base model: a folder in Hugging Face layout, or OWNER/NAME[@REVISION].")
+@click.option("--profile", default="auto", show_default=True, help="Runtime profile; see `trinity-mlx profiles`.")
+@click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
+@click.pass_context
+def run(ctx: click.Context, /, **asked: Any) -> None:
+    """Take TASK to a verified answer: a router picks agent and role each turn, until a Verifier accepts.
+
+    Without a task, a demonstration runs: no network, no key. Real models need a pool and --live.
+
+    Exits with 5 when providers fail and with 6 when a limit is reached; the best answer so far is printed all the same.
+    Ctrl-C ends a run in order: its trace is finished, and the command exits with 130.
+
+    \b
+    Examples:
+      trinity-mlx run
+      trinity-mlx run "Prove that 2 is the only even prime." --pool home.toml --live --max-cost 0.05
+      trinity-mlx run --messages conversation.json --policy published --trace-out run.jsonl --json
+    """
+    task = _task(asked["task"], asked["messages"])
+    make_coordinator = _coordinator_maker(asked)
+    try:
+        with _load_router(asked) as router, make_coordinator(router) as coordinator:
+            result = _carry_out(coordinator, task, asked["as_json"])
+    except KeyboardInterrupt:
+        note("the run was cancelled")
+        ctx.exit(130)
+    _print(result, asked["as_json"])
+    if result.error and "kind" in result.error.details:
+        note(_who_limits(result.error.details["kind"], asked["authority"]))
+    ctx.exit(result.exit_code)
+
+
+def _task(task: str | None, messages: str | None) -> Transcript:
+    if task is not None and messages:
+        raise UsageError("TASK and --messages exclude each other: give one of them")
+    transcript = read_messages(messages) if messages else read_prompt(SAMPLE_TASK if task is None else task)
+    if not transcript.messages[-1].content.strip():
+        raise UsageError("the task is empty: say what is to be done")
+    return transcript
+
+
+def _load_router(asked: dict[str, Any]) -> Router:
+    from ...routing.loading import load_router
+
+    choice = choose_artifact(asked["artifact"], asked["base"], asked["profile"])
+    return load_router(
+        choice.artifact,
+        choice.base,
+        asked["profile"],
+        config_dir=settings.config_dir(),
+        hash_memory=settings.hash_memory(),
+    )
+
+
+def _coordinator_maker(asked: dict[str, Any]) -> Callable[[Router], Coordinator]:
+    """What makes the coordinator once the router is loaded; whatever can be wrong before then is found here."""
+    from ...pools.files import DEMO, find_pool
+    from ...runs.coordinator import Coordinator, TraceFile
+
+    trace = TraceFile(asked["trace_out"], asked["trace_content"]) if asked["trace_out"] else None
+    if asked["authority"]:
+        from ...pools.authority import read_authority
+
+        _refuse_beside_authority(asked)
+        authority, policy = read_authority(asked["authority"]), _policy(asked)
+        return partial(Coordinator.governed, authority=authority, policy=policy, live=asked["live"], trace=trace)
+    pool = find_pool(DEMO if asked["pool"] is None else asked["pool"], settings.config_dir())
+    return partial(
+        Coordinator,
+        pool=pool,
+        policy=_policy(asked, {agent.name: agent.slot for agent in pool.agents}),
+        limits=_limits(asked),
+        environment=settings.environment(),
+        live=asked["live"],
+        trace=trace,
+    )
+
+
+def _refuse_beside_authority(asked: dict[str, Any]) -> None:
+    given = [name for name in ("pool", "agent", *LIMITS) if asked[name] is not None]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise AuthorityInvalid(f"--authority brings pool and limits of its own: leave out {options}")
+
+
+def _policy(asked: dict[str, Any], slots: dict[str, int] | None = None) -> Policy:
+    from ...rules.policy import Policy
+
+    options: dict[str, Any] = dict(_option(text) for text in asked["options"])
+    if asked["max_turns"] is not None:
+        options["max_turns"] = asked["max_turns"]
+    if asked["strict"]:
+        options["fallback"] = False
+    if asked["agent"] is not None:
+        if asked["agent"] not in (slots or {}):
+            raise PoolInvalid(f"no agent {asked['agent']!r} in the pool: there are {', '.join(slots or {})}")
+        options["bypass_slot"] = (slots or {})[asked["agent"]]
+    return Policy.named(asked["policy"]).with_options(**options)
+
+
+def _option(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise PolicyInvalid(f"--option is {text!r}: give NAME=VALUE, as in --option sticky_margin=0.5")
+    return name.strip().replace("-", "_"), value.strip()
+
+
+def _limits(asked: dict[str, Any]) -> Limits:
+    from ...rules.budgets import Limits
+
+    return Limits(**{name: asked[option] for option, (name, _, _) in LIMITS.items()})
+
+
+def _who_limits(kind: str, authority: Path | None) -> str:
+    """Where the limit that a run has reached can be raised."""
+    if authority:
+        return f"{authority} sets that limit"
+    option = next(option for option, (name, _, _) in LIMITS.items() if name.startswith(kind))
+    return f"--{option.replace('_', '-')} sets that limit"
+
+
+def _carry_out(coordinator: Coordinator, task: Transcript, as_json: bool) -> RunResult:
+    """The run, with a live view on a terminal; Ctrl-C ends it in order."""
+    import stamina.instrumentation
+
+    from ..views.run_view import LiveView, PlainView
+
+    stamina.instrumentation.set_on_retry_hooks([])  # the views tell of each retry; a log line besides would break them
+
+    async def carry_out() -> RunResult:
+        async with coordinator:
+            if as_json:
+                return await coordinator.arun(task)
+            with LiveView() if sys.stdout.isatty() else PlainView() as view:
+                return await coordinator.arun(task, sinks=[view], on_text=view.on_text)
+
+    return asyncio.run(carry_out())
+
+
+def _print(result: RunResult, as_json: bool) -> None:
+    """The result on standard output, unless the live view has shown it; what went wrong on the error stream."""
+    from ..views.run_view import shown
+
+    if as_json:
+        print_json(result.to_dict())
+    elif result.answer is not None and not sys.stdout.isatty():
+        click.echo(result.answer)
+    if result.error:
+        click.secho("error: ", fg="red", bold=True, err=True, nl=False)
+        click.echo(shown(result.error.message), err=True)

@@ -1,0 +1,1 @@
+"""What is fetched: pins, homes, transfers and the store on this machine."""

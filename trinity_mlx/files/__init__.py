@@ -1,0 +1,1 @@
+"""Tools for files: hashes, paths, shipped data, strict models, safetensors."""

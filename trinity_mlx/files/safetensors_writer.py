@@ -1,0 +1,181 @@
+"""Safetensors files written tensor by tensor, tile by tile, under a temporary name.
+
+The layout follows from names, number types and shapes alone, so the header is written first, a tensor may be filled in
+at any later time, and a file that was begun can be gone on with by another process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ..contracts.errors import TensorFileInvalid
+from .safetensors import ITEM_BYTES, read_header
+
+Buffer = bytes | bytearray | memoryview
+_ALIGNMENT = 8
+_CHUNK_BYTES = 1 << 22
+_SYNC_BYTES = 1 << 25
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor to be written: its name, number type (``F32``, ``BF16``, ``F16``) and shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its values."""
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+class SafetensorsWriter:
+    """A file at ``path`` that holds the tensors of ``specs``, and becomes a finished one when it is published.
+
+    Wider number types come first, so that every tensor is aligned; otherwise the order is that of ``specs``.
+
+    Raises:
+        TensorFileInvalid: a file lies at ``path``, and it is not one that was begun with the same ``specs``.
+        OSError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path, specs: Sequence[TensorSpec]) -> None:
+        self._path = path
+        self._specs = {spec.name: spec for spec in sorted(specs, key=lambda spec: -ITEM_BYTES[spec.dtype])}
+        if len(self._specs) < len(specs):
+            raise ValueError(f"a tensor is named twice: {[spec.name for spec in specs]}")
+        header, self._starts = _layout(self._specs.values())
+        if path.exists():
+            self._check_begun(header)
+        else:
+            self._begin(header)
+
+    def write(self, name: str, tiles: Iterable[Buffer]) -> str:
+        """Fill in tensor ``name``; its values are on the disk when this returns. Gives their sha256.
+
+        Args:
+            name: one of the specified tensors.
+            tiles: the values' bytes in row order, little-endian, in pieces of any size.
+
+        Raises:
+            ValueError: the tiles hold more or fewer bytes than the tensor.
+        """
+        spec = self._specs[name]
+        with self._path.open("r+b") as file:
+            file.seek(self._starts[name])
+            sink = _Sink(file, spec.nbytes)
+            _feed(sink, tiles)
+            sink.sync()
+        if sink.written != spec.nbytes:
+            raise ValueError(
+                f"tensor {name!r} {spec.dtype}{list(spec.shape)} takes {spec.nbytes} bytes, not {sink.written}"
+            )
+        return sink.digest.hexdigest()
+
+    def sha256(self, name: str) -> str:
+        """Hash of the bytes that now stand for tensor ``name``."""
+        digest, left = hashlib.sha256(), self._specs[name].nbytes
+        with self._path.open("rb") as file:
+            file.seek(self._starts[name])
+            while left and (chunk := file.read(min(left, _CHUNK_BYTES))):
+                digest.update(chunk)
+                left -= len(chunk)
+        return digest.hexdigest()
+
+    def publish(self, target: Path) -> None:
+        """Give the file its final name, in place of what lay there."""
+        self._path.replace(target)
+
+    def _begin(self, header: bytes) -> None:
+        """A file of its final length, put in place at once: one that exists has its header."""
+        fresh = self._path.with_name(f".{self._path.name}.new")
+        with fresh.open("wb") as file:
+            file.write(header)
+            file.truncate(len(header) + sum(spec.nbytes for spec in self._specs.values()))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self._path)
+
+    def _check_begun(self, header: bytes) -> None:
+        read_header(self._path)
+        with self._path.open("rb") as file:
+            if file.read(len(header)) != header:
+                raise TensorFileInvalid(f"{self._path} was begun for other tensors, shapes or number types")
+
+
+class _Sink:
+    """Takes a tensor's tiles in turn: to the file, into a hash, and every so often on to the disk."""
+
+    def __init__(self, file: BinaryIO, limit: int) -> None:
+        self.digest = hashlib.sha256()
+        self.written = 0
+        self._file = file
+        self._limit = limit
+        self._unsynced = 0
+
+    def take(self, tile: Buffer) -> None:
+        """Write ``tile``, unless it reaches beyond the tensor."""
+        self.written += len(tile)
+        if self.written > self._limit:
+            return
+        self._file.write(tile)
+        self.digest.update(tile)
+        self._unsynced += len(tile)
+        if self._unsynced >= _SYNC_BYTES:
+            self.sync()
+
+    def sync(self) -> None:
+        """Wait until all that was written is on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._unsynced = 0
+
+
+def _feed(sink: _Sink, tiles: Iterable[Buffer]) -> None:
+    """Give ``tiles`` to ``sink`` on a thread of its own, so that one is stored while the next is computed."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="trinity-mlx-writer") as background:
+        pending: Future[None] | None = None
+        for tile in tiles:
+            if pending:
+                pending.result()
+            pending = background.submit(sink.take, tile)
+        if pending:
+            pending.result()
+
+
+def write_safetensors(path: Path, tensors: Iterable[tuple[TensorSpec, Buffer]]) -> None:
+    """A whole small file at once, in place of what lay at ``path``."""
+    held = list(tensors)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    writer = SafetensorsWriter(partial, [spec for spec, _ in held])
+    for spec, values in held:
+        writer.write(spec.name, [values])
+    writer.publish(path)
+
+
+def _layout(specs: Iterable[TensorSpec]) -> tuple[bytes, dict[str, int]]:
+    """The file's first bytes, and where each tensor starts."""
+    entries, offsets, end = {}, {}, 0
+    for spec in specs:
+        entries[spec.name] = {
+            "dtype": spec.dtype,
+            "shape": list(spec.shape),
+            "data_offsets": [end, end + spec.nbytes],
+        }
+        offsets[spec.name] = end
+        end += spec.nbytes
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-len(text) % _ALIGNMENT)
+    header = len(text).to_bytes(8, "little") + text
+    return header, {name: len(header) + offset for name, offset in offsets.items()}

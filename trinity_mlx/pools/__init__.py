@@ -1,0 +1,1 @@
+"""Pools of agents: their files, secrets and what a run may use."""

@@ -1,0 +1,94 @@
+"""Governed runs: one JSON file states under whose authority a run happens, with which pool and within which limits.
+
+    {"authority_ref": "...", "workflow_ref": "...", "runtime_ref": "...", "provider_pool_ref": "...",
+     "credential_ref": "...", "pool": {"name": "...", "agents": [...]}, "limits": {"provider_calls": 10}}
+
+The pool has the shape of a pool's TOML file (``pools.py``). Its keys are ``file:`` references: a governed run reads
+none from the environment. ``limits`` may be empty; its names are those of ``rules.budgets.Limits``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from ..contracts.canonical import unique_keys
+from ..contracts.errors import AuthorityInvalid, PoolInvalid, UsageError
+from ..contracts.pool import Pool
+from ..files.models import first_fault
+from ..rules.budgets import Limits
+from .files import parse_pool
+
+REFS = ("authority_ref", "workflow_ref", "runtime_ref", "provider_pool_ref", "credential_ref")
+_Ref = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+    authority_ref: _Ref
+    workflow_ref: _Ref
+    runtime_ref: _Ref
+    provider_pool_ref: _Ref
+    credential_ref: _Ref
+    pool: dict[str, Any]
+    limits: dict[str, float | int] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """What a governed run may use; ``refs`` goes into every event of its trace."""
+
+    refs: Mapping[str, str]
+    pool: Pool
+    limits: Limits
+
+
+def read_authority(path: Path) -> Authority:
+    """The authority in a file; relative paths in its pool are taken from the file's folder.
+
+    Raises:
+        AuthorityInvalid: the file cannot be read, a reference is missing, or its pool or limits do not hold up.
+    """
+    try:
+        held = _File.model_validate(json.loads(path.read_bytes(), object_pairs_hook=unique_keys))
+    except OSError as error:
+        raise AuthorityInvalid(f"cannot read {path}: {error.strerror or error}") from None
+    except ValidationError as error:
+        raise AuthorityInvalid(f"{path}: {first_fault(error)}") from None
+    except (ValueError, RecursionError) as error:
+        raise AuthorityInvalid(f"{path} is not JSON that can be read: {error}") from None
+    try:
+        pool = parse_pool(held.pool, f"{path}: pool", path.parent)
+        limits = _limits(path, held.limits)
+    except PoolInvalid as error:
+        raise AuthorityInvalid(str(error)) from None
+    for agent in pool.agents:
+        if agent.api_key and agent.api_key.startswith("env:"):
+            raise AuthorityInvalid(
+                f"{path}: agent {agent.name!r} takes its key from the environment, which a governed run does not "
+                "read: give a file: reference"
+            )
+        if agent.provider == "any-llm":
+            raise AuthorityInvalid(
+                f"{path}: agent {agent.name!r} uses any-llm, whose packages may read credentials from the environment, "
+                "which a governed run does not: give openai-compatible or anthropic"
+            )
+    return Authority({name: getattr(held, name) for name in REFS}, pool, limits)
+
+
+def _limits(path: Path, values: Mapping[str, Any]) -> Limits:
+    unknown = sorted(set(values) - set(Limits.__dataclass_fields__))
+    if unknown:
+        raise AuthorityInvalid(
+            f"{path}: limits: no limit {unknown[0]!r}: there are {', '.join(Limits.__dataclass_fields__)}"
+        )
+    try:
+        return Limits(**values)
+    except (UsageError, OverflowError) as error:
+        raise AuthorityInvalid(f"{path}: limits: {error}") from None

@@ -1,0 +1,221 @@
+"""Pools from TOML files: shipped ones, a user's own in the configuration folder, or any file.
+
+name = "home"
+[[agents]]
+slot = 0
+name = "solver"
+provider = "openai-compatible"
+model = "qwen3:32b"
+base_url = "http://127.0.0.1:11434/v1"
+api_key = "env:HOME_KEY"                  # optional; env:NAME or file:/path, never the key itself
+timeout_s = 60
+max_tokens = 4096
+temperature = 0.2
+price = { input = 0.0, output = 0.0 }     # USD per million tokens
+roles = ["worker", "verifier"]            # optional; all three where it is left out
+extra = { top_p = 0.9 }                   # goes into the provider's request as it is
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, JsonValue, TypeAdapter, ValidationError
+
+from ..contracts.errors import PoolInvalid
+from ..contracts.pool import ALL_ROLES, Agent, Pool, Price
+from ..contracts.routing import Role
+from ..files.models import first_fault
+from ..files.shipped import data_path
+
+DEMO = "demo"
+"""The shipped pool, which answers from a script."""
+
+_URL = TypeAdapter(HttpUrl)
+_KEY_NAMES = frozenset({"api_key", "apikey", "authorization", "x_api_key"})
+_REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:[^\0]+")
+
+
+def _checked_name(text: str) -> str:
+    if not text.isprintable() or text != text.strip() or not text:
+        raise ValueError("a name is one line of printable text, without space around it")
+    return text
+
+
+def _checked_url(text: str) -> str:
+    url = _URL.validate_python(text)
+    if url.username or url.password:
+        raise ValueError("a key never stands in a pool: take user and password out of the address")
+    return text
+
+
+def _checked_reference(text: str) -> str:
+    if not _REFERENCE.fullmatch(text):
+        raise ValueError("a key never stands in a pool: give a reference such as env:NAME or file:/path/to/key")
+    return text
+
+
+def _checked_extra(values: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    try:
+        json.dumps(values, allow_nan=False)
+    except ValueError:
+        raise ValueError("a request cannot hold nan or inf: give a finite number") from None
+    if _KEY_NAMES.intersection(name.lower().replace("-", "_") for name in _names_in(values)):
+        raise ValueError("a key never stands in a pool: name where it is with the agent's api_key")
+    return values
+
+
+def _names_in(value: JsonValue) -> Iterator[str]:
+    inner: Iterable[JsonValue] = ()
+    if isinstance(value, dict):
+        yield from value
+        inner = value.values()
+    elif isinstance(value, list):
+        inner = value
+    for each in inner:
+        yield from _names_in(each)
+
+
+Name = Annotated[str, AfterValidator(_checked_name)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+class _Price(_Table):
+    input: Amount
+    output: Amount
+
+
+class _Agent(_Table):
+    slot: Annotated[int, Field(ge=0)]
+    name: Name
+    provider: Name
+    model: str = ""
+    base_url: Annotated[str, AfterValidator(_checked_url)] | None = None
+    api_key: Annotated[str, AfterValidator(_checked_reference)] | None = None
+    timeout_s: Positive = 60.0
+    max_tokens: Annotated[int, Field(ge=1)] = 4096
+    temperature: Amount | None = None
+    extra: Annotated[dict[str, JsonValue], AfterValidator(_checked_extra)] = Field(default_factory=dict)
+    price: _Price | None = None
+    roles: Annotated[list[Literal["worker", "thinker", "verifier"]], Field(min_length=1)] | None = None
+
+
+class _Pool(_Table):
+    name: Name
+    agents: Annotated[list[_Agent], Field(min_length=1)]
+
+
+def find_pool(name: str | Path, config_dir: Path | None = None) -> Pool:
+    """The pool of that name (the user's own before a shipped one), or the pool in a file.
+
+    Raises:
+        PoolInvalid: there is none, or it does not describe a pool.
+    """
+    for folder in _folders(config_dir):
+        path = folder / f"{name}.toml"
+        if _is_file(path):
+            return read_pool(path)
+    path = Path(name)
+    if not _is_file(path):
+        known = ", ".join(pool_names(config_dir))
+        raise PoolInvalid(f"no pool {str(name)!r}: name a TOML file, or one of the pools that are here: {known}")
+    return read_pool(path)
+
+
+def pool_names(config_dir: Path | None = None) -> list[str]:
+    """Names of all pools that need no path."""
+    return sorted({path.stem for folder in _folders(config_dir) for path in folder.glob("*.toml")})
+
+
+def read_pool(path: Path) -> Pool:
+    """The pool in a TOML file; relative paths in it are taken from its folder.
+
+    Raises:
+        PoolInvalid: the file cannot be read or does not describe a pool.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PoolInvalid(f"cannot read {path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise PoolInvalid(f"{path} is not TOML that can be read: {error}") from None
+    return parse_pool(table, str(path), path.parent)
+
+
+def parse_pool(table: Mapping[str, Any], origin: str, folder: Path) -> Pool:
+    """The pool in ``table``; ``origin`` names it in messages, ``folder`` is where relative paths start.
+
+    Raises:
+        PoolInvalid: it does not describe a pool.
+    """
+    try:
+        held = _Pool.model_validate(table)
+    except ValidationError as error:
+        raise PoolInvalid(f"{origin}: {first_fault(error)}") from None
+    except RecursionError:
+        raise PoolInvalid(f"{origin}: its tables lie too deep in one another") from None
+    agents = sorted(held.agents, key=lambda agent: agent.slot)
+    pool = Pool(held.name, tuple(_agent(agent, folder.resolve()) for agent in agents))
+    check_agents(pool.agents, origin)
+    return pool
+
+
+def check_agents(agents: Sequence[Agent], origin: str) -> None:
+    """Hold agents against what makes them a pool: slots from 0 in order, names of their own, somebody to answer.
+
+    Raises:
+        PoolInvalid: they are none; ``origin`` names them in the message.
+    """
+    slots, names = [agent.slot for agent in agents], [agent.name for agent in agents]
+    if slots != list(range(len(slots))):
+        given = ", ".join(map(str, slots))
+        raise PoolInvalid(f"{origin}: slots are {given}: they must run from 0 to {len(slots) - 1}, each once")
+    for name in names:
+        if names.count(name) > 1:
+            raise PoolInvalid(f"{origin}: two agents are called {name!r}: give each a name of its own")
+    if not any(Role.WORKER in agent.roles for agent in agents):
+        raise PoolInvalid(f"{origin}: no agent may be a Worker, so nobody can answer: allow that role to one")
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file; a name that no file can have, or a folder that cannot be looked into, has none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _folders(config_dir: Path | None) -> list[Path]:
+    return [*([config_dir / "pools"] if config_dir else []), data_path("fixtures", "pools")]
+
+
+def _agent(agent: _Agent, folder: Path) -> Agent:
+    values = agent.model_dump(exclude={"price", "roles"})
+    extra = values["extra"]
+    if agent.provider == "scripted" and isinstance(extra.get("script"), str):
+        extra["script"] = str(folder / _expanded(extra["script"]))
+    if agent.provider == "local" and agent.model:
+        values["model"] = str(folder / _expanded(agent.model))
+    return Agent(
+        **values,
+        price=Price(agent.price.input, agent.price.output) if agent.price else None,
+        roles=frozenset(Role[role.upper()] for role in agent.roles) if agent.roles else ALL_ROLES,
+    )
+
+
+def _expanded(text: str) -> Path:
+    """``text`` with the home folder for a leading ``~``; as it is where that user has none."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)

@@ -1,0 +1,1 @@
+"""Runtime profiles, and the backends that they name."""

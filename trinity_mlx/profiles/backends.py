@@ -1,0 +1,27 @@
+"""Backends found by name through the entry-point group ``trinity_mlx.backends``, and imported only when asked for."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import entry_points
+
+from ..contracts.backend import ENTRY_POINT_GROUP, Backend
+from ..contracts.errors import ProfileUnavailable
+
+
+@cache
+def load_backend(name: str) -> Backend:
+    """The backend ``name``, one instance a process.
+
+    Raises:
+        ProfileUnavailable: no installed package offers it, or its import fails.
+    """
+    found = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    if name not in found:
+        offered = ", ".join(sorted(found)) or "none"
+        raise ProfileUnavailable(f"no backend {name!r} is installed (found: {offered}); reinstall trinity-mlx")
+    try:
+        backend: Backend = found[name].load()()
+    except (ImportError, OSError) as error:
+        raise ProfileUnavailable(f"backend {name!r} cannot be imported: {error}") from None
+    return backend

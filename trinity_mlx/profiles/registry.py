@@ -1,0 +1,169 @@
+"""The registry of runtime profiles: named choices of backend, device, number type and margin floors.
+
+A profile is a TOML file whose name is the profile's. The built-in ones ship with the package; a user's own file in
+``<config folder>/profiles`` adds a profile or takes the place of a built-in one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..contracts.errors import ProfileInvalid, ProfileUnavailable, UnknownProfile
+from ..files.models import first_fault
+from ..files.shipped import data_path
+from .backends import load_backend
+
+AUTO = "auto"
+DTypeName = Literal["float32", "bfloat16", "float16"]
+_Margin = Annotated[float, Field(ge=0)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Floors(_Table):
+    """The least margins that a decision should have with one artifact, in logits, and where they come from."""
+
+    agent: _Margin
+    role: _Margin
+    source: Literal["measured here", "published"]
+    note: str = ""
+
+
+class Requires(_Table):
+    """Python modules that must be importable, and the command that installs them."""
+
+    modules: tuple[str, ...] = ()
+    install: str = ""
+
+
+class Profile(_Table):
+    """One runtime profile. ``device`` is a backend's own name for it, or ``auto`` for its first."""
+
+    name: str
+    summary: str
+    backend: str
+    device: str
+    dtype: DTypeName
+    requires: Requires = Requires()
+    floors: Mapping[str, Floors] = Field(default_factory=dict)
+    origin: Path
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a profile can run here: the device it would use, or why not and what to do about it."""
+
+    device: str | None
+    reason: str = ""
+    remedy: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """True if the profile can run."""
+        return self.device is not None
+
+
+class ProfileRegistry:
+    """All profiles by name, the user's over the built-in ones.
+
+    Raises:
+        ProfileInvalid: a file does not describe a profile.
+    """
+
+    def __init__(self, config_dir: Path | None = None) -> None:
+        folders = [data_path("profiles")] + ([config_dir / "profiles"] if config_dir else [])
+        self._profiles = {
+            path.stem: _read_profile(path) for folder in folders for path in sorted(folder.glob("[!.]*.toml"))
+        }
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all profiles, sorted."""
+        return sorted(self._profiles)
+
+    def get(self, name: str) -> Profile:
+        """The profile ``name``.
+
+        Raises:
+            UnknownProfile: there is none.
+        """
+        if name not in self._profiles:
+            raise UnknownProfile(f"no profile {name!r}: choose {AUTO} or one of {', '.join(self.names)}")
+        return self._profiles[name]
+
+    def resolve(self, name: str) -> tuple[Profile, str]:
+        """The profile ``name``, or the best one here for ``auto``, with the device that it will use.
+
+        Raises:
+            UnknownProfile: there is no such profile.
+            ProfileUnavailable: it cannot run here, or none can.
+        """
+        candidates = auto_order() if name == AUTO else [name]
+        refusals = []
+        for candidate in candidates:
+            profile = self.get(candidate)
+            found = availability(profile)
+            if found.device is not None:
+                return profile, found.device
+            refusals.append(f"profile {candidate!r} cannot run here: {found.reason}; {found.remedy}")
+        raise ProfileUnavailable("\n".join(refusals))
+
+
+def auto_order() -> list[str]:
+    """Built-in profiles in the order in which ``auto`` tries them on this machine."""
+    on_apple_silicon = platform.system() == "Darwin" and platform.machine() == "arm64"
+    return ["mlx", "cuda", "mps", "cpu"] if on_apple_silicon else ["cuda", "mps", "cpu", "mlx"]
+
+
+def availability(profile: Profile) -> Availability:
+    """Whether ``profile`` can run here; imports its backend when the modules that it needs are there."""
+    missing = [module for module in profile.requires.modules if not _is_installed(module)]
+    if missing:
+        return Availability(None, f"{' and '.join(missing)} not installed", _installation(profile))
+    try:
+        info = load_backend(profile.backend).info()
+    except ProfileUnavailable as error:
+        return Availability(None, str(error), _installation(profile))
+    device = info.devices[0] if profile.device == "auto" else profile.device
+    if device in info.devices:
+        return Availability(device)
+    versions = ", ".join(f"{name} {version}" for name, version in info.versions.items())
+    seen = ", ".join(info.devices)
+    return Availability(
+        None,
+        f"{versions} sees no {device} device (it sees {seen})",
+        f"use a machine and a {profile.backend} build with {device}, or another profile",
+    )
+
+
+def _installation(profile: Profile) -> str:
+    return f"run: {profile.requires.install}" if profile.requires.install else "install it"
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _read_profile(path: Path) -> Profile:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return Profile(name=path.stem, origin=path, **table)
+    except TypeError:
+        raise ProfileInvalid(f"{path}: name and origin are the file's own, and no keys") from None
+    except ValidationError as error:
+        raise ProfileInvalid(f"{path}: {first_fault(error)}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ProfileInvalid(f"{path} is not a readable TOML file: {error}") from None

@@ -1,0 +1,1 @@
+"""The provider that runs a model in this process."""

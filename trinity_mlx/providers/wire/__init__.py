@@ -1,0 +1,1 @@
+"""What HTTP providers share: the chat format, failures, limits, thinking tags."""
