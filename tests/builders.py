@@ -17,7 +17,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from trinity_mlx.artifacts.base import open_base
 from trinity_mlx.artifacts.bundle import ADAPTER_FILE, HEAD_FILE, HEAD_TENSOR, BundleDraft, seal_bundle
-from trinity_mlx.contracts.artifact import BaseModel, Bundle, Execution, TensorLocation
+from trinity_mlx.contracts.artifact import Base, Bundle, Execution, TensorLocation
 from trinity_mlx.contracts.backend import Backend, LoadedBase, RoutingModel, Segment
 from trinity_mlx.factorization.svf import svf_factor
 from trinity_mlx.files.shipped import data_path
@@ -83,7 +83,7 @@ def train_tokenizer(vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def make_base(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> BaseModel:
+def make_base(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> Base:
     """A random Qwen3 in Hugging Face layout; norms vary too, so that leaving one out shows."""
     torch.manual_seed(seed)
     shard = changes.pop("max_shard_size", "5GB")
@@ -97,13 +97,13 @@ def make_base(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32
     return open_base(folder)
 
 
-def adapted_names(base: BaseModel) -> list[str]:
+def adapted_names(base: Base) -> list[str]:
     """The tensors that an adapter changes: the embedding and the matrices of the second-to-last layer."""
     layer = base.config.num_layers - 2
     return [EMBEDDING, *(f"model.layers.{layer}.{matrix}.weight" for matrix in MATRICES)]
 
 
-def make_offsets(base: BaseModel, seed: int = 1, scale: float = 0.3) -> dict[str, np.ndarray]:
+def make_offsets(base: Base, seed: int = 1, scale: float = 0.3) -> dict[str, np.ndarray]:
     """Random offsets for every adapted tensor, one for each singular value."""
     draw = np.random.default_rng(seed)
     return {
@@ -113,7 +113,7 @@ def make_offsets(base: BaseModel, seed: int = 1, scale: float = 0.3) -> dict[str
     }
 
 
-def make_head(base: BaseModel, seed: int = 2, labels: Sequence[str] = LABELS) -> np.ndarray:
+def make_head(base: Base, seed: int = 2, labels: Sequence[str] = LABELS) -> np.ndarray:
     """A random routing head [slots + 3, hidden] in float32."""
     draw = np.random.default_rng(seed)
     return draw.normal(0.0, 0.3, (len(labels) + 3, base.config.hidden_size)).astype(np.float32)
@@ -121,7 +121,7 @@ def make_head(base: BaseModel, seed: int = 2, labels: Sequence[str] = LABELS) ->
 
 def write_bundle(
     folder: Path,
-    base: BaseModel,
+    base: Base,
     changes: Mapping[str, tuple[Execution, np.ndarray]],
     head: np.ndarray,
     **manifest: Any,
@@ -141,19 +141,19 @@ def write_bundle(
     return seal_bundle(folder, BundleDraft(**{**draft, **manifest}))
 
 
-def factored(base: BaseModel, offsets: Mapping[str, np.ndarray]) -> dict[str, tuple[Execution, np.ndarray]]:
+def factored(base: Base, offsets: Mapping[str, np.ndarray]) -> dict[str, tuple[Execution, np.ndarray]]:
     """The change to each tensor as a small factor, as the package computes it."""
     factors = {name: svf_factor(source_tensor(base, name), values) for name, values in offsets.items()}
     return {name: (factor.execution, factor.matrix) for name, factor in factors.items()}
 
 
-def replaced(base: BaseModel, offsets: Mapping[str, np.ndarray]) -> dict[str, tuple[Execution, np.ndarray]]:
+def replaced(base: Base, offsets: Mapping[str, np.ndarray]) -> dict[str, tuple[Execution, np.ndarray]]:
     """The same change as ready tensors, from a full decomposition in float64."""
     weights = {name: svf_in_float64(source_tensor(base, name), values) for name, values in offsets.items()}
     return {name: (Execution.REPLACE, weight) for name, weight in weights.items()}
 
 
-def source_tensor(base: BaseModel, name: str) -> np.ndarray:
+def source_tensor(base: Base, name: str) -> np.ndarray:
     """A tensor of ``base`` in float32, read by the safetensors library."""
     location = base.tensors[name]
     if location.dtype == "BF16":
@@ -184,7 +184,7 @@ class PlainRecipe:
         return states[0, max(len(tokens) - 2, 0)].numpy()
 
 
-def adapted_recipe(base: BaseModel, offsets: Mapping[str, np.ndarray]) -> PlainRecipe:
+def adapted_recipe(base: Base, offsets: Mapping[str, np.ndarray]) -> PlainRecipe:
     """The oracle with adapted weights written into it."""
     return PlainRecipe(base.folder, {name: matrix for name, (_, matrix) in replaced(base, offsets).items()})
 
@@ -203,7 +203,7 @@ def changed_by(execution: Execution, weight: np.ndarray, change: np.ndarray) -> 
 class BundleOracle:
     """The plain recipe for a whole bundle: adapted weights written into transformers' model, the head in float64."""
 
-    def __init__(self, bundle: Bundle, base: BaseModel) -> None:
+    def __init__(self, bundle: Bundle, base: Base) -> None:
         weights = {
             entry.source: changed_by(
                 entry.execution, read_float64(base.tensors[entry.source]), read_float64(entry.tensor)
@@ -229,12 +229,12 @@ def read_float64(tensor: TensorLocation) -> np.ndarray:
         return file.get_tensor(tensor.name).double().numpy()
 
 
-def load(backend: Backend, base: BaseModel, dtype: str = "float32") -> LoadedBase:
+def load(backend: Backend, base: Base, dtype: str = "float32") -> LoadedBase:
     """``base`` on the CPU."""
     return backend.load_base(base, device="cpu", dtype=dtype)
 
 
-def cpu_model(name: str, base: BaseModel, bundle: Bundle, *, adapted: bool = True) -> RoutingModel:
+def cpu_model(name: str, base: Base, bundle: Bundle, *, adapted: bool = True) -> RoutingModel:
     """A routing model in float32 on the CPU."""
     return load(load_backend(name), base).attach(bundle.adapter if adapted else None, bundle.head)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from trinity_mlx.contracts.artifact import BaseModel, Bundle
+from trinity_mlx.contracts.artifact import Base, Bundle
 from trinity_mlx.contracts.backend import Backend, LoadedBase, RoutingModel
 from trinity_mlx.profiles.backends import load_backend
 
@@ -27,24 +27,24 @@ settings.load_profile("shared")
 
 
 @pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     return builders.make_base(tmp_path_factory.mktemp("tiny") / "base")
 
 
 @pytest.fixture(scope="session")
-def tiny_offsets(tiny_base: BaseModel) -> dict[str, np.ndarray]:
+def tiny_offsets(tiny_base: Base) -> dict[str, np.ndarray]:
     return builders.make_offsets(tiny_base)
 
 
 @pytest.fixture(scope="session")
-def tiny_head(tiny_base: BaseModel) -> np.ndarray:
+def tiny_head(tiny_base: Base) -> np.ndarray:
     return builders.make_head(tiny_base)
 
 
 @pytest.fixture(scope="session")
 def tiny_bundle(
     tmp_path_factory: pytest.TempPathFactory,
-    tiny_base: BaseModel,
+    tiny_base: Base,
     tiny_offsets: dict[str, np.ndarray],
     tiny_head: np.ndarray,
 ) -> Bundle:
@@ -53,7 +53,7 @@ def tiny_bundle(
 
 
 @pytest.fixture(scope="session")
-def tiny_folders(tiny_base: BaseModel, tiny_bundle: Bundle) -> dict[str, Path]:
+def tiny_folders(tiny_base: Base, tiny_bundle: Bundle) -> dict[str, Path]:
     """What ``load_router`` takes to load the tiny router."""
     return {"artifact": tiny_bundle.folder, "base": tiny_base.folder}
 
@@ -64,7 +64,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 @pytest.fixture(scope="session")
-def loaded(backend: Backend, tiny_base: BaseModel) -> LoadedBase:
+def loaded(backend: Backend, tiny_base: Base) -> LoadedBase:
     return builders.load(backend, tiny_base)
 
 
@@ -80,12 +80,12 @@ def adapted_model(loaded: LoadedBase, tiny_bundle: Bundle) -> RoutingModel:
 
 
 @pytest.fixture(scope="session")
-def plain_recipe(tiny_base: BaseModel) -> builders.PlainRecipe:
+def plain_recipe(tiny_base: Base) -> builders.PlainRecipe:
     return builders.PlainRecipe(tiny_base.folder)
 
 
 @pytest.fixture(scope="session")
-def adapted_recipe(tiny_base: BaseModel, tiny_offsets: dict[str, np.ndarray]) -> builders.PlainRecipe:
+def adapted_recipe(tiny_base: Base, tiny_offsets: dict[str, np.ndarray]) -> builders.PlainRecipe:
     return builders.adapted_recipe(tiny_base, tiny_offsets)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from trinity_mlx.contracts.artifact import (
     Adapter,
     AdapterEntry,
-    BaseModel,
+    Base,
     Execution,
     Head,
     TensorLocation,
@@ -43,7 +43,7 @@ class MlxBackend:
         devices = ("gpu", "cpu") if mx.is_available(mx.gpu) else ("cpu",)
         return BackendInfo("mlx", {"mlx": version("mlx")}, devices, tuple(DTYPES))
 
-    def load_base(self, base: BaseModel, *, device: str, dtype: str, variant: Variant = DEFAULT_VARIANT) -> MlxBase:
+    def load_base(self, base: Base, *, device: str, dtype: str, variant: Variant = DEFAULT_VARIANT) -> MlxBase:
         """The backbone's tensors on ``device``, loaded by the thread that will run them."""
         owner = OwnerThread(mx.gpu if device == "gpu" else mx.cpu)
         number_type = DTYPES[dtype]
@@ -63,7 +63,7 @@ class MlxBase:
     """The tensors of one base, shared by every model attached to it: norms as arrays, matrices as ``variant`` says."""
 
     def __init__(
-        self, base: BaseModel, tensors: Mapping[str, Any], dtype: mx.Dtype, variant: Variant, owner: OwnerThread
+        self, base: Base, tensors: Mapping[str, Any], dtype: mx.Dtype, variant: Variant, owner: OwnerThread
     ) -> None:
         self._base = base
         self._tensors = tensors
@@ -156,7 +156,7 @@ class MlxRoutingModel:
         return Reading(hidden, kept)
 
 
-def _read_backbone(base: BaseModel, dtype: mx.Dtype, bits: int | None) -> Mapping[str, Matrix]:
+def _read_backbone(base: Base, dtype: mx.Dtype, bits: int | None) -> Mapping[str, Matrix]:
     shapes = base.config.backbone_shapes()
     if bits is not None:
         return {name: _read_quantized(base.tensors[name], dtype, bits) for name in shapes}

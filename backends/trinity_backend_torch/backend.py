@@ -14,7 +14,7 @@ from torch import Tensor
 from trinity_mlx.contracts.artifact import (
     Adapter,
     AdapterEntry,
-    BaseModel,
+    Base,
     Execution,
     Head,
     TensorLocation,
@@ -43,7 +43,7 @@ class TorchBackend:
         devices = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
         return BackendInfo("torch", {"torch": torch.__version__}, tuple(devices), tuple(DTYPES))
 
-    def load_base(self, base: BaseModel, *, device: str, dtype: str, variant: Variant = DEFAULT_VARIANT) -> TorchBase:
+    def load_base(self, base: Base, *, device: str, dtype: str, variant: Variant = DEFAULT_VARIANT) -> TorchBase:
         """The backbone's tensors on ``device``; on the CPU they stay memory-mapped where the file has ``dtype``."""
         _check_quantization(variant, device)
         return TorchBase(base, torch.device(device), DTYPES[dtype], variant)
@@ -68,7 +68,7 @@ class TorchBackend:
 class TorchBase:
     """The tensors of one base, shared by every model attached to it: norms as tensors, matrices as ``variant`` says."""
 
-    def __init__(self, base: BaseModel, device: torch.device, dtype: torch.dtype, variant: Variant) -> None:
+    def __init__(self, base: Base, device: torch.device, dtype: torch.dtype, variant: Variant) -> None:
         self._base = base
         self._device = device
         self._dtype = dtype

@@ -18,7 +18,7 @@ from safetensors import torch as torch_files
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from trinity_mlx.artifacts.base import open_base, read_config
-from trinity_mlx.contracts.artifact import BaseModel
+from trinity_mlx.contracts.artifact import Base
 from trinity_mlx.contracts.errors import ArtifactError, ArtifactNotFound, BaseInvalid, TensorFileInvalid
 from trinity_mlx.files.hashing import FileHashes
 from trinity_mlx.files.safetensors import read_float32
@@ -426,6 +426,6 @@ def test_a_hub_base_in_the_cache_needs_no_network(
 ) -> None:
     snapshot = tmp_path / "cache" / "models--owner--name" / "snapshots" / ("1" * 40)
     shutil.copytree(saved[0], snapshot)
-    found: BaseModel = open_base("owner/name", revision="1" * 40)
+    found: Base = open_base("owner/name", revision="1" * 40)
     assert found.folder == snapshot
     assert found.ref == open_base(saved[0]).ref

@@ -19,7 +19,7 @@ from safetensors import numpy as numpy_files
 
 from trinity_mlx.artifacts.bundle import BundleDraft, check_fit, open_bundle, seal_bundle
 from trinity_mlx.artifacts.catalog import find_bundle
-from trinity_mlx.contracts.artifact import BackboneConfig, BaseModel, Bundle, Execution
+from trinity_mlx.contracts.artifact import BackboneConfig, Base, Bundle, Execution
 from trinity_mlx.contracts.errors import (
     ArtifactError,
     ArtifactNotFound,
@@ -52,7 +52,7 @@ CONFIG = BackboneConfig(
     max_positions=32,
     tied_embeddings=True,
 )
-BASE = BaseModel(Path("base"), CONFIG, {}, Path("base/tokenizer.json"), BASE_REF)
+BASE = Base(Path("base"), CONFIG, {}, Path("base/tokenizer.json"), BASE_REF)
 SHAPES = {EMBEDDING: (8, 8), QUERY: (8, 8), DOWN: (8, 8), GATE: (12, 8), LM_HEAD: (8, 8)}
 EXECUTIONS = {
     EMBEDDING: Execution.RIGHT,

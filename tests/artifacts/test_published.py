@@ -24,7 +24,7 @@ from trinity_mlx.artifacts.bundle import check_fit
 from trinity_mlx.artifacts.catalog import find_bundle
 from trinity_mlx.artifacts.published import source_tensor
 from trinity_mlx.cli import main
-from trinity_mlx.contracts.artifact import BaseModel, Bundle, Execution
+from trinity_mlx.contracts.artifact import Base, Bundle, Execution
 from trinity_mlx.contracts.errors import ArtifactError, BundleInvalid, TensorFileInvalid
 from trinity_mlx.contracts.transcript import TextFormat
 from trinity_mlx.routing.loading import load_router
@@ -69,7 +69,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def adapted_weights(base: BaseModel, seed: int = 11) -> dict[str, np.ndarray]:
+def adapted_weights(base: Base, seed: int = 11) -> dict[str, np.ndarray]:
     """New random weights [out, in] for every tensor that the layout holds, ``lm_head`` among them."""
     draw = np.random.default_rng(seed)
     shapes = base.config.backbone_shapes()
@@ -162,12 +162,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def weights(tiny_base: BaseModel) -> dict[str, np.ndarray]:
+def weights(tiny_base: Base) -> dict[str, np.ndarray]:
     return adapted_weights(tiny_base)
 
 
 @pytest.fixture(scope="module")
-def recipe(tiny_base: BaseModel, weights: dict[str, np.ndarray]) -> PlainRecipe:
+def recipe(tiny_base: Base, weights: dict[str, np.ndarray]) -> PlainRecipe:
     """The oracle: transformers with the adapted weights in place, apart from ``lm_head``, which is tied there."""
     return PlainRecipe(tiny_base.folder, {name: w for name, w in weights.items() if name != "lm_head.weight"})
 
@@ -196,7 +196,7 @@ def copied(directory: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("layout", ["directory", "single_file"])
 @pytest.mark.parametrize("backend_name", builders.BACKENDS)
 def test_hidden_vector_is_that_of_transformers_with_the_weights_written_in(
-    request: pytest.FixtureRequest, tiny_base: BaseModel, recipe: PlainRecipe, backend_name: str, layout: str
+    request: pytest.FixtureRequest, tiny_base: Base, recipe: PlainRecipe, backend_name: str, layout: str
 ) -> None:
     bundle = find_bundle(request.getfixturevalue(layout))
     check_fit(bundle, tiny_base)
@@ -210,7 +210,7 @@ def test_hidden_vector_is_that_of_transformers_with_the_weights_written_in(
 @pytest.mark.parametrize("backend_name", builders.BACKENDS)
 def test_bfloat16_tensors_in_both_spellings(
     tmp_path: Path,
-    tiny_base: BaseModel,
+    tiny_base: Base,
     weights: dict[str, np.ndarray],
     tiny_head: np.ndarray,
     backend_name: str,
@@ -227,7 +227,7 @@ def test_bfloat16_tensors_in_both_spellings(
 @pytest.mark.parametrize("source", SQUARE)
 @pytest.mark.parametrize("backend_name", builders.BACKENDS)
 def test_a_square_kernel_that_is_not_transposed_shows(
-    tiny_base: BaseModel, directory: Path, recipe: PlainRecipe, backend_name: str, source: str
+    tiny_base: Base, directory: Path, recipe: PlainRecipe, backend_name: str, source: str
 ) -> None:
     bundle = find_bundle(directory)
     entries = {entry.source: entry for entry in bundle.adapter.entries}
@@ -246,7 +246,7 @@ def test_lm_head_takes_no_part_in_a_route(directory: Path) -> None:
     assert {entry.source for entry in find_bundle(directory).adapter.entries} == TARGETS.keys() - {"lm_head.weight"}
 
 
-def test_a_router_loads_it_on_both_profiles(tiny_base: BaseModel, directory: Path) -> None:
+def test_a_router_loads_it_on_both_profiles(tiny_base: Base, directory: Path) -> None:
     decisions = []
     for profile in builders.PROFILES.values():
         with load_router(directory, tiny_base.folder, profile, "float32") as router:
@@ -255,7 +255,7 @@ def test_a_router_loads_it_on_both_profiles(tiny_base: BaseModel, directory: Pat
     assert {decision.artifact.name for decision in decisions} == {"sakana"}
 
 
-def test_the_command_line_routes_with_it(tiny_base: BaseModel, directory: Path) -> None:
+def test_the_command_line_routes_with_it(tiny_base: Base, directory: Path) -> None:
     arguments = ["route", "hello", "--artifact", str(directory), "--base", str(tiny_base.folder), "--profile", "cpu"]
     result = CliRunner().invoke(main, [*arguments, "--json"])
     assert result.exit_code == 0, result.output
@@ -278,7 +278,7 @@ def test_what_the_bundle_says(directory: Path, single_file: Path) -> None:
 
 @pytest.mark.parametrize("slots", [1, 2, 9])
 def test_a_head_of_another_size_has_numbered_agents(
-    tmp_path: Path, tiny_base: BaseModel, weights: dict[str, np.ndarray], slots: int
+    tmp_path: Path, tiny_base: Base, weights: dict[str, np.ndarray], slots: int
 ) -> None:
     head = builders.make_head(tiny_base, labels=["x"] * slots)
     bundle = find_bundle(write_published(tmp_path / "b", weights, head))
@@ -286,7 +286,7 @@ def test_a_head_of_another_size_has_numbered_agents(
 
 
 def test_adapter_ref_belongs_to_the_content(
-    tmp_path: Path, directory: Path, tiny_base: BaseModel, tiny_head: np.ndarray
+    tmp_path: Path, directory: Path, tiny_base: Base, tiny_head: np.ndarray
 ) -> None:
     moved = shutil.copytree(directory, tmp_path / "moved")
     ref = find_bundle(directory).adapter.ref
@@ -482,7 +482,7 @@ def test_a_head_in_another_number_type(copied: Path, tiny_head: np.ndarray) -> N
         find_bundle(copied)
 
 
-def test_the_command_line_says_it_in_one_line(copied: Path, tiny_base: BaseModel) -> None:
+def test_the_command_line_says_it_in_one_line(copied: Path, tiny_base: Base) -> None:
     write_manifest(copied, read_manifest(copied) | {"status": "pending"})
     result = CliRunner().invoke(main, ["route", "x", "--artifact", str(copied), "--base", str(tiny_base.folder)])
     assert result.exit_code == 4
@@ -556,5 +556,5 @@ def test_mutated_bytes(directory: Path, data: st.DataObject) -> None:
     assert after.head == before.head
 
 
-def test_the_base_is_not_touched(tiny_base: BaseModel) -> None:
+def test_the_base_is_not_touched(tiny_base: Base) -> None:
     assert open_base(tiny_base.folder).ref == tiny_base.ref

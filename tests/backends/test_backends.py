@@ -17,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trinity_mlx.contracts.artifact import BaseModel, Bundle, Execution
+from trinity_mlx.contracts.artifact import Base, Bundle, Execution
 from trinity_mlx.contracts.backend import Backend, LoadedBase, RoutingModel, Segment
 from trinity_mlx.contracts.errors import TensorFileInvalid
 from trinity_mlx.profiles.backends import load_backend
@@ -72,7 +72,7 @@ def test_hidden_vector_is_that_of_transformers_at_the_ends_of_the_context(
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 40, 300])
-def test_hidden_vector_is_that_of_mlx_lm(plain_model: RoutingModel, tiny_base: BaseModel, length: int) -> None:
+def test_hidden_vector_is_that_of_mlx_lm(plain_model: RoutingModel, tiny_base: Base, length: int) -> None:
     tokens = random_tokens(length)
     found = hidden(plain_model, *fresh(tokens))[0]
     assert relative(found, mlx_lm_hidden(tiny_base.folder, tokens)) <= EXACT
@@ -118,7 +118,7 @@ def test_head_logits_are_those_of_float64(
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_head_is_applied_in_float32_whatever_the_number_type(
-    backend: Backend, tiny_base: BaseModel, tiny_bundle: Bundle, tiny_head: np.ndarray, dtype: str
+    backend: Backend, tiny_base: Base, tiny_bundle: Bundle, tiny_head: np.ndarray, dtype: str
 ) -> None:
     model = builders.load(backend, tiny_base, dtype).attach(tiny_bundle.adapter, tiny_bundle.head)
     reading = model.read(fresh(random_tokens(20), random_tokens(33)))
@@ -204,7 +204,7 @@ def test_no_past_is_handed_out_unless_asked_for(adapted_model: RoutingModel) -> 
 def test_ready_tensors_equal_factors(
     loaded: LoadedBase,
     adapted_model: RoutingModel,
-    tiny_base: BaseModel,
+    tiny_base: Base,
     tiny_offsets: dict[str, np.ndarray],
     tiny_head: np.ndarray,
     tmp_path: Path,
@@ -220,7 +220,7 @@ def test_ready_tensors_equal_factors(
 def test_each_adapted_tensor_alone_has_its_effect(
     loaded: LoadedBase,
     plain_model: RoutingModel,
-    tiny_base: BaseModel,
+    tiny_base: Base,
     tiny_offsets: dict[str, np.ndarray],
     tiny_head: np.ndarray,
     tmp_path: Path,
@@ -236,7 +236,7 @@ def test_each_adapted_tensor_alone_has_its_effect(
 
 
 def test_offsets_of_zero_change_nothing(
-    loaded: LoadedBase, plain_model: RoutingModel, tiny_base: BaseModel, tiny_head: np.ndarray, tmp_path: Path
+    loaded: LoadedBase, plain_model: RoutingModel, tiny_base: Base, tiny_head: np.ndarray, tmp_path: Path
 ) -> None:
     zeros = builders.make_offsets(tiny_base, scale=0.0)
     bundle = builders.write_bundle(tmp_path, tiny_base, builders.factored(tiny_base, zeros), tiny_head)
@@ -260,7 +260,7 @@ def test_models_on_one_base_leave_each_other_alone(loaded: LoadedBase, tiny_bund
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.06), ("float16", 0.008)])
 def test_short_number_types_stay_near_float32(
     backend: Backend,
-    tiny_base: BaseModel,
+    tiny_base: Base,
     tiny_bundle: Bundle,
     adapted_model: RoutingModel,
     dtype: str,
@@ -274,7 +274,7 @@ def test_short_number_types_stay_near_float32(
 
 @pytest.mark.parametrize(("length", "reuse"), [(63, 0), (64, 0), (200, 0), (200, 120), (400, 150)])
 def test_long_reads_in_bfloat16_stay_near_float32(
-    backend: Backend, tiny_base: BaseModel, tiny_bundle: Bundle, length: int, reuse: int
+    backend: Backend, tiny_base: Base, tiny_bundle: Bundle, length: int, reuse: int
 ) -> None:
     """Where a backend takes another way to attend for many bfloat16 queries, it must be the same attention."""
     tokens = random_tokens(length)
@@ -286,7 +286,7 @@ def test_long_reads_in_bfloat16_stay_near_float32(
     assert builders.relative(found["bfloat16"], found["float32"]) < 0.06
 
 
-def test_info_names_what_can_be_asked_for(backend: Backend, tiny_base: BaseModel, tiny_bundle: Bundle) -> None:
+def test_info_names_what_can_be_asked_for(backend: Backend, tiny_base: Base, tiny_bundle: Bundle) -> None:
     info = backend.info()
     assert info.backend_id in builders.BACKENDS
     assert load_backend(info.backend_id) is backend
@@ -318,7 +318,7 @@ def test_weights_that_spoil_after_they_were_checked_are_named(backend: Backend, 
 @pytest.mark.parametrize(("dtype", "width"), [("float32", 4), ("bfloat16", 2), ("float16", 2)])
 @pytest.mark.parametrize("length", [1, 17])
 def test_past_tells_its_length_and_bytes(
-    backend: Backend, tiny_base: BaseModel, tiny_bundle: Bundle, dtype: str, width: int, length: int
+    backend: Backend, tiny_base: Base, tiny_bundle: Bundle, dtype: str, width: int, length: int
 ) -> None:
     model = builders.load(backend, tiny_base, dtype).attach(None, tiny_bundle.head)
     config = tiny_base.config
@@ -358,7 +358,7 @@ def test_many_threads_may_read(adapted_model: RoutingModel) -> None:
 
 
 def test_a_model_may_be_loaded_in_one_thread_and_dropped_in_another(
-    backend: Backend, tiny_base: BaseModel, tiny_bundle: Bundle, adapted_model: RoutingModel
+    backend: Backend, tiny_base: Base, tiny_bundle: Bundle, adapted_model: RoutingModel
 ) -> None:
     def load_and_read() -> tuple[RoutingModel, np.ndarray]:
         model = builders.load(backend, tiny_base).attach(tiny_bundle.adapter, tiny_bundle.head)
@@ -396,7 +396,7 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_process_that_used_mlx_ends_well(tiny_base: BaseModel, tiny_bundle: Bundle, ending: str) -> None:
+def test_process_that_used_mlx_ends_well(tiny_base: Base, tiny_bundle: Bundle, ending: str) -> None:
     command = [sys.executable, "-c", PROCESS + ENDINGS[ending], str(tiny_base.folder), str(tiny_bundle.folder)]
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -407,7 +407,7 @@ def test_process_that_used_mlx_ends_well(tiny_base: BaseModel, tiny_bundle: Bund
 
 
 @pytest.fixture(scope="module")
-def tiny_models(tiny_base: BaseModel, tiny_bundle: Bundle) -> dict[str, RoutingModel]:
+def tiny_models(tiny_base: Base, tiny_bundle: Bundle) -> dict[str, RoutingModel]:
     return {name: builders.cpu_model(name, tiny_base, tiny_bundle) for name in builders.BACKENDS}
 
 

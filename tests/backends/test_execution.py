@@ -8,7 +8,7 @@ import pytest
 from tools.nano.corpus import examples
 from trinity_mlx.artifacts.base import open_base
 from trinity_mlx.artifacts.catalog import find_bundle
-from trinity_mlx.contracts.artifact import BaseModel, Bundle
+from trinity_mlx.contracts.artifact import Base, Bundle
 from trinity_mlx.contracts.transcript import Transcript
 from trinity_mlx.profiles.backends import load_backend
 from trinity_mlx.routing.leases import ModelRegistry
@@ -42,7 +42,7 @@ def backend_name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def lease(registry: ModelRegistry, backend: str, bundle: Bundle, base: BaseModel, *, merged: bool = False):  # type: ignore[no-untyped-def]
+def lease(registry: ModelRegistry, backend: str, bundle: Bundle, base: Base, *, merged: bool = False):  # type: ignore[no-untyped-def]
     return registry.lease(
         load_backend(backend), base, bundle.adapter, bundle.head, device="cpu", dtype="float32", merged=merged
     )

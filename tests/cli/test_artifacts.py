@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 
 from trinity_mlx.cli import main
 from trinity_mlx.cli.commands.publish import plan_upload
-from trinity_mlx.contracts.artifact import BaseModel, Bundle
+from trinity_mlx.contracts.artifact import Base, Bundle
 from trinity_mlx.files.safetensors import read_float32
 
 PROMPT = "What is 17 + 25? Answer briefly."
@@ -73,7 +73,7 @@ def write_pin(folder: Path, name: str, files: list[dict[str, Any]], **router: An
 
 
 @pytest.fixture
-def bundle_pin(tmp_path: Path, tiny_base: BaseModel, tiny_bundle: Bundle) -> str:
+def bundle_pin(tmp_path: Path, tiny_base: Base, tiny_bundle: Bundle) -> str:
     """A pin for the tiny base with the tiny bundle, called as the published router is."""
     files = entries(tiny_base.folder, "base") + entries(tiny_bundle.folder, "bundle")
     return write_pin(tmp_path, "sakana", files, bundle="bundle")
@@ -128,7 +128,7 @@ def test_auto_without_a_fetch_names_nano_and_the_command() -> None:
     assert succeed("route", PROMPT, "--artifact", "nano").stderr == ""
 
 
-def test_a_vector_is_built_into_a_bundle_once(tmp_path: Path, tiny_base: BaseModel, tiny_bundle: Bundle) -> None:
+def test_a_vector_is_built_into_a_bundle_once(tmp_path: Path, tiny_base: Base, tiny_bundle: Bundle) -> None:
     import numpy as np
 
     adapted = 8 * tiny_base.config.hidden_size + tiny_base.config.hidden_size

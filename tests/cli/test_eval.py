@@ -19,7 +19,7 @@ import pytest
 from rich.text import Text
 from tokenizers import Tokenizer
 
-from trinity_mlx.contracts.artifact import BaseModel, Bundle
+from trinity_mlx.contracts.artifact import Base, Bundle
 from trinity_mlx.evaluation.snapshot import read_snapshot
 
 from .. import builders
@@ -421,7 +421,7 @@ def test_a_suite_whose_name_is_not_unicode_gives_json_all_the_same(tmp_path: Pat
 
 
 def test_the_public_files_of_a_full_head_are_run_as_they_are(
-    tmp_path: Path, tiny_base: BaseModel, tiny_offsets: dict[str, np.ndarray], tiny_head: np.ndarray
+    tmp_path: Path, tiny_base: Base, tiny_offsets: dict[str, np.ndarray], tiny_head: np.ndarray
 ) -> None:
     """Seven slots on a random base; the logits come from transformers, the token counts from the tokenizers library."""
     folder = tmp_path / "sakana"

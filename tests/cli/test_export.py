@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from trinity_mlx.artifacts.bundle import open_bundle
 from trinity_mlx.cli import main
-from trinity_mlx.contracts.artifact import BaseModel
+from trinity_mlx.contracts.artifact import Base
 
 from .. import builders
 
@@ -32,7 +32,7 @@ def vector(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def invoke(tiny_base: BaseModel, vector: Path, tmp_path: Path) -> Any:
+def invoke(tiny_base: Base, vector: Path, tmp_path: Path) -> Any:
     def run(*options: str, base: Path = tiny_base.folder) -> Result:
         needed = ["--base", base, "--vector", vector, "--out", tmp_path / "out", "--profile", "cpu"]
         return CliRunner().invoke(main, ["export", *map(str, needed), *options])
@@ -48,7 +48,7 @@ def assert_fails(result: Result, code: int, *fragments: str) -> None:
         assert fragment in result.stderr
 
 
-def test_a_bundle_comes_out_and_routes(invoke: Any, tiny_base: BaseModel, tmp_path: Path) -> None:
+def test_a_bundle_comes_out_and_routes(invoke: Any, tiny_base: Base, tmp_path: Path) -> None:
     result = invoke()
     assert result.exit_code == 0, result.output
     assert str(tmp_path / "out") in result.stdout
@@ -58,7 +58,7 @@ def test_a_bundle_comes_out_and_routes(invoke: Any, tiny_base: BaseModel, tmp_pa
     assert json.loads(routed.stdout)["artifact"]["adapter_ref"] == open_bundle(tmp_path / "out").adapter.ref
 
 
-def test_json_for_programs(invoke: Any, tiny_base: BaseModel, tmp_path: Path) -> None:
+def test_json_for_programs(invoke: Any, tiny_base: Base, tmp_path: Path) -> None:
     result = invoke("--json", "--base-id", "me/mine@v2", "--agents", "a, b,c,d,e,f,g", "--name", "n")
     found = json.loads(result.stdout)
     bundle = open_bundle(tmp_path / "out")
@@ -78,14 +78,12 @@ def test_every_option_reaches_the_manifest(invoke: Any, tmp_path: Path) -> None:
     assert len(manifest["adapter"]["entries"]) == 2
 
 
-def test_a_local_base_is_called_by_its_folder(invoke: Any, tiny_base: BaseModel, tmp_path: Path) -> None:
+def test_a_local_base_is_called_by_its_folder(invoke: Any, tiny_base: Base, tmp_path: Path) -> None:
     invoke()
     assert open_bundle(tmp_path / "out").base_id == tiny_base.folder.name
 
 
-def test_a_base_from_the_hub_is_called_by_its_name_and_commit(
-    invoke: Any, tiny_base: BaseModel, tmp_path: Path
-) -> None:
+def test_a_base_from_the_hub_is_called_by_its_name_and_commit(invoke: Any, tiny_base: Base, tmp_path: Path) -> None:
     commit = "c1899de289a04d12100db370d81485cdf75e47ca"
     snapshot = tmp_path / "models--Qwen--Qwen3-0.6B" / "snapshots" / commit
     shutil.copytree(tiny_base.folder, snapshot)

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from safetensors import torch as torch_files
 
 from trinity_mlx.cli import main
-from trinity_mlx.contracts.artifact import BaseModel
+from trinity_mlx.contracts.artifact import Base
 
 NAME = "model.layers.1.mlp.up_proj.weight"
 
@@ -25,7 +25,7 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def given(tmp_path: Path, tiny_base: BaseModel) -> list[str]:
+def given(tmp_path: Path, tiny_base: Base) -> list[str]:
     """The options that say which base and which vector."""
     values = np.random.default_rng(0).normal(0, 0.02, 9 * 64 + 10 * 64).astype(np.float32)
     np.save(tmp_path / "vector.npy", values)

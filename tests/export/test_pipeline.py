@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from trinity_mlx.artifacts.base import open_base
 from trinity_mlx.artifacts.bundle import check_fit
 from trinity_mlx.artifacts.published import AGENTS
-from trinity_mlx.contracts.artifact import BaseModel, Execution, TensorLocation
+from trinity_mlx.contracts.artifact import Base, Execution, TensorLocation
 from trinity_mlx.contracts.errors import (
     BundleInvalid,
     TensorFileInvalid,
@@ -36,7 +36,7 @@ HEAD = "lm_head.weight"
 HIDDEN = builders.TINY["hidden_size"]
 
 
-def layout(base: BaseModel, layers: tuple[int, ...] = (1,)) -> list[str]:
+def layout(base: Base, layers: tuple[int, ...] = (1,)) -> list[str]:
     """The adapted tensors in the order of the vector."""
     return [EMBEDDING, *(f"model.layers.{layer}.{matrix}.weight" for layer in layers for matrix in MATRICES), HEAD]
 
@@ -51,13 +51,13 @@ def offsets_of(vector: Path, index: int) -> np.ndarray:
     return np.load(vector)[HIDDEN * index : HIDDEN * (index + 1)]
 
 
-def weight(base: BaseModel, name: str) -> np.ndarray:
+def weight(base: Base, name: str) -> np.ndarray:
     """A source tensor in float64, as torch reads it; a tied ``lm_head`` is the embedding."""
     tensors = load_file(base.folder / "model.safetensors")
     return tensors.get(name, tensors[EMBEDDING]).double().numpy()
 
 
-def adapted(base: BaseModel, folder: Path, name: str) -> np.ndarray:
+def adapted(base: Base, folder: Path, name: str) -> np.ndarray:
     """The adapted tensor that the bundle in ``folder`` stands for, in float64."""
     held = load_file(folder / "adapter.safetensors")[name].double().numpy()
     entries = json.loads((folder / "manifest.json").read_text())["adapter"]["entries"]
@@ -81,7 +81,7 @@ def vector(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def request_for(tiny_base: BaseModel, vector: Path, tmp_path: Path) -> Any:
+def request_for(tiny_base: Base, vector: Path, tmp_path: Path) -> Any:
     def build(**changes: Any) -> ExportRequest:
         plain = ExportRequest(tiny_base, "test/tiny", vector, tmp_path / "out", load_backend("torch"))
         return replace(plain, **changes)
@@ -92,7 +92,7 @@ def request_for(tiny_base: BaseModel, vector: Path, tmp_path: Path) -> Any:
 @pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("write", Write)
 def test_every_tensor_is_adapted_as_the_definition_says(
-    request_for: Any, tiny_base: BaseModel, vector: Path, name: str, write: Write
+    request_for: Any, tiny_base: Base, vector: Path, name: str, write: Write
 ) -> None:
     request = request_for(backend=load_backend(name), write=write)
     bundle = export(request)
@@ -110,7 +110,7 @@ def test_the_factors_are_the_same_bytes_on_every_backend(request_for: Any, tmp_p
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_factored_and_merged_route_alike(
-    request_for: Any, tiny_base: BaseModel, vector: Path, tmp_path: Path, name: str
+    request_for: Any, tiny_base: Base, vector: Path, tmp_path: Path, name: str
 ) -> None:
     tokens = tuple(range(5, 45))
     hidden = []
@@ -138,7 +138,7 @@ def test_the_same_request_gives_the_same_bytes(request_for: Any, tmp_path: Path,
     assert content(tmp_path / "one") == content(tmp_path / "other")
 
 
-def test_the_whole_decomposition_gives_the_same_adapter(request_for: Any, tiny_base: BaseModel, tmp_path: Path) -> None:
+def test_the_whole_decomposition_gives_the_same_adapter(request_for: Any, tiny_base: Base, tmp_path: Path) -> None:
     for method in Method:
         export(request_for(out=tmp_path / method, method=method))
     for tensor in layout(tiny_base):
@@ -161,7 +161,7 @@ def test_merged_tensors_keep_the_number_type_of_their_source(vector: Path, tmp_p
 @pytest.mark.parametrize("write", Write)
 @pytest.mark.parametrize("choice", TiedEmbedding)
 def test_a_tied_embedding_takes_the_chosen_offsets(
-    request_for: Any, tiny_base: BaseModel, vector: Path, choice: TiedEmbedding, write: Write
+    request_for: Any, tiny_base: Base, vector: Path, choice: TiedEmbedding, write: Write
 ) -> None:
     request = request_for(tied_embedding=choice, write=write)
     export(request)
@@ -176,7 +176,7 @@ def test_a_tied_embedding_takes_the_chosen_offsets(
     assert json.loads((request.out / "manifest.json").read_text())["tied_embedding"] == choice
 
 
-def with_lm_head(base: BaseModel, folder: Path, change: float, *, tied: bool) -> BaseModel:
+def with_lm_head(base: Base, folder: Path, change: float, *, tied: bool) -> Base:
     """A copy of ``base`` whose file holds ``lm_head.weight``, the embedding plus ``change``."""
     folder.mkdir()
     tensors = load_file(base.folder / "model.safetensors")
@@ -209,7 +209,7 @@ class Watched:
         return factorizer
 
 
-def test_a_source_under_two_names_is_decomposed_once(request_for: Any, tiny_base: BaseModel) -> None:
+def test_a_source_under_two_names_is_decomposed_once(request_for: Any, tiny_base: Base) -> None:
     watched = Watched()
     export(request_for(backend=watched))
     assert watched.sums == Counter(layout(tiny_base)[:-1])
@@ -217,7 +217,7 @@ def test_a_source_under_two_names_is_decomposed_once(request_for: Any, tiny_base
 
 @pytest.mark.parametrize(("change", "tied", "sums"), [(0.0, True, 0), (0.5, True, 1), (0.0, False, 1)])
 def test_lm_head_is_the_embedding_only_where_it_is(
-    request_for: Any, tiny_base: BaseModel, vector: Path, tmp_path: Path, change: float, tied: bool, sums: int
+    request_for: Any, tiny_base: Base, vector: Path, tmp_path: Path, change: float, tied: bool, sums: int
 ) -> None:
     base, watched = with_lm_head(tiny_base, tmp_path / "base", change, tied=tied), Watched()
     request = request_for(base=base, backend=watched)
@@ -230,14 +230,14 @@ def test_lm_head_is_the_embedding_only_where_it_is(
 
 @pytest.mark.parametrize("choice", [TiedEmbedding.LM_HEAD, TiedEmbedding.COMPOUND])
 def test_a_base_that_is_not_tied_has_no_such_choice(
-    request_for: Any, tiny_base: BaseModel, tmp_path: Path, choice: TiedEmbedding
+    request_for: Any, tiny_base: Base, tmp_path: Path, choice: TiedEmbedding
 ) -> None:
     base = with_lm_head(tiny_base, tmp_path / "base", 0.5, tied=False)
     with pytest.raises(UsageError, match="keeps lm_head apart"):
         export(request_for(base=base, tied_embedding=choice))
 
 
-def test_an_untied_base_without_lm_head_is_refused(request_for: Any, tiny_base: BaseModel) -> None:
+def test_an_untied_base_without_lm_head_is_refused(request_for: Any, tiny_base: Base) -> None:
     base = replace(tiny_base, config=replace(tiny_base.config, tied_embeddings=False))
     with pytest.raises(TensorFileInvalid, match=r"no tensor 'lm_head.weight'"):
         export(request_for(base=base))
@@ -255,7 +255,7 @@ def test_a_float32_safetensors_vector_is_as_good(request_for: Any, vector: Path,
     assert adapters[0] == adapters[1]
 
 
-def test_other_layers_and_agents(request_for: Any, tiny_base: BaseModel, tmp_path: Path) -> None:
+def test_other_layers_and_agents(request_for: Any, tiny_base: Base, tmp_path: Path) -> None:
     vector = make_vector(tmp_path / "v.npy", tensors=16, rows=5)
     request = request_for(vector=vector, layers=(2, 0), agents=("one", "two"))
     bundle = export(request)
@@ -265,7 +265,7 @@ def test_other_layers_and_agents(request_for: Any, tiny_base: BaseModel, tmp_pat
         assert_close(adapted(tiny_base, request.out, tensor), expected)
 
 
-def test_only_some_tensors(request_for: Any, tiny_base: BaseModel, vector: Path) -> None:
+def test_only_some_tensors(request_for: Any, tiny_base: Base, vector: Path) -> None:
     only = (layout(tiny_base)[4], EMBEDDING)
     request = request_for(only=only)
     bundle = export(request)
@@ -274,7 +274,7 @@ def test_only_some_tensors(request_for: Any, tiny_base: BaseModel, vector: Path)
     assert_close(adapted(tiny_base, request.out, only[0]), expected)
 
 
-def test_the_manifest_says_what_the_bundle_was_made_from(request_for: Any, tiny_base: BaseModel, vector: Path) -> None:
+def test_the_manifest_says_what_the_bundle_was_made_from(request_for: Any, tiny_base: Base, vector: Path) -> None:
     import hashlib
 
     request = request_for(text_format=TextFormat.QWEN3_CHAT, base_revision="abc", name="mine")
@@ -304,7 +304,7 @@ def test_the_manifest_says_what_the_bundle_was_made_from(request_for: Any, tiny_
     ]
 
 
-def test_the_card_names_what_a_reader_needs(request_for: Any, tiny_base: BaseModel) -> None:
+def test_the_card_names_what_a_reader_needs(request_for: Any, tiny_base: Base) -> None:
     request = request_for(name="mine")
     export(request)
     card = (request.out / "README.md").read_text(encoding="utf-8")
@@ -317,7 +317,7 @@ def test_a_router_is_named_after_its_folder(request_for: Any, tmp_path: Path) ->
     assert export(request_for(out=tmp_path / "my-router")).name == "my-router"
 
 
-def test_events_tell_the_time_of_every_tensor_and_count_all_work(request_for: Any, tiny_base: BaseModel) -> None:
+def test_events_tell_the_time_of_every_tensor_and_count_all_work(request_for: Any, tiny_base: Base) -> None:
     events: list[Any] = []
     request = request_for(write=Write.MERGED)
     export(request, events.append)
@@ -410,7 +410,7 @@ def test_a_malformed_vector_is_refused(request_for: Any, tmp_path: Path) -> None
         assert not (tmp_path / "out").exists(), what
 
 
-def test_a_source_that_is_not_finite_is_named(request_for: Any, tiny_base: BaseModel, tmp_path: Path) -> None:
+def test_a_source_that_is_not_finite_is_named(request_for: Any, tiny_base: Base, tmp_path: Path) -> None:
     tensors = load_file(tiny_base.folder / "model.safetensors")
     name = layout(tiny_base)[3]
     tensors[name][2, 2] = float("nan")
@@ -428,7 +428,7 @@ def test_offsets_that_cancel_the_singular_values_are_named(request_for: Any, tmp
         export(request_for(vector=write_npy(tmp_path / "v.npy", numbers)))
 
 
-def test_zero_offsets_change_no_byte(request_for: Any, tiny_base: BaseModel, tmp_path: Path) -> None:
+def test_zero_offsets_change_no_byte(request_for: Any, tiny_base: Base, tmp_path: Path) -> None:
     request = request_for(vector=write_npy(tmp_path / "v.npy", np.zeros(19 * HIDDEN)), write=Write.MERGED)
     export(request)
     sources = load_file(tiny_base.folder / "model.safetensors")

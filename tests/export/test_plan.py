@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trinity_mlx.contracts.artifact import BaseModel, TensorLocation
+from trinity_mlx.contracts.artifact import Base, TensorLocation
 from trinity_mlx.contracts.errors import FolderUnavailable, NotEnoughMemory
 from trinity_mlx.export import memory, plan
 from trinity_mlx.export.pipeline import ExportRequest, Method, Write, export
@@ -29,7 +29,7 @@ DiskUsage = namedtuple("DiskUsage", "total used free")
 
 
 @pytest.fixture
-def request_(tiny_base: BaseModel, tmp_path: Path) -> ExportRequest:
+def request_(tiny_base: Base, tmp_path: Path) -> ExportRequest:
     vector = tmp_path / "v.npy"
     np.save(vector, np.random.default_rng(7).normal(0, 0.2, 19 * builders.TINY["hidden_size"]))
     return ExportRequest(tiny_base, "test/tiny", vector, tmp_path / "out", load_backend("torch"))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from trinity_mlx.artifacts.bundle import open_bundle
-from trinity_mlx.contracts.artifact import BaseModel
+from trinity_mlx.contracts.artifact import Base
 from trinity_mlx.contracts.errors import BundleInvalid, FolderUnavailable, OutputExists, ResumeRefused
 from trinity_mlx.export import workspace
 from trinity_mlx.export.pipeline import ExportEvent, ExportRequest, TiedEmbedding, Write, export
@@ -102,9 +102,7 @@ def vector(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(
-    tiny_base: BaseModel, vector: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[Write, dict[str, bytes]]:
+def whole(tiny_base: Base, vector: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Write, dict[str, bytes]]:
     """What an export that is never broken off writes."""
     folder = tmp_path_factory.mktemp("whole")
     for write in Write:
@@ -117,7 +115,7 @@ def whole(
 
 
 @pytest.fixture
-def request_(tiny_base: BaseModel, vector: Path, tmp_path: Path) -> ExportRequest:
+def request_(tiny_base: Base, vector: Path, tmp_path: Path) -> ExportRequest:
     return ExportRequest(tiny_base, "test/tiny", vector, tmp_path / "out", load_backend("torch"), name="router")
 
 

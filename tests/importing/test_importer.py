@@ -23,7 +23,7 @@ from trinity_mlx.artifacts.catalog import find_bundle
 from trinity_mlx.artifacts.manifest import Manifest
 from trinity_mlx.artifacts.manifest import read_manifest as read_own_manifest
 from trinity_mlx.cli import main
-from trinity_mlx.contracts.artifact import BaseModel, Execution
+from trinity_mlx.contracts.artifact import Base, Execution
 from trinity_mlx.contracts.errors import (
     ArtifactError,
     ArtifactNotFound,
@@ -56,7 +56,7 @@ Decomposition = tuple[np.ndarray, np.ndarray, np.ndarray]
 # --- sources, written as the other programs write them --------------------------------------------------------------
 
 
-def decompose(base: BaseModel) -> dict[str, Decomposition]:
+def decompose(base: Base) -> dict[str, Decomposition]:
     """``U``, ``S`` and ``V`` (not transposed) of every adapted tensor and of ``lm_head``, in float32 by torch."""
     names = builders.adapted_names(base)
     parts = {name: torch.linalg.svd(torch.from_numpy(source(base, name)), full_matrices=False) for name in names}
@@ -64,11 +64,11 @@ def decompose(base: BaseModel) -> dict[str, Decomposition]:
     return found | {"lm_head.weight": found[EMBEDDING]}
 
 
-def source(base: BaseModel, name: str) -> np.ndarray:
+def source(base: Base, name: str) -> np.ndarray:
     return builders.source_tensor(base, name)
 
 
-def all_offsets(base: BaseModel, scale: float = 0.3) -> dict[str, np.ndarray]:
+def all_offsets(base: Base, scale: float = 0.3) -> dict[str, np.ndarray]:
     offsets = builders.make_offsets(base, scale=scale)
     ordered = {name: offsets[name] for name in builders.adapted_names(base)}
     return ordered | {"lm_head.weight": np.full(base.config.hidden_size, 0.5)}
@@ -139,17 +139,17 @@ def write_vector(path: Path, offsets: Mapping[str, np.ndarray], head: np.ndarray
 
 
 @pytest.fixture(scope="module")
-def parts(tiny_base: BaseModel) -> dict[str, Decomposition]:
+def parts(tiny_base: Base) -> dict[str, Decomposition]:
     return decompose(tiny_base)
 
 
 @pytest.fixture(scope="module")
-def offsets(tiny_base: BaseModel) -> dict[str, np.ndarray]:
+def offsets(tiny_base: Base) -> dict[str, np.ndarray]:
     return all_offsets(tiny_base)
 
 
 @pytest.fixture(scope="module")
-def recipe(tiny_base: BaseModel, parts: dict[str, Decomposition], offsets: dict[str, np.ndarray]) -> PlainRecipe:
+def recipe(tiny_base: Base, parts: dict[str, Decomposition], offsets: dict[str, np.ndarray]) -> PlainRecipe:
     names = builders.adapted_names(tiny_base)
     return PlainRecipe(tiny_base.folder, {name: by_definition(parts[name], offsets[name]) for name in names})
 
@@ -162,7 +162,7 @@ def export(
 
 
 @pytest.fixture
-def published(tmp_path: Path, tiny_base: BaseModel, tiny_head: np.ndarray) -> Path:
+def published(tmp_path: Path, tiny_base: Base, tiny_head: np.ndarray) -> Path:
     return write_published(
         tmp_path / "published", adapted_weights(tiny_base), tiny_head, dtype=torch.bfloat16, spelling="bf16"
     )
@@ -179,7 +179,7 @@ def vector_file(tmp_path: Path, offsets: dict[str, np.ndarray], tiny_head: np.nd
 
 
 @pytest.fixture
-def run(tmp_path: Path, tiny_base: BaseModel) -> Callable[..., ImportReport]:
+def run(tmp_path: Path, tiny_base: Base) -> Callable[..., ImportReport]:
     def run(origin: Path, **changes: Any) -> ImportReport:
         request = {"source": origin, "base": str(tiny_base.folder), "out": tmp_path / "out"}
         return import_bundle(ImportRequest(**{**request, **changes}))
@@ -187,7 +187,7 @@ def run(tmp_path: Path, tiny_base: BaseModel) -> Callable[..., ImportReport]:
     return run
 
 
-def differences(base: BaseModel, folder: Path, recipe: PlainRecipe) -> list[float]:
+def differences(base: Base, folder: Path, recipe: PlainRecipe) -> list[float]:
     """How far the hidden vectors of a bundle are from the oracle's, on every backend."""
     bundle = find_bundle(folder)
     models = [builders.cpu_model(name, base, bundle) for name in builders.BACKENDS]
@@ -203,7 +203,7 @@ def left_in(folder: Path, *expected: str) -> bool:
 
 
 def test_components_route_as_their_definition_says(
-    run: Callable[..., ImportReport], tiny_base: BaseModel, export: Path, recipe: PlainRecipe
+    run: Callable[..., ImportReport], tiny_base: Base, export: Path, recipe: PlainRecipe
 ) -> None:
     report = run(export)
     assert max(differences(tiny_base, report.folder, recipe)) <= EXACT
@@ -213,7 +213,7 @@ def test_components_route_as_their_definition_says(
 
 
 def test_each_tensor_is_stored_as_the_smaller_factor_in_float32(
-    run: Callable[..., ImportReport], tiny_base: BaseModel, export: Path
+    run: Callable[..., ImportReport], tiny_base: Base, export: Path
 ) -> None:
     bundle = find_bundle(run(export).folder)
     assert len(bundle.adapter.entries) == 8
@@ -227,7 +227,7 @@ def test_each_tensor_is_stored_as_the_smaller_factor_in_float32(
 def test_the_given_order_counts_not_that_of_a_new_decomposition(
     run: Callable[..., ImportReport],
     tmp_path: Path,
-    tiny_base: BaseModel,
+    tiny_base: Base,
     parts: dict[str, Decomposition],
     offsets: dict[str, np.ndarray],
     tiny_head: np.ndarray,
@@ -243,7 +243,7 @@ def test_the_given_order_counts_not_that_of_a_new_decomposition(
 def test_offsets_and_head_in_float64(
     run: Callable[..., ImportReport],
     tmp_path: Path,
-    tiny_base: BaseModel,
+    tiny_base: Base,
     parts: dict[str, Decomposition],
     offsets: dict[str, np.ndarray],
     tiny_head: np.ndarray,
@@ -265,9 +265,7 @@ def test_a_bfloat16_base(run: Callable[..., ImportReport], tmp_path: Path, offse
     assert max(differences(base, report.folder, PlainRecipe(base.folder, meant))) <= EXACT
 
 
-def test_the_bundle_says_where_it_comes_from(
-    run: Callable[..., ImportReport], export: Path, tiny_base: BaseModel
-) -> None:
+def test_the_bundle_says_where_it_comes_from(run: Callable[..., ImportReport], export: Path, tiny_base: Base) -> None:
     manifest = own_manifest(run(export))
     assert manifest.name == "sakana"
     assert manifest.base.id == "test/tiny"
@@ -430,7 +428,7 @@ def test_a_broken_export(run: Callable[..., ImportReport], tmp_path: Path, expor
 def test_svd_weights_route_as_their_definition_says(
     run: Callable[..., ImportReport],
     tmp_path: Path,
-    tiny_base: BaseModel,
+    tiny_base: Base,
     weights_file: Path,
     offsets: dict[str, np.ndarray],
     tiny_head: np.ndarray,
@@ -557,7 +555,7 @@ def test_a_vector_belongs_to_svd_weights_alone(
 
 @pytest.mark.parametrize("profile", builders.PROFILES.values())
 def test_an_imported_published_bundle_gives_identical_logits(
-    run: Callable[..., ImportReport], published: Path, tiny_base: BaseModel, profile: str
+    run: Callable[..., ImportReport], published: Path, tiny_base: Base, profile: str
 ) -> None:
     logits = [
         [decision.logits for decision in router.route_many(PROMPTS)]
@@ -568,7 +566,7 @@ def test_an_imported_published_bundle_gives_identical_logits(
 
 
 def test_tensors_are_copied_bit_by_bit_in_source_orientation(
-    run: Callable[..., ImportReport], published: Path, tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., ImportReport], published: Path, tiny_base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tensors, "_TILE_ROWS", 7)
     held = torch_files.load_file(run(published).folder / "adapter.safetensors")
@@ -694,7 +692,7 @@ def test_nothing_to_import(run: Callable[..., ImportReport], tmp_path: Path, exp
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-def test_the_command_in_json(tmp_path: Path, tiny_base: BaseModel, export: Path) -> None:
+def test_the_command_in_json(tmp_path: Path, tiny_base: Base, export: Path) -> None:
     arguments = ["import", str(export), "--base", str(tiny_base.folder), "--out", str(tmp_path / "out"), "--json"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
@@ -706,7 +704,7 @@ def test_the_command_in_json(tmp_path: Path, tiny_base: BaseModel, export: Path)
     assert all(tensor["zero_offset_error"] < EXACT for tensor in said["tensors"])
 
 
-def test_the_command_for_people(tmp_path: Path, tiny_base: BaseModel, published: Path) -> None:
+def test_the_command_for_people(tmp_path: Path, tiny_base: Base, published: Path) -> None:
     arguments = ["import", str(published), "--base", str(tiny_base.folder), "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output

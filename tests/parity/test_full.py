@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from trinity_mlx.contracts.artifact import BaseModel
+from trinity_mlx.contracts.artifact import Base
 from trinity_mlx.parity.compare import compare, open_stages
 from trinity_mlx.parity.record import Task, plan, record_reference, record_run
 from trinity_mlx.profiles.backends import load_backend
@@ -76,7 +76,7 @@ def all_cores() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def make(folder: Path, rows: int) -> tuple[BaseModel, np.ndarray]:
+def make(folder: Path, rows: int) -> tuple[Base, np.ndarray]:
     """A base of random weights in bfloat16 with layers of the real shapes, and a random vector for it."""
     base = builders.make_base(folder, dtype=torch.bfloat16, vocab_size=rows, **REAL)
     draw = np.random.default_rng(5)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import torch as torch_files
 
-from trinity_mlx.contracts.artifact import BaseModel
+from trinity_mlx.contracts.artifact import Base
 from trinity_mlx.contracts.errors import BaseInvalid, BundleInvalid, ParitySetupError, TensorFileInvalid
 from trinity_mlx.factorization import tiles
 from trinity_mlx.parity.checks import Comparison
@@ -41,21 +41,21 @@ SQUARE = LAYER + "self_attn.k_proj.weight"
 
 
 @pytest.fixture(scope="module")
-def small_base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+def small_base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     """In bfloat16, with weights as small as a real model's; ``lm_head`` is the embedding."""
     folder = tmp_path_factory.mktemp("small") / "base"
     return builders.make_base(folder, dtype=torch.bfloat16, initializer_range=0.05)
 
 
 @pytest.fixture(scope="module")
-def vector(small_base: BaseModel) -> np.ndarray:
+def vector(small_base: Base) -> np.ndarray:
     draw = np.random.default_rng(4)
     sides = [min(64, side) for side in (384, 128, 64, 64, 64, 96, 96, 64, 384)]
     return np.concatenate([draw.normal(0, 0.02, sum(sides)), draw.normal(0, 0.3, 10 * 64)]).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
-def task(small_base: BaseModel, vector: np.ndarray) -> Task:
+def task(small_base: Base, vector: np.ndarray) -> Task:
     return plan(small_base, vector, "0" * 64)
 
 
@@ -103,14 +103,14 @@ def by_definition(weight: torch.Tensor, offsets: torch.Tensor) -> dict[str, torc
     }
 
 
-def sources(base: BaseModel) -> dict[str, torch.Tensor]:
+def sources(base: Base) -> dict[str, torch.Tensor]:
     weights = torch_files.load_file(base.folder / "model.safetensors")
     return {**weights, "lm_head.weight": weights[EMBEDDING]}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_reference_follows_the_definition(
-    references: Mapping[str, Path], small_base: BaseModel, task: Task, dtype: str
+    references: Mapping[str, Path], small_base: Base, task: Task, dtype: str
 ) -> None:
     held, weights = torch_files.load_file(references[dtype] / "stages.safetensors"), sources(small_base)
     assert len(task.subjects) == 9
@@ -163,9 +163,7 @@ def test_gram_runs_on_two_backends_start_from_the_same_components(tmp_path: Path
 
 
 @pytest.mark.parametrize("backend", builders.BACKENDS)
-def test_the_final_bytes_are_those_of_an_export(
-    tmp_path: Path, small_base: BaseModel, task: Task, backend: str
-) -> None:
+def test_the_final_bytes_are_those_of_an_export(tmp_path: Path, small_base: Base, task: Task, backend: str) -> None:
     from trinity_mlx.factorization.gram import spectrum_of
     from trinity_mlx.factorization.svf import change_of, execution_for, gains
 
@@ -183,7 +181,7 @@ def test_the_final_bytes_are_those_of_an_export(
 
 @pytest.mark.parametrize("name", [WIDE, SQUARE, EMBEDDING])
 def test_a_bundle_of_one_tensor_has_plain_names_and_the_published_orientation(
-    tmp_path: Path, small_base: BaseModel, vector: np.ndarray, name: str
+    tmp_path: Path, small_base: Base, vector: np.ndarray, name: str
 ) -> None:
     single = plan(small_base, vector, "0" * 64, name)
     record_reference(single, tmp_path / "ref")
@@ -198,7 +196,7 @@ def test_a_bundle_of_one_tensor_has_plain_names_and_the_published_orientation(
 
 
 def test_one_tensor_can_start_from_the_components_of_all(
-    tmp_path: Path, references: Mapping[str, Path], small_base: BaseModel, vector: np.ndarray
+    tmp_path: Path, references: Mapping[str, Path], small_base: Base, vector: np.ndarray
 ) -> None:
     single = plan(small_base, vector, "0" * 64, WIDE)
     record_reference(single, tmp_path / "ref")
@@ -225,7 +223,7 @@ def test_a_source_that_two_names_share_is_decomposed_once(tmp_path: Path, task: 
 
 
 def test_components_are_a_thin_decomposition_with_v_as_columns(
-    references: Mapping[str, Path], small_base: BaseModel
+    references: Mapping[str, Path], small_base: Base
 ) -> None:
     held = torch_files.load_file(references["float64"] / COMPONENTS_FILE)
     for name in (WIDE, SQUARE, EMBEDDING):
@@ -233,7 +231,7 @@ def test_components_are_a_thin_decomposition_with_v_as_columns(
         torch.testing.assert_close(u @ torch.diag(s) @ v.T, sources(small_base)[name].double(), atol=1e-12, rtol=0)
 
 
-def test_the_report_says_what_was_done(references: Mapping[str, Path], small_base: BaseModel) -> None:
+def test_the_report_says_what_was_done(references: Mapping[str, Path], small_base: Base) -> None:
     report = json.loads((references["float64"] / "report.json").read_text())
     assert (report["schema"], report["version"], report["kind"]) == ("trinity-mlx.parity.stages", 1, "reference")
     assert report["base_ref"] == small_base.ref
@@ -245,17 +243,17 @@ def test_the_report_says_what_was_done(references: Mapping[str, Path], small_bas
     assert 0 < first["smallest_gap"] < 1
 
 
-def test_an_unknown_tensor_is_refused_with_the_choices(small_base: BaseModel, vector: np.ndarray) -> None:
+def test_an_unknown_tensor_is_refused_with_the_choices(small_base: Base, vector: np.ndarray) -> None:
     with pytest.raises(ParitySetupError, match=r"does not adapt 'nothing': choose one of model\.embed_tokens\.weight"):
         plan(small_base, vector, "", "nothing")
 
 
-def test_a_vector_of_another_length_is_refused_with_the_arithmetic(small_base: BaseModel, vector: np.ndarray) -> None:
+def test_a_vector_of_another_length_is_refused_with_the_arithmetic(small_base: Base, vector: np.ndarray) -> None:
     with pytest.raises(BundleInvalid, match="9 tensors take 576 offsets"):
         plan(small_base, vector[:-1], "")
 
 
-def test_an_untied_base_without_lm_head_is_refused(small_base: BaseModel, vector: np.ndarray) -> None:
+def test_an_untied_base_without_lm_head_is_refused(small_base: Base, vector: np.ndarray) -> None:
     from dataclasses import replace
 
     untied = replace(small_base, config=replace(small_base.config, tied_embeddings=False))
@@ -263,7 +261,7 @@ def test_an_untied_base_without_lm_head_is_refused(small_base: BaseModel, vector
         plan(untied, vector, "")
 
 
-def test_offsets_that_cancel_everything_are_refused(tmp_path: Path, small_base: BaseModel, vector: np.ndarray) -> None:
+def test_offsets_that_cancel_everything_are_refused(tmp_path: Path, small_base: Base, vector: np.ndarray) -> None:
     cancelling = vector.copy()
     cancelling[: 9 * 64] = -1
     with pytest.raises(ParitySetupError, match="nothing to normalise by"):
@@ -272,7 +270,7 @@ def test_offsets_that_cancel_everything_are_refused(tmp_path: Path, small_base: 
     assert not (tmp_path / "report.json").exists()
 
 
-def test_missing_components_are_a_set_up_error(tmp_path: Path, small_base: BaseModel, vector: np.ndarray) -> None:
+def test_missing_components_are_a_set_up_error(tmp_path: Path, small_base: Base, vector: np.ndarray) -> None:
     square, wide = (plan(small_base, vector, "", name) for name in (SQUARE, WIDE))
     with pytest.raises(ParitySetupError, match=f"has no {COMPONENTS_FILE}"):
         run_on(square, "torch", tmp_path / "run", tmp_path)
@@ -288,7 +286,7 @@ def test_a_run_never_overwrites_the_components_that_it_starts_from(references: M
     assert (folder / "report.json").is_file()
 
 
-def test_transposed_v_is_refused(tmp_path: Path, references: Mapping[str, Path], small_base: BaseModel) -> None:
+def test_transposed_v_is_refused(tmp_path: Path, references: Mapping[str, Path], small_base: Base) -> None:
     held = torch_files.load_file(references["float32"] / COMPONENTS_FILE)
     held[f"svd.V.{WIDE}"] = held[f"svd.V.{WIDE}"].T.contiguous()
     torch_files.save_file(held, tmp_path / COMPONENTS_FILE)
@@ -298,9 +296,7 @@ def test_transposed_v_is_refused(tmp_path: Path, references: Mapping[str, Path],
 
 
 @pytest.mark.parametrize("way", ["reference", "gram"])
-def test_a_source_that_is_not_finite_is_refused(
-    tmp_path: Path, small_base: BaseModel, vector: np.ndarray, way: str
-) -> None:
+def test_a_source_that_is_not_finite_is_refused(tmp_path: Path, small_base: Base, vector: np.ndarray, way: str) -> None:
     weights = torch_files.load_file(small_base.folder / "model.safetensors")
     weights[SQUARE][3, 5] = torch.nan
     torch_files.save_file(weights, tmp_path / "model.safetensors")

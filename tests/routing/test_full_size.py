@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from trinity_mlx.artifacts.base import open_base
 from trinity_mlx.artifacts.bundle import check_fit, open_bundle
 from trinity_mlx.cli.main import main
-from trinity_mlx.contracts.artifact import BaseModel, Bundle, Execution
+from trinity_mlx.contracts.artifact import Base, Bundle, Execution
 from trinity_mlx.contracts.backend import LoadedBase, RoutingModel, Segment
 from trinity_mlx.files.shipped import data_path
 from trinity_mlx.profiles.backends import load_backend
@@ -49,7 +49,7 @@ LENGTHS = (2, 30, 120)
 class FullSize:
     """A base and a bundle on it, with the oracle's hidden vector for each of ``sequences``."""
 
-    base: BaseModel
+    base: Base
     bundle: Bundle
     sequences: list[tuple[int, ...]]
     plain: np.ndarray
@@ -159,7 +159,7 @@ def oracle_vectors(
     return np.stack([oracle.hidden(tokens) for tokens in sequences])
 
 
-def random_factors(base: BaseModel) -> dict[str, tuple[Execution, np.ndarray]]:
+def random_factors(base: Base) -> dict[str, tuple[Execution, np.ndarray]]:
     """A factor near the identity for each tensor that an adapter changes."""
     draw = np.random.default_rng(7)
     shapes = base.config.backbone_shapes()

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trinity_mlx.contracts.artifact import BaseModel, Bundle
+from trinity_mlx.contracts.artifact import Base, Bundle
 from trinity_mlx.contracts.backend import Reading, RoutingModel, Segment
 from trinity_mlx.contracts.routing import RouteLogits
 from trinity_mlx.routing.reader import Reader, in_batches, needed_tokens
@@ -51,7 +51,7 @@ class WatchedModel:
 
 
 @pytest.fixture(scope="module", params=builders.BACKENDS)
-def any_model(request: pytest.FixtureRequest, tiny_base: BaseModel, tiny_bundle: Bundle) -> RoutingModel:
+def any_model(request: pytest.FixtureRequest, tiny_base: Base, tiny_bundle: Bundle) -> RoutingModel:
     return builders.cpu_model(request.param, tiny_base, tiny_bundle)
 
 

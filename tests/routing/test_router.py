@@ -37,7 +37,7 @@ from trinity_mlx import (
 )
 from trinity_mlx.artifacts.base import open_base
 from trinity_mlx.artifacts.catalog import find_bundle
-from trinity_mlx.contracts.artifact import BaseModel, Bundle
+from trinity_mlx.contracts.artifact import Base, Bundle
 from trinity_mlx.routing.reader import Reader, needed_tokens
 from trinity_mlx.rules.choice import choose
 
@@ -80,7 +80,7 @@ def router(routers: dict[str, Router], profile: str) -> Router:
 
 @pytest.fixture(scope="module")
 def expected_logits(
-    tiny_base: BaseModel, adapted_recipe: builders.PlainRecipe, tiny_head: np.ndarray
+    tiny_base: Base, adapted_recipe: builders.PlainRecipe, tiny_head: np.ndarray
 ) -> Callable[[Any], np.ndarray]:
     """Logits of a transcript by the oracle: its own text, tokenizer, model and product, in float64."""
     tokenizer = Tokenizer.from_file(str(tiny_base.tokenizer))
@@ -131,7 +131,7 @@ def test_torch_and_mlx_decide_alike(routers: dict[str, Router], conversation: li
 
 
 def test_decision_carries_what_is_needed_to_check_it(
-    router: Router, profile: str, tiny_base: BaseModel, tiny_bundle: Bundle
+    router: Router, profile: str, tiny_base: Base, tiny_bundle: Bundle
 ) -> None:
     decision = router.route(CONVERSATION)
     agent, role = decision.logits.agent, decision.logits.role
@@ -364,7 +364,7 @@ def test_what_is_no_transcript_is_refused(router: Router, source: Any, told: str
         router.route(source)
 
 
-def test_a_transcript_beyond_the_context_is_refused_with_both_numbers(router: Router, tiny_base: BaseModel) -> None:
+def test_a_transcript_beyond_the_context_is_refused_with_both_numbers(router: Router, tiny_base: Base) -> None:
     limit = tiny_base.config.max_positions
     tokenizer = Tokenizer.from_file(str(tiny_base.tokenizer))
     text = "§" * 1000
@@ -373,7 +373,7 @@ def test_a_transcript_beyond_the_context_is_refused_with_both_numbers(router: Ro
         router.route(text)
 
 
-def test_a_transcript_that_fills_the_context_is_read(router: Router, tiny_base: BaseModel) -> None:
+def test_a_transcript_that_fills_the_context_is_read(router: Router, tiny_base: Base) -> None:
     limit = tiny_base.config.max_positions
     tokenizer = Tokenizer.from_file(str(tiny_base.tokenizer))
     spare = limit - len(tokenizer.encode("user: ").ids)
@@ -456,9 +456,7 @@ def test_the_embedded_artifact_routes_on_both_backends_alike() -> None:
 
 
 @pytest.mark.parametrize("backend_name", builders.BACKENDS)
-def test_a_bundle_decides_as_the_plain_recipe_does(
-    tiny_base: BaseModel, tiny_bundle: Bundle, backend_name: str
-) -> None:
+def test_a_bundle_decides_as_the_plain_recipe_does(tiny_base: Base, tiny_bundle: Bundle, backend_name: str) -> None:
     compare_with_the_plain_recipe(backend_name, tiny_bundle, tiny_base, count=80)
 
 
@@ -472,7 +470,7 @@ def test_the_embedded_artifact_decides_as_the_plain_recipe_does(backend_name: st
     compare_with_the_plain_recipe(backend_name, bundle, base, count=1000)
 
 
-def compare_with_the_plain_recipe(backend_name: str, bundle: Bundle, base: BaseModel, count: int) -> None:
+def compare_with_the_plain_recipe(backend_name: str, bundle: Bundle, base: Base, count: int) -> None:
     """Hidden vectors to 1e-5 and the very same choices, on ``count`` transcripts of 1 to 400 tokens."""
     oracle = builders.BundleOracle(bundle, base)
     model = builders.cpu_model(backend_name, base, bundle)

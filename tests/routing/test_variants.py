@@ -16,7 +16,7 @@ from safetensors import numpy as numpy_files
 from trinity_backend_mlx import kernels
 
 from tools.nano.corpus import examples
-from trinity_mlx.contracts.artifact import BaseModel, Bundle
+from trinity_mlx.contracts.artifact import Base, Bundle
 from trinity_mlx.contracts.backend import DEFAULT_VARIANT, Backend, RoutingModel, Segment, Variant
 from trinity_mlx.contracts.errors import ProfileUnavailable, UsageError
 from trinity_mlx.profiles.backends import load_backend
@@ -48,7 +48,7 @@ def random_tokens(length: int) -> tuple[int, ...]:
 BATCH = [random_tokens(length) for length in (1, 2, 40, 17, 130, 3)]
 
 
-def load(backend: str, base: BaseModel, variant: Variant, dtype: str = "float32") -> Any:
+def load(backend: str, base: Base, variant: Variant, dtype: str = "float32") -> Any:
     return load_backend(backend).load_base(base, device="cpu", dtype=dtype, variant=variant)
 
 
@@ -88,7 +88,7 @@ def test_unknown_variants_are_refused_by_name(options: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def composed_model(backend: Backend, tiny_base: BaseModel, tiny_bundle: Bundle) -> RoutingModel:
+def composed_model(backend: Backend, tiny_base: Base, tiny_bundle: Bundle) -> RoutingModel:
     base = backend.load_base(tiny_base, device="cpu", dtype="float32", variant=COMPOSED)
     return base.attach(tiny_bundle.adapter, tiny_bundle.head)
 
@@ -140,7 +140,7 @@ def test_composed_kernels_follow_the_configuration(backend: Backend, tmp_path: P
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.06), ("float16", 0.008)])
 def test_composed_kernels_in_short_number_types_stay_near_float32(
     backend: Backend,
-    tiny_base: BaseModel,
+    tiny_base: Base,
     tiny_bundle: Bundle,
     adapted_model: RoutingModel,
     dtype: str,
@@ -209,13 +209,13 @@ def rounded(backend: str, bits: int, weight: np.ndarray) -> np.ndarray:
     return symmetric_rows(weight) if backend == "torch" else affine_groups(weight, bits)
 
 
-def matrices(base: BaseModel) -> dict[str, np.ndarray]:
+def matrices(base: Base) -> dict[str, np.ndarray]:
     """The embedding and the matrices of every layer, float64."""
     shapes = base.config.backbone_shapes()
     return {name: builders.read_float64(base.tensors[name]) for name, shape in shapes.items() if len(shape) == 2}
 
 
-def quantized_recipe(base: BaseModel, bundle: Bundle, backend: str, bits: int, *, merged: bool) -> PlainRecipe:
+def quantized_recipe(base: Base, bundle: Bundle, backend: str, bits: int, *, merged: bool) -> PlainRecipe:
     """Transformers' model on rounded matrices; the adapter is applied after the rounding, or before it if merged."""
     changes = {entry.source: (entry.execution, builders.read_float64(entry.tensor)) for entry in bundle.adapter.entries}
     weights = {}
@@ -233,7 +233,7 @@ def quantized_recipe(base: BaseModel, bundle: Bundle, backend: str, bits: int, *
 @pytest.mark.parametrize(("name", "bits"), QUANTIZED)
 @pytest.mark.parametrize("merged", [False, True])
 def test_quantised_models_compute_with_the_rounded_weights(
-    tiny_base: BaseModel, tiny_bundle: Bundle, name: str, bits: int, merged: bool
+    tiny_base: Base, tiny_bundle: Bundle, name: str, bits: int, merged: bool
 ) -> None:
     model = load(name, tiny_base, Variant(quantize=bits)).attach(tiny_bundle.adapter, tiny_bundle.head, merged=merged)
     recipe = quantized_recipe(tiny_base, tiny_bundle, name, bits, merged=merged)
@@ -243,7 +243,7 @@ def test_quantised_models_compute_with_the_rounded_weights(
 
 @pytest.mark.parametrize(("name", "bits"), QUANTIZED)
 def test_few_bits_move_the_hidden_vector_a_little(
-    tiny_base: BaseModel, tiny_bundle: Bundle, adapted_recipe: PlainRecipe, name: str, bits: int
+    tiny_base: Base, tiny_bundle: Bundle, adapted_recipe: PlainRecipe, name: str, bits: int
 ) -> None:
     model = load(name, tiny_base, Variant(quantize=bits)).attach(tiny_bundle.adapter, tiny_bundle.head)
     expected = np.array([adapted_recipe.hidden((*tokens, 0)) for tokens in BATCH])
@@ -252,7 +252,7 @@ def test_few_bits_move_the_hidden_vector_a_little(
 
 @pytest.mark.parametrize(("name", "bits"), QUANTIZED)
 def test_quantised_models_read_batches_and_pasts_as_each_alone(
-    tiny_base: BaseModel, tiny_bundle: Bundle, name: str, bits: int
+    tiny_base: Base, tiny_bundle: Bundle, name: str, bits: int
 ) -> None:
     model = load(name, tiny_base, Variant("composed", bits)).attach(tiny_bundle.adapter, tiny_bundle.head)
     batch = [continued(model, tokens, len(tokens) // 2) for tokens in BATCH]
@@ -287,7 +287,7 @@ def test_a_row_of_zeros_stays_zero(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "bits"), QUANTIZED)
 def test_ready_tensors_are_quantised_as_merged_ones_are(
-    tiny_base: BaseModel,
+    tiny_base: Base,
     tiny_bundle: Bundle,
     tiny_offsets: dict[str, np.ndarray],
     tiny_head: np.ndarray,
@@ -316,14 +316,14 @@ def stored_bytes(backend: str, bits: int, shape: tuple[int, ...]) -> int:
 
 
 @pytest.mark.parametrize(("name", "bits"), QUANTIZED)
-def test_a_quantised_base_takes_the_bytes_of_its_levels(tiny_base: BaseModel, name: str, bits: int) -> None:
+def test_a_quantised_base_takes_the_bytes_of_its_levels(tiny_base: Base, name: str, bits: int) -> None:
     found = load(name, tiny_base, Variant(quantize=bits)).nbytes
     assert found == sum(stored_bytes(name, bits, shape) for shape in tiny_base.config.backbone_shapes().values())
     assert found < load(name, tiny_base, DEFAULT_VARIANT).nbytes * bits / 22
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_nothing_of_the_source_stays_in_memory_on_mlx(tiny_base: BaseModel, tiny_bundle: Bundle, bits: int) -> None:
+def test_nothing_of_the_source_stays_in_memory_on_mlx(tiny_base: Base, tiny_bundle: Bundle, bits: int) -> None:
     gc.collect()
     before = mx.get_active_memory()
     base = load("mlx", tiny_base, Variant(quantize=bits))
@@ -335,7 +335,7 @@ def test_nothing_of_the_source_stays_in_memory_on_mlx(tiny_base: BaseModel, tiny
 
 @pytest.mark.parametrize(("name", "bits"), QUANTIZED)
 def test_factors_and_head_keep_their_bytes_on_a_quantised_base(
-    tiny_base: BaseModel, tiny_bundle: Bundle, name: str, bits: int
+    tiny_base: Base, tiny_bundle: Bundle, name: str, bits: int
 ) -> None:
     found = [
         load(name, tiny_base, variant).attach(tiny_bundle.adapter, tiny_bundle.head).nbytes
@@ -348,7 +348,7 @@ def test_factors_and_head_keep_their_bytes_on_a_quantised_base(
 
 
 @pytest.mark.parametrize("name", builders.BACKENDS)
-def test_variants_share_nothing_and_equal_ones_everything(tiny_base: BaseModel, tiny_bundle: Bundle, name: str) -> None:
+def test_variants_share_nothing_and_equal_ones_everything(tiny_base: Base, tiny_bundle: Bundle, name: str) -> None:
     registry = ModelRegistry()
 
     def lease(variant: Variant, merged: bool = False) -> Any:
@@ -371,7 +371,7 @@ def test_variants_share_nothing_and_equal_ones_everything(tiny_base: BaseModel, 
 
 
 @pytest.mark.parametrize(("device", "bits"), [("cpu", 4), ("cuda", 8), ("cuda", 4), ("mps", 8)])
-def test_torch_says_what_it_quantises_where(tiny_base: BaseModel, device: str, bits: int) -> None:
+def test_torch_says_what_it_quantises_where(tiny_base: Base, device: str, bits: int) -> None:
     with pytest.raises(ProfileUnavailable, match=f"torch on {device} does not quantise to {bits} bits.*profile mlx"):
         load_backend("torch").load_base(tiny_base, device=device, dtype="float32", variant=Variant(quantize=bits))
 
@@ -393,7 +393,7 @@ def test_torch_quantises_rows_of_any_width(tmp_path: Path) -> None:
     assert relative(hidden(model, *fresh(*BATCH)), expected) <= COARSE[8]
 
 
-def test_an_unsupported_variant_leaves_the_registry_usable(tiny_base: BaseModel, tiny_bundle: Bundle) -> None:
+def test_an_unsupported_variant_leaves_the_registry_usable(tiny_base: Base, tiny_bundle: Bundle) -> None:
     with pytest.raises(ProfileUnavailable):
         load_router(tiny_bundle.folder, base=tiny_base.folder, profile="cpu", quantize=4)
     with load_router(tiny_bundle.folder, base=tiny_base.folder, profile="cpu", quantize=8) as router:

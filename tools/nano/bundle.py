@@ -13,7 +13,7 @@ from tools.nano.card import card
 from trinity_mlx.artifacts.base import open_base
 from trinity_mlx.artifacts.bundle import ADAPTER_FILE, HEAD_FILE, HEAD_TENSOR, BundleDraft, seal_bundle
 from trinity_mlx.artifacts.vector import LM_HEAD, VECTOR_TENSOR, adapted_shapes, split_vector
-from trinity_mlx.contracts.artifact import BaseModel, Bundle
+from trinity_mlx.contracts.artifact import Base, Bundle
 from trinity_mlx.factorization.svf import Factor, svf_factor
 from trinity_mlx.files.hashing import FileHashes
 from trinity_mlx.files.safetensors import read_float32
@@ -53,5 +53,5 @@ def write_bundle(parts: Path, out: Path, report: dict[str, Any]) -> Bundle:
     )
 
 
-def _factor(base: BaseModel, name: str, offsets: np.ndarray) -> Factor:
+def _factor(base: Base, name: str, offsets: np.ndarray) -> Factor:
     return svf_factor(read_float32(base.tensors[name]), offsets)

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..contracts.artifact import BackboneConfig, BaseModel, TensorLocation
+from ..contracts.artifact import BackboneConfig, Base, TensorLocation
 from ..contracts.canonical import canonical_sha256
 from ..contracts.errors import ArtifactNotFound, BaseInvalid, TensorFileInvalid
 from ..files import safetensors
@@ -32,7 +32,7 @@ _SIZES = {
 }
 
 
-def open_base(source: str | Path, revision: str | None = None, hashes: FileHashes | None = None) -> BaseModel:
+def open_base(source: str | Path, revision: str | None = None, hashes: FileHashes | None = None) -> Base:
     """A base from a local folder, or from the Hugging Face Hub as ``OWNER/NAME`` or ``OWNER/NAME@REVISION``.
 
     Every tensor that a route reads is located and its shape compared with the configuration.
@@ -51,7 +51,7 @@ def open_base(source: str | Path, revision: str | None = None, hashes: FileHashe
     if not tokenizer.is_file():
         raise BaseInvalid(f"{folder} has no tokenizer.json: a base needs its own tokenizer")
     ref = _content_ref(config, {tensor.path for tensor in tensors.values()}, tokenizer, hashes or FileHashes())
-    return BaseModel(folder, config, tensors, tokenizer, ref)
+    return Base(folder, config, tensors, tokenizer, ref)
 
 
 def read_config(path: Path) -> BackboneConfig:

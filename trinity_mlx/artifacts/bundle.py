@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..contracts.artifact import Adapter, AdapterEntry, BaseModel, Bundle, Execution, Head, TensorLocation
+from ..contracts.artifact import Adapter, AdapterEntry, Base, Bundle, Execution, Head, TensorLocation
 from ..contracts.canonical import canonical_sha256
 from ..contracts.errors import ArtifactError, ArtifactNotFound, BaseMismatch, BundleInvalid, TensorFileInvalid
 from ..contracts.routing import Role
@@ -132,7 +132,7 @@ def _shape(tensors: Mapping[str, TensorLocation], name: str, folder: Path) -> li
     return list(safetensors.find(tensors, name, folder / ADAPTER_FILE).shape)
 
 
-def check_fit(bundle: Bundle, base: BaseModel) -> None:
+def check_fit(bundle: Bundle, base: Base) -> None:
     """Make sure that ``bundle`` can be applied to ``base``, naming the plainest reason where it cannot.
 
     A bundle that does not record the content of its base is held against the shapes alone.

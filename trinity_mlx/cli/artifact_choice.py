@@ -11,7 +11,7 @@ from . import settings
 from .output import note
 
 if TYPE_CHECKING:
-    from ..contracts.artifact import BaseModel
+    from ..contracts.artifact import Base
     from ..downloads.store import FetchedArtifact
     from ..files.hashing import FileHashes
 
@@ -130,7 +130,7 @@ def _built(found: FetchedArtifact, profile: str, hashes: FileHashes) -> Path:
         ) from None
 
 
-def _export(found: FetchedArtifact, base: BaseModel, vector: Path, profile: str, out: Path) -> None:
+def _export(found: FetchedArtifact, base: Base, vector: Path, profile: str, out: Path) -> None:
     """Build the bundle of a fetched vector in ``out``."""
     from ..export.pipeline import export
     from ..export.request import ExportRequest, TiedEmbedding

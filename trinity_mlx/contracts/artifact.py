@@ -68,7 +68,7 @@ class BackboneConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class BaseModel:
+class Base:
     """An unmodified language model on disk, its tensors located and their shapes checked.
 
     ``ref`` is the content hash that stands for it: sha256 over configuration, weight files and tokenizer.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
-from .artifact import Adapter, BaseModel, Execution, Head, TensorLocation
+from .artifact import Adapter, Base, Execution, Head, TensorLocation
 from .errors import UsageError
 
 ENTRY_POINT_GROUP = "trinity_mlx.backends"
@@ -197,7 +197,7 @@ class Backend(Protocol):
     def info(self) -> BackendInfo:
         """Identity, versions, devices and number types, without loading any model."""
 
-    def load_base(self, base: BaseModel, *, device: str, dtype: str, variant: Variant = DEFAULT_VARIANT) -> LoadedBase:
+    def load_base(self, base: Base, *, device: str, dtype: str, variant: Variant = DEFAULT_VARIANT) -> LoadedBase:
         """Load the backbone's tensors (memory-mapped where the number type allows it).
 
         ``variant`` is always passed. The default one must be there; one that is not, a backend refuses.

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from ..contracts.artifact import BaseModel
+from ..contracts.artifact import Base
 from ..contracts.backend import Backend
 from ..contracts.transcript import TextFormat
 
@@ -51,7 +51,7 @@ class ExportRequest:
     vector, else that of the output folder.
     """
 
-    base: BaseModel
+    base: Base
     base_id: str
     vector: Path
     out: Path

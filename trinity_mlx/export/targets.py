@@ -11,7 +11,7 @@ import numpy as np
 from ..artifacts.published import AGENTS, router_name
 from ..artifacts.vector import LM_HEAD, adapted_shapes, split_vector
 from ..artifacts.vector_file import read_vector
-from ..contracts.artifact import BackboneConfig, BaseModel, Execution, TensorLocation
+from ..contracts.artifact import BackboneConfig, Base, Execution, TensorLocation
 from ..contracts.errors import UsageError, VectorInvalid
 from ..contracts.routing import Role
 from ..factorization.adapted import EMBEDDING
@@ -107,7 +107,7 @@ def _chosen(shapes: Mapping[str, object], only: Sequence[str] | None) -> list[st
     return [name for name in shapes if only is None or name in only]
 
 
-def _sources(base: BaseModel, shapes: Mapping[str, tuple[int, int]]) -> tuple[dict[str, TensorLocation], bool]:
+def _sources(base: Base, shapes: Mapping[str, tuple[int, int]]) -> tuple[dict[str, TensorLocation], bool]:
     """Where each tensor lies, and whether ``lm_head`` is the embedding under another name."""
     tensors = dict(base.tensors)
     own = tensors.get(LM_HEAD)

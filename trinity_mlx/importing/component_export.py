@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel as Schema
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..artifacts.manifest import Sha256
 from ..artifacts.vector import LM_HEAD
-from ..contracts.artifact import BaseModel, TensorLocation
+from ..contracts.artifact import Base, TensorLocation
 from ..contracts.errors import BundleInvalid, TensorFileInvalid
 from ..files.hashing import FileHashes
 from ..files.models import first_fault
@@ -30,7 +29,7 @@ _OFFSET_TENSOR = "svf.scale_offsets."
 _NUMPY_TYPES = {"F32": "<f4", "F64": "<f8"}
 
 
-class _Read(Schema):
+class _Read(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
 
@@ -60,7 +59,7 @@ class _Manifest(_Read):
     svf: _Svf
 
 
-def read_component_export(folder: Path, base: BaseModel) -> Content:
+def read_component_export(folder: Path, base: Base) -> Content:
     """The export in ``folder``, with its arrays memory-mapped and their shapes held against ``base``.
 
     Raises:
@@ -94,7 +93,7 @@ def _read_manifest(path: Path) -> _Manifest:
         raise BundleInvalid(f"{path}: {first_fault(error, 'manifest')}") from None
 
 
-def _components(folder: Path, manifest: _Manifest, base: BaseModel) -> dict[str, OffsetComponents]:
+def _components(folder: Path, manifest: _Manifest, base: Base) -> dict[str, OffsetComponents]:
     shapes = adaptable_shapes(base)
     names = [entry.source_parameter for entry in manifest.svf.entries]
     unknown = [name for name in names if name not in shapes]

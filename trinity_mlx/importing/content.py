@@ -10,7 +10,7 @@ import numpy as np
 
 from ..artifacts.published import agent_labels
 from ..artifacts.vector import LM_HEAD
-from ..contracts.artifact import AdapterEntry, BaseModel
+from ..contracts.artifact import AdapterEntry, Base
 from ..contracts.errors import BundleInvalid, TensorFileInvalid
 from ..contracts.routing import Role
 from ..factorization.adapted import EMBEDDING
@@ -33,7 +33,7 @@ class Content:
     ready: tuple[AdapterEntry, ...] = ()
 
 
-def adaptable_shapes(base: BaseModel) -> dict[str, tuple[int, int]]:
+def adaptable_shapes(base: Base) -> dict[str, tuple[int, int]]:
     """Shape of every tensor of ``base`` that can be adapted: the embedding, the layers' matrices and ``lm_head``."""
     shapes = base.config.backbone_shapes()
     matrices = {name: (shape[0], shape[1]) for name, shape in shapes.items() if len(shape) == 2}
@@ -55,7 +55,7 @@ def checked_components(parts: Mapping[str, np.ndarray], shape: tuple[int, int], 
     return OffsetComponents(Components(parts["U"], parts["S"], parts["V"]), parts["offsets"])
 
 
-def checked_head(head: np.ndarray, base: BaseModel, path: Path) -> np.ndarray:
+def checked_head(head: np.ndarray, base: Base, path: Path) -> np.ndarray:
     """``head`` in float32, if it is one for ``base``: finite, at least one agent and all roles, as wide as the base.
 
     Raises:

@@ -14,7 +14,7 @@ import numpy as np
 from ..artifacts.base import open_base
 from ..artifacts.bundle import ADAPTER_FILE, HEAD_FILE, HEAD_TENSOR, BundleDraft, check_fit, seal_bundle
 from ..artifacts.published import open_published, router_name
-from ..contracts.artifact import BaseModel, Bundle, Execution
+from ..contracts.artifact import Base, Bundle, Execution
 from ..contracts.errors import FolderUnavailable
 from ..files.hashing import FileHashes
 from ..files.safetensors import read_float32
@@ -81,7 +81,7 @@ def import_bundle(
     return ImportReport(request.out, bundle.name, kind, base.ref, bundle.adapter.ref, tensors)
 
 
-def _read(kind: SourceKind, request: ImportRequest, base: BaseModel) -> Content:
+def _read(kind: SourceKind, request: ImportRequest, base: Base) -> Content:
     match kind:
         case SourceKind.COMPONENTS:
             return read_component_export(request.source, base)
@@ -92,7 +92,7 @@ def _read(kind: SourceKind, request: ImportRequest, base: BaseModel) -> Content:
             return _read_published(request.source, base)
 
 
-def _read_published(folder: Path, base: BaseModel) -> Content:
+def _read_published(folder: Path, base: Base) -> Content:
     published = open_published(folder)
     bundle = published.bundle
     check_fit(bundle, base)
@@ -104,7 +104,7 @@ def _write(
     folder: Path,
     request: ImportRequest,
     kind: SourceKind,
-    base: BaseModel,
+    base: Base,
     content: Content,
     progress: Callable[[str], None],
 ) -> tuple[Bundle, tuple[ImportedTensor, ...]]:
@@ -136,7 +136,7 @@ def _base_name(request: ImportRequest, content: Content) -> tuple[str, str | Non
 
 
 def _tensors(
-    content: Content, base: BaseModel, progress: Callable[[str], None]
+    content: Content, base: Base, progress: Callable[[str], None]
 ) -> tuple[list[NewTensor], tuple[ImportedTensor, ...]]:
     new, made = [], []
     for name, components in content.components.items():

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..artifacts.vector import LM_HEAD, adapted_shapes, split_vector
 from ..artifacts.vector_file import read_vector
-from ..contracts.artifact import BaseModel
+from ..contracts.artifact import Base
 from ..contracts.backend import SvdWeightsReader
 from ..contracts.errors import EnvironmentUnavailable, ProfileUnavailable, TensorFileInvalid
 from ..files.hashing import FileHashes
@@ -17,7 +17,7 @@ from ..profiles.backends import load_backend
 from .content import Content, checked_components, checked_head, checked_labels
 
 
-def read_svd_weights(file: Path, vector_file: Path, base: BaseModel) -> Content:
+def read_svd_weights(file: Path, vector_file: Path, base: Base) -> Content:
     """What ``file`` says about the tensors that the vector adapts, memory-mapped, and the vector's head.
 
     Raises:

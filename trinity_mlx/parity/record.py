@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..artifacts.vector import LM_HEAD, adapted_shapes, split_vector
-from ..contracts.artifact import BaseModel, TensorLocation
+from ..contracts.artifact import Base, TensorLocation
 from ..contracts.backend import Backend, MatrixProducts
 from ..contracts.errors import ParitySetupError, ProfileUnavailable
 from ..factorization.adapted import EMBEDDING
@@ -37,7 +37,7 @@ class Task:
     is_single: bool
 
 
-def plan(base: BaseModel, vector: np.ndarray, vector_sha256: str, tensor: str | None = None) -> Task:
+def plan(base: Base, vector: np.ndarray, vector_sha256: str, tensor: str | None = None) -> Task:
     """The task for every tensor that ``vector`` adapts, or for ``tensor`` alone.
 
     Raises:
@@ -154,7 +154,7 @@ def _record_tensor(file: BlockFile, layout: Layout, origin: Origin, progress: Pr
     }
 
 
-def _source(base: BaseModel, name: str, shape: tuple[int, int]) -> TensorLocation:
+def _source(base: Base, name: str, shape: tuple[int, int]) -> TensorLocation:
     """Where ``name`` lies; ``lm_head`` of a base that ties it and does not store it is the embedding."""
     is_tied = name == LM_HEAD and name not in base.tensors and base.config.tied_embeddings
     return require(base.tensors, EMBEDDING if is_tied else name, shape, base.folder)

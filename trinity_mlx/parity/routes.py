@@ -14,7 +14,7 @@ import numpy as np
 from ..artifacts.base import open_base
 from ..artifacts.bundle import check_fit
 from ..artifacts.catalog import find_bundle
-from ..contracts.artifact import BaseModel, Bundle
+from ..contracts.artifact import Base, Bundle
 from ..contracts.backend import Backend, Segment
 from ..contracts.errors import ContextLengthError, TranscriptError
 from ..contracts.routing import Choice, RouteLogits
@@ -167,7 +167,7 @@ class Tracer:
     """
 
     bundle: Bundle
-    base: BaseModel
+    base: Base
     profiles: ProfileRegistry
 
     @classmethod

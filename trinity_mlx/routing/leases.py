@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from ..contracts.artifact import Adapter, BaseModel, Head
+from ..contracts.artifact import Adapter, Base, Head
 from ..contracts.backend import DEFAULT_VARIANT, Backend, LoadedBase, RoutingModel, Variant
 
 MEMORY_LIMIT = 2 * 1024**3
@@ -156,7 +156,7 @@ class ModelRegistry:
     def lease(
         self,
         backend: Backend,
-        base: BaseModel,
+        base: Base,
         adapter: Adapter,
         head: Head,
         *,

@@ -18,7 +18,7 @@ from ..output import console, note, print_json
 from ..sizes import readable
 
 if TYPE_CHECKING:
-    from ...contracts.artifact import BaseModel, Bundle
+    from ...contracts.artifact import Base, Bundle
     from ...export.plan import ExportPlan, TensorPlan
     from ...export.request import ExportEvent, ExportRequest, Progress
 
@@ -123,7 +123,7 @@ def _request(base: str, base_id: str | None, profile: str, options: dict[str, An
     )
 
 
-def _identity(base: str, base_id: str | None, model: BaseModel) -> tuple[str, str | None]:
+def _identity(base: str, base_id: str | None, model: Base) -> tuple[str, str | None]:
     """What the bundle calls its base: the user's name for it, the Hub's name and commit, or the folder's name."""
     cached = _SNAPSHOT.search(model.folder.absolute().as_posix())
     if base_id:
