@@ -62,7 +62,7 @@ PUBLISHED_VECTOR = "b9bf105b818cc32f3a25877b75adce1ec65e5201d524b929d217eb045a6f
 TOKENS = tuple(range(3, 40))
 
 
-# --- bundles of the published layout, written from what facts.md says about it -------------------------------------
+# --- bundles of the published layout, written from what docs/method.md, section 6 says ------------------------
 
 
 def sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The published bundle (facts.md, section 6): ready tensors under another library's names, opened like any bundle.
+"""The published bundle (docs/method.md, section 6): ready tensors under another library's names.
 
 The matrices of decoder blocks are stored [in, out], square ones too, so names decide about the orientation and shapes
 never do; the embedding and ``lm_head`` lie as in the source. The manifest names its base without a hash of its content.

@@ -1,4 +1,4 @@
-"""The manifest of a published bundle (facts.md, section 6): strict about what is used, and past the rest."""
+"""The manifest of a published bundle (docs/method.md, section 6): strict about what is used, and past the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trained vector: singular-value offsets of each adapted tensor, then the head (facts.md, section 2)."""
+"""The trained vector: singular-value offsets of each adapted tensor, then the head (docs/method.md, section 2)."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class Base:
 
 
 class Execution(StrEnum):
-    """How one adapted tensor takes part in a product (facts.md, section 3)."""
+    """How one adapted tensor takes part in a product (docs/method.md, section 3)."""
 
     RIGHT = "right"
     """``W' = W @ R``, with ``R`` shaped [columns, columns]: for matrices at least as tall as wide."""

@@ -94,7 +94,7 @@ def _message(item: Any, index: int) -> Message:
 
 
 class TextFormat(StrEnum):
-    """How a transcript becomes the router's input text; a field of every artifact (facts.md, section 9)."""
+    """How a transcript becomes the router's input text; a field of every artifact (docs/method.md, section 9)."""
 
     ROLE_LINES = "role-lines"
     QWEN3_CHAT = "qwen3-chat"

@@ -32,7 +32,7 @@ class Write(StrEnum):
 
 
 class TiedEmbedding(StrEnum):
-    """Which offsets change the embedding where ``lm_head`` shares it (facts.md, section 3)."""
+    """Which offsets change the embedding where ``lm_head`` shares it (docs/method.md, section 3)."""
 
     EMBED_TOKENS = "embed_tokens"
     """Its own; ``lm_head`` takes its own too, as a tensor apart."""

@@ -1,4 +1,4 @@
-"""Singular-value fine-tuning as one small factor (facts.md, section 3).
+"""Singular-value fine-tuning as one small factor (docs/method.md, section 3).
 
 For ``W = U diag(S) V^T`` and offsets ``d``, the adapted matrix is
 

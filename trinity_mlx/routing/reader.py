@@ -94,7 +94,7 @@ class Reader:
 def needed_tokens(tokens: Tokens) -> Tokens:
     """The tokens up to the second-to-last, whose hidden vector routes; the only token where there is one.
 
-    Attention is causal, so the last token never reaches that vector (facts.md, section 1).
+    Attention is causal, so the last token never reaches that vector (docs/method.md, section 1).
     """
     return tokens[: max(len(tokens) - 1, 1)]
 

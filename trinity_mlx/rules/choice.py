@@ -23,7 +23,7 @@ def choose(
     allow_slots: Collection[int] | None = None,
     draw_key: str = "",
 ) -> Choice:
-    """Choose the slot and the role (facts.md, section 1).
+    """Choose the slot and the role (docs/method.md, section 1).
 
     Args:
         logits: both splits of one transcript.

@@ -1,4 +1,4 @@
-"""The multi-turn loop as a pure state machine: no input or output, no clock, no randomness (facts.md, section 7).
+"""The multi-turn loop as a pure state machine: no I/O, no clock, no randomness (docs/method.md, section 7).
 
 The caller carries out each step and reports back, until the run ends:
 

@@ -1,4 +1,4 @@
-"""What a Thinker suggests for the next turn, read from its two tags (facts.md, section 7)."""
+"""What a Thinker suggests for the next turn, read from its two tags (docs/method.md, section 7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a Verifier's reply says: accepted, to be revised, or nothing that can be read (facts.md, section 7)."""
+"""What a Verifier's reply says: accepted, to be revised, or nothing that can be read (docs/method.md, section 7)."""
 
 from __future__ import annotations
 
