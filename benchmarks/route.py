@@ -140,7 +140,7 @@ def head_values() -> np.ndarray:
 def write_head(path: Path) -> Head:
     """The head as a file, as a bundle would hold it."""
     save_file({"head": head_values()}, path)
-    return Head(read_header(path)["head"], tuple(f"slot-{index}" for index in range(SLOTS)))
+    return Head(read_header(path)["head"], tuple(f"slot-{index}" for index in range(SLOTS)), "random")
 
 
 def random_tokens(length: int, seed: int) -> Tokens:

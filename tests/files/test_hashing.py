@@ -1,18 +1,17 @@
-"""Hashes that are remembered only as long as they hold, and files that are written whole or not at all."""
+"""Hashes that are remembered only as long as nothing says that the file may have changed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from trinity_mlx.files.hashing import FileHashes, write_atomically
+from trinity_mlx.files.hashing import FileHashes
 
 
 @pytest.fixture
@@ -20,6 +19,11 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "weights.bin"
     path.write_bytes(b"weights")
     return path
+
+
+def later() -> int:
+    """A clock by which every file has lain as it is for an hour."""
+    return time.time_ns() + 3600 * 10**9
 
 
 def sha256(content: bytes) -> str:
@@ -35,7 +39,7 @@ def change(path: Path, content: bytes) -> None:
 
 def plant(memory: Path, file: Path, digest: str) -> None:
     """Let ``memory`` claim ``digest`` for ``file`` as it is now."""
-    FileHashes(memory).sha256(file)
+    FileHashes(memory, clock=later).sha256(file)
     memory.write_text(memory.read_text().replace(sha256(file.read_bytes()), digest))
 
 
@@ -69,7 +73,7 @@ def test_a_memory_serves_every_way_to_name_a_file(file: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("content", [b"WEIGHTS", b"longer weights"])
 def test_a_changed_file_is_hashed_again_and_remembered_anew(file: Path, tmp_path: Path, content: bytes) -> None:
     memory = tmp_path / "memory.json"
-    hashes = FileHashes(memory)
+    hashes = FileHashes(memory, clock=later)
     hashes.sha256(file)
     change(file, content)
     assert hashes.sha256(file) == sha256(content)
@@ -103,7 +107,7 @@ def test_a_change_of_size_alone_is_noticed(file: Path) -> None:
 def test_a_corrupt_memory_is_ignored_and_replaced(file: Path, tmp_path: Path, content: bytes) -> None:
     memory = tmp_path / "memory.json"
     memory.write_bytes(content)
-    assert FileHashes(memory).sha256(file) == sha256(b"weights")
+    assert FileHashes(memory, clock=later).sha256(file) == sha256(b"weights")
     assert sha256(b"weights") in json.loads(memory.read_bytes())[str(file.resolve())]
 
 
@@ -120,55 +124,63 @@ def test_a_memory_that_cannot_be_written_is_done_without(file: Path, tmp_path: P
     assert FileHashes(tmp_path).sha256(file) == sha256(b"weights")
 
 
-@given(st.binary(max_size=300))
-def test_what_was_written_is_what_is_read(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
-    path = tmp_path_factory.getbasetemp() / "made" / "on the way" / "file"
-    write_atomically(path, content)
-    assert path.read_bytes() == content
-    assert list(path.parent.iterdir()) == [path]
+def settle() -> None:
+    """Let the clock by which files are stamped tick once."""
+    time.sleep(0.02)
 
 
-def test_a_failed_write_keeps_the_old_content_and_leaves_nothing_behind(
-    file: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("rewrite", ["in place", "another file moved there"])
+def test_a_change_that_keeps_size_and_time_of_modification_is_noticed(file: Path, tmp_path: Path, rewrite: str) -> None:
+    memory = tmp_path / "memory.json"
+    os.utime(file, ns=(0, 0))
+    settle()
+    assert FileHashes(memory, clock=later).sha256(file) == sha256(b"weights")
+    settle()
+    target = file if rewrite == "in place" else tmp_path / "other"
+    target.write_bytes(b"WEIGHTS")
+    os.utime(target, ns=(0, 0))
+    target.replace(file)
+    assert FileHashes(memory, clock=later).sha256(file) == sha256(b"WEIGHTS")
+
+
+def test_what_is_remembered_is_not_believed_against_an_expectation(file: Path, tmp_path: Path) -> None:
+    memory = tmp_path / "memory.json"
+    settle()
+    plant(memory, file, "remembered")
+    hashes = FileHashes(memory, clock=later)
+    assert hashes.sha256(file, expected="remembered") == "remembered"
+    assert hashes.sha256(file, expected=sha256(b"weights")) == sha256(b"weights")
+    assert FileHashes(memory).sha256(file) == sha256(b"weights")
+
+
+@pytest.mark.parametrize("hours", [0, -1], ids=["just written", "written before a clock went back"])
+def test_a_file_that_may_change_within_a_tick_of_the_clock_is_not_remembered(
+    file: Path, tmp_path: Path, hours: int
 ) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_atomically(file, b"new")
-    assert file.read_bytes() == b"weights"
-    assert list(file.parent.iterdir()) == [file]
+    memory = tmp_path / "memory.json"
+    hashes = FileHashes(memory, clock=lambda: time.time_ns() + hours * 3600 * 10**9)
+    assert hashes.sha256(file) == sha256(b"weights")
+    assert not memory.exists()
 
 
-def test_an_interrupted_rename_keeps_the_old_content_and_leaves_nothing_behind(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(self: Path, target: Path) -> Path:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(file, b"new")
-    assert file.read_bytes() == b"weights"
-    assert list(file.parent.iterdir()) == [file]
+def test_two_processes_keep_what_the_other_has_remembered(file: Path, tmp_path: Path) -> None:
+    memory, other = tmp_path / "memory.json", tmp_path / "other"
+    other.write_bytes(b"other")
+    settle()
+    one, another = FileHashes(memory, clock=later), FileHashes(memory, clock=later)
+    one.sha256(file)
+    another.sha256(other)
+    assert set(json.loads(memory.read_bytes())) == {str(file.resolve()), str(other.resolve())}
 
 
-def test_content_that_is_no_bytes_writes_nothing(tmp_path: Path) -> None:
-    with pytest.raises(TypeError):
-        write_atomically(tmp_path / "file", "text")  # type: ignore[arg-type]
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_regular_file_is_an_os_error_at_once(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(OSError, match=r"regular file|directory"):
+        FileHashes().sha256(odd_file(tmp_path, kind))
 
 
-def test_readers_see_the_old_file_until_the_new_one_is_whole(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    flush = os.fsync
-
-    def watched(descriptor: int) -> None:
-        seen.append(file.read_bytes())
-        flush(descriptor)
-
-    monkeypatch.setattr(os, "fsync", watched)
-    write_atomically(file, b"new")
-    assert seen == [b"weights"]
-    assert file.read_bytes() == b"new"
+def odd_file(folder: Path, kind: str) -> Path:
+    path = folder / kind
+    if kind == "pipe":
+        os.mkfifo(path)
+    return {"pipe": path, "device": Path("/dev/zero"), "folder": folder}[kind]

@@ -15,6 +15,7 @@ from ..contracts.errors import ArtifactNotFound, BaseInvalid, TensorFileInvalid
 from ..files import safetensors
 from ..files.hashing import FileHashes
 from ..files.paths import existing_folder
+from ..files.regular import read_regular
 
 HUB_FILES = ["config.json", "tokenizer.json", "*.safetensors", "model.safetensors.index.json"]
 _LARGEST = 1e30
@@ -160,7 +161,7 @@ def _positive_number(path: Path, key: str, value: Any) -> float:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        raw = json.loads(path.read_bytes())
+        raw = json.loads(read_regular(path))
     except FileNotFoundError:
         raise BaseInvalid(f"{path} is missing") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,8 @@ from ..contracts.routing import Role
 from ..contracts.transcript import TextFormat
 from ..factorization.adapted import EMBEDDING
 from ..files import safetensors
-from ..files.hashing import FileHashes, write_atomically
+from ..files.atomic import json_bytes, write_atomically
+from ..files.hashing import FileHashes
 from . import manifest as schema
 from .vector import LM_HEAD
 
@@ -119,8 +119,7 @@ def seal_bundle(folder: Path, draft: BundleDraft) -> Bundle:
         "head": {"file": HEAD_FILE, "tensor": HEAD_TENSOR, "shape": list(head.shape)},
         "files": files,
     }
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(folder / schema.MANIFEST_NAME, text.encode("utf-8"))
+    write_atomically(folder / schema.MANIFEST_NAME, json_bytes(content))
     try:
         return open_bundle(folder, hashes)
     except ArtifactError:
@@ -205,7 +204,7 @@ def _verify_file(folder: Path, entry: schema.FileEntry, hashes: FileHashes) -> N
             raise BundleInvalid(f"{path} is missing, and the manifest names it")
         if path.stat().st_size != entry.size:
             raise BundleInvalid(f"{path} has {path.stat().st_size} bytes, and the manifest says {entry.size}")
-        if hashes.sha256(path) != entry.sha256:
+        if hashes.sha256(path, entry.sha256) != entry.sha256:
             raise BundleInvalid(f"{path} has changed: its sha256 is not the manifest's {entry.sha256}")
     except OSError as error:
         raise BundleInvalid(f"{folder}: {entry.path[:80]} cannot be read: {error.strerror}") from None

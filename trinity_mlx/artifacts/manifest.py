@@ -13,6 +13,7 @@ from ..contracts.canonical import unique_keys
 from ..contracts.errors import BundleInvalid
 from ..contracts.transcript import TextFormat
 from ..files.models import first_fault
+from ..files.regular import read_regular
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA = "trinity-mlx.bundle"
@@ -129,7 +130,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        raw = path.read_bytes()
+        raw = read_regular(path)
     except OSError as error:
         raise BundleInvalid(f"{path} cannot be read: {error.strerror or error}; is {folder} a bundle?") from None
     try:

@@ -124,7 +124,7 @@ def _verified(folder: Path, name: str, sha256: str, hashes: FileHashes) -> Path:
     try:
         real = path.resolve()
         inside = real.is_relative_to(folder.resolve())
-        found = hashes.sha256(real) if inside and real.is_file() else None
+        found = hashes.sha256(real, sha256) if inside and real.is_file() else None
     except OSError as error:
         raise BundleInvalid(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, RuntimeError) as error:  # a null byte in the name, a circle of links
@@ -169,7 +169,7 @@ def _head(path: Path, manifest: PublishedManifest) -> Head:
     tensor = safetensors.require(safetensors.read_header(path), manifest.router_head_tensor_key, shape, path)
     if tensor.dtype != "F32":
         raise TensorFileInvalid(f"{path}: the head is {tensor.dtype}, and routing heads are F32")
-    return Head(tensor, agent_labels(shape[0]))
+    return Head(tensor, agent_labels(shape[0]), manifest.router_head_sha256)
 
 
 def _adapter_ref(base: str, entries: Sequence[AdapterEntry], placed: Sequence[Placed]) -> str:

@@ -12,6 +12,7 @@ from ..contracts.canonical import unique_keys
 from ..contracts.errors import BundleInvalid
 from ..contracts.routing import Role
 from ..files.models import first_fault
+from ..files.regular import read_regular
 from .manifest import MANIFEST_NAME, InnerPath, Sha256
 
 _DTYPES = {"bf16": "BF16", "{:bf, 16}": "BF16", "f16": "F16", "{:f, 16}": "F16", "f32": "F32", "{:f, 32}": "F32"}
@@ -116,7 +117,7 @@ _SCHEMA: TypeAdapter[PublishedManifest] = TypeAdapter(
 def is_published(folder: Path) -> bool:
     """Whether the manifest in ``folder`` is of the published kind; False where it cannot be read at all."""
     try:
-        raw = json.loads((folder / MANIFEST_NAME).read_bytes())
+        raw = json.loads(read_regular(folder / MANIFEST_NAME))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(raw, dict) and "artifact_version" in raw
@@ -131,7 +132,7 @@ def read_published_manifest(folder: Path) -> PublishedManifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        raw = path.read_bytes()
+        raw = read_regular(path)
         json.loads(raw, object_pairs_hook=unique_keys)
         manifest = _SCHEMA.validate_json(raw)
     except OSError as error:

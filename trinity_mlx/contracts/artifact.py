@@ -116,7 +116,7 @@ class Head:
 
     tensor: TensorLocation
     labels: tuple[str, ...]
-    ref: str = ""
+    ref: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -310,7 +310,7 @@ class _Clock:
 def matches(path: Path, file: PinnedFile, hashes: FileHashes) -> bool:
     """True if the file at ``path`` has the pinned size and hash; false where it is missing or cannot be read."""
     with contextlib.suppress(OSError):
-        return path.is_file() and path.stat().st_size == file.size and hashes.sha256(path) == file.sha256
+        return path.is_file() and path.stat().st_size == file.size and hashes.sha256(path, file.sha256) == file.sha256
     return False
 
 

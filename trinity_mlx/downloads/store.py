@@ -20,7 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..artifacts.manifest import MANIFEST_NAME
 from ..contracts.canonical import canonical_sha256
 from ..contracts.errors import PinInvalid
-from ..files.hashing import FileHashes, write_atomically
+from ..files.atomic import write_atomically
+from ..files.hashing import FileHashes
+from ..files.regular import read_regular
 from .fetch import WORK_FOLDER, matches
 from .pins import Pin
 
@@ -151,7 +153,7 @@ class Store:
 
 def _read_record(path: Path) -> FetchedArtifact:
     try:
-        record = _Record.model_validate_json(path.read_bytes())
+        record = _Record.model_validate_json(read_regular(path))
     except (OSError, ValidationError) as error:
         first = str(error).splitlines()[0]
         raise PinInvalid(f"{path}, the record of what was fetched, cannot be read ({first}): delete it") from None

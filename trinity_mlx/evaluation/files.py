@@ -1,4 +1,4 @@
-"""Files of evaluations: read strictly, with the place of the first fault, and written whole or not at all."""
+"""Files of evaluations: read strictly, with the place of the first fault."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from ..contracts.canonical import unique_keys
-from ..contracts.errors import FolderUnavailable, InputFileError, TrinityError
-from ..files.hashing import write_atomically
+from ..contracts.errors import InputFileError, TrinityError
 from ..files.models import first_fault
 
 M = TypeVar("M", bound=BaseModel)
@@ -54,25 +53,3 @@ def read_model(path: Path, model: type[M], invalid: type[TrinityError]) -> tuple
         raise invalid(f"{path}: {plain(first_fault(error))}") from None
     except (ValueError, RecursionError) as error:
         raise invalid(f"{path} is not JSON that can be read: {error}") from None
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all.
-
-    Raises:
-        FolderUnavailable: it cannot be written.
-    """
-    try:
-        write_atomically(path, content)
-    except OSError as error:
-        raise FolderUnavailable(f"{path} cannot be written: {error.strerror or error}") from None
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write one JSON object, whole or not at all.
-
-    Raises:
-        FolderUnavailable: it cannot be written.
-    """
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_file(path, text.encode("utf-8"))

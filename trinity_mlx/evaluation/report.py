@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from ..contracts.routing import Role
-from .files import write_file
+from ..files.atomic import write_file
 from .results import CaseResult, Evaluation
 
 _FOLDER = Path(__file__).parent

@@ -12,7 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ..contracts.errors import SnapshotInvalid
 from ..contracts.routing import Role, RouteDecision, RouteLogits
-from .files import plain, read_model, write_json
+from ..files.atomic import write_json
+from .files import plain, read_model
 
 SCHEMA_VERSION = 1
 OWN_HASHES: Literal["trinity-mlx-1"] = "trinity-mlx-1"

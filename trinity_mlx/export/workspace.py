@@ -18,7 +18,7 @@ from typing import Any
 from ..artifacts.bundle import ADAPTER_FILE, HEAD_FILE
 from ..artifacts.manifest import MANIFEST_NAME
 from ..contracts.errors import FolderUnavailable, OutputExists, ResumeRefused, TensorFileInvalid
-from ..files.hashing import write_atomically
+from ..files.atomic import write_atomically
 from ..files.safetensors_writer import SafetensorsWriter, TensorSpec
 from .event_log import LOG_NAME
 

@@ -1,62 +1,60 @@
-"""sha256 of files, remembered between runs for as long as a file's size and time stay the same."""
+"""sha256 of files, remembered between runs for as long as nothing about a file says that it may have changed.
+
+A hash is remembered with the file's size, times of modification and of change, and inode. The time of modification can
+be set at will, the time of change cannot. A file that changed within the last seconds is not remembered at all, since a
+second change within one tick of the clock would leave the same times.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import os
-import secrets
+import time
+from collections.abc import Callable
 from pathlib import Path
+
+from .atomic import write_atomically
+from .regular import open_regular
+
+_SETTLED_NS = 2_000_000_000
+"""No file system's times are coarser."""
 
 
 class FileHashes:
     """Lower-case sha256 of files, with an optional memory on disk.
 
-    The memory is a convenience: where it cannot be read or written, hashes are computed again.
+    The memory is a convenience: where it cannot be read or written, hashes are computed again. ``clock`` gives
+    the time in nanoseconds since 1970, as the file system stamps files with.
     """
 
-    def __init__(self, memory: Path | None = None) -> None:
+    def __init__(self, memory: Path | None = None, clock: Callable[[], int] = time.time_ns) -> None:
         self._memory = memory
+        self._clock = clock
         self._known: dict[str, list[object]] = _load(memory) if memory else {}
 
-    def sha256(self, path: Path) -> str:
-        """Hash of the file at ``path``, following links.
+    def sha256(self, path: Path, expected: str | None = None) -> str:
+        """Hash of the regular file at ``path``, following links.
+
+        What is remembered is never held against a user: where it is not the ``expected`` hash, the file is read.
 
         Raises:
             OSError: the file cannot be read.
         """
-        real = path.resolve()
-        stat = real.stat()
-        stamp = [stat.st_size, stat.st_mtime_ns]
-        known = self._known.get(str(real))
-        if known and known[:2] == stamp and isinstance(known[-1], str):
-            return known[-1]
-        with real.open("rb") as file:
+        with open_regular(path) as (file, stat):
+            key, stamp = str(path.resolve()), [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+            known = self._known.get(key, [])
+            if known[:-1] == stamp and isinstance(known[-1], str) and expected in (None, known[-1]):
+                return known[-1]
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        self._remember(str(real), [*stamp, digest])
+        self._remember(key, [*stamp, digest], stat.st_ctime_ns)
         return digest
 
-    def _remember(self, key: str, entry: list[object]) -> None:
+    def _remember(self, key: str, entry: list[object], changed_ns: int) -> None:
         self._known[key] = entry
-        if self._memory:
+        if self._memory and changed_ns < self._clock() - _SETTLED_NS:
             with contextlib.suppress(OSError):
-                write_atomically(self._memory, json.dumps(self._known).encode())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing: to a temporary name beside it, flushed, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+                write_atomically(self._memory, json.dumps(_load(self._memory) | {key: entry}).encode())
 
 
 def _load(memory: Path) -> dict[str, list[object]]:

@@ -17,6 +17,7 @@ import numpy as np
 from ..contracts.artifact import TensorLocation
 from ..contracts.canonical import unique_keys
 from ..contracts.errors import TensorFileInvalid
+from .regular import open_regular
 
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 FLOAT_TYPES = ("F32", "BF16", "F16")
@@ -30,8 +31,8 @@ def read_header(path: Path) -> dict[str, TensorLocation]:
         TensorFileInvalid: the file is missing, truncated, or its header is not one.
     """
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_regular(path) as (file, status):
+            size = status.st_size
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
                 raise _invalid(path, f"is truncated or no safetensors file: {size} bytes, header of {length}")

@@ -16,6 +16,7 @@ from ..contracts.artifact import Base, TensorLocation
 from ..contracts.errors import BundleInvalid, TensorFileInvalid
 from ..files.hashing import FileHashes
 from ..files.models import first_fault
+from ..files.regular import read_regular
 from ..files.safetensors import read_header
 from .components import OffsetComponents
 from .content import Content, adaptable_shapes, checked_components, checked_head, checked_labels
@@ -86,7 +87,7 @@ def safe_name(source: str) -> str:
 
 def _read_manifest(path: Path) -> _Manifest:
     try:
-        return _Manifest.model_validate_json(path.read_bytes())
+        return _Manifest.model_validate_json(read_regular(path))
     except OSError as error:
         raise BundleInvalid(f"{path} cannot be read: {error.strerror or error}") from None
     except ValidationError as error:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.errors import FolderUnavailable, ParitySetupError
-from ..files.hashing import write_atomically
+from ..files.atomic import write_json
+from ..files.regular import read_regular
 
 REPORT_FILE = "report.json"
 SCHEMA = "trinity-mlx.parity.stages"
@@ -46,11 +47,7 @@ def write_report(folder: Path, content: dict[str, Any]) -> dict[str, Any]:
         FolderUnavailable: it cannot be written.
     """
     report = {"schema": SCHEMA, "version": VERSION, **content}
-    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    try:
-        write_atomically(folder / REPORT_FILE, text.encode("utf-8"))
-    except OSError as error:
-        raise FolderUnavailable(f"{folder / REPORT_FILE} cannot be written: {error.strerror or error}") from None
+    write_json(folder / REPORT_FILE, report)
     return report
 
 
@@ -62,7 +59,7 @@ def read_report(folder: Path) -> StageReport:
     """
     path = folder / REPORT_FILE
     try:
-        report = json.loads(path.read_bytes())
+        report = json.loads(read_regular(path))
     except OSError:
         raise ParitySetupError(f"{folder} has no {REPORT_FILE}: it is no finished stage bundle") from None
     except (ValueError, RecursionError) as error:

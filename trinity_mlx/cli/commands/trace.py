@@ -165,7 +165,7 @@ def _as_json(trace: Trace, reports: list[RunReport]) -> dict[str, object]:
 
 
 def _write_new(path: Path, text: str) -> None:
-    from ...files.hashing import write_atomically
+    from ...files.atomic import write_atomically
 
     if path.exists():
         raise OutputExists(f"{path} exists: name another file, or remove it")

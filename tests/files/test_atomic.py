@@ -1,0 +1,73 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trinity_mlx.files.atomic import write_atomically
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "weights.bin"
+    path.write_bytes(b"weights")
+    return path
+
+
+@given(st.binary(max_size=300))
+def test_what_was_written_is_what_is_read(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "made" / "on the way" / "file"
+    write_atomically(path, content)
+    assert path.read_bytes() == content
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_write_keeps_the_old_content_and_leaves_nothing_behind(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(file, b"new")
+    assert file.read_bytes() == b"weights"
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_an_interrupted_rename_keeps_the_old_content_and_leaves_nothing_behind(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Path, target: Path) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(file, b"new")
+    assert file.read_bytes() == b"weights"
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_content_that_is_no_bytes_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        write_atomically(tmp_path / "file", "text")  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_readers_see_the_old_file_until_the_new_one_is_whole(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    flush = os.fsync
+
+    def watched(descriptor: int) -> None:
+        seen.append(file.read_bytes())
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    write_atomically(file, b"new")
+    assert seen == [b"weights"]
+    assert file.read_bytes() == b"new"
