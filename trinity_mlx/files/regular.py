@@ -26,6 +26,8 @@ def open_regular(path: Path) -> Iterator[tuple[BufferedReader, os.stat_result]]:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
     with os.fdopen(descriptor, "rb") as file:
         yield file, status
