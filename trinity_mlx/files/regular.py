@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 LARGEST = 1 << 28
 """No description, manifest or suite is larger, in bytes."""
+_CHUNK_BYTES = 1 << 20
 
 
 @contextmanager
@@ -49,10 +50,12 @@ def read_bounded(file: BinaryIO, path: Path, most: int = LARGEST) -> bytes:
     Raises:
         OSError: it cannot be read, or there are more than ``most`` bytes.
     """
-    content = file.read(most + 1)
-    if len(content) > most:
-        raise OSError(errno.EFBIG, f"it holds more than {most} bytes", str(path))
-    return content
+    content = bytearray()
+    while chunk := file.read(_CHUNK_BYTES):
+        content += chunk
+        if len(content) > most:
+            raise OSError(errno.EFBIG, f"it holds more than {most} bytes", str(path))
+    return bytes(content)
 
 
 def _open(path: Path) -> int:
