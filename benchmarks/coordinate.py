@@ -30,7 +30,8 @@ from trinity_mlx import Router
 from trinity_mlx.contracts.backend import Variant
 from trinity_mlx.contracts.pool import Agent, Pool, Price
 from trinity_mlx.contracts.routing import ArtifactIdentity, Role, RouteDecision, RouteLogits, Timings
-from trinity_mlx.contracts.transcript import Message, TextFormat, Transcript
+from trinity_mlx.contracts.text_format import TextFormat
+from trinity_mlx.contracts.transcript import Message, Transcript
 from trinity_mlx.evaluation.provenance import describe_machine, describe_software
 from trinity_mlx.routing.router import RouterIdentity
 from trinity_mlx.rules.choice import choose

@@ -7,6 +7,11 @@ import asyncio
 from trinity_mlx.contracts.errors import ProviderRefused
 from trinity_mlx.contracts.pool import Agent
 from trinity_mlx.contracts.provider import Finish, OnText, Reply, Request, Usage
+from trinity_mlx.contracts.transcript import Message
+
+
+def said(text: str) -> Message:
+    return Message("assistant", text)
 
 
 def make_provider(agent: Agent, api_key: str | None) -> Odd:
@@ -28,10 +33,10 @@ class Odd:
             raise RuntimeError("it does not close")
 
     async def closes_badly(self, on_text: OnText | None) -> Reply:
-        return Reply("ACCEPT: closed", Finish.STOP, "odd")
+        return Reply(said("ACCEPT: closed"), Finish.STOP, "odd")
 
     async def uncounted(self, on_text: OnText | None) -> Reply:
-        return Reply("ACCEPT: " + "x" * 292, Finish.STOP, "odd")
+        return Reply(said("ACCEPT: " + "x" * 292), Finish.STOP, "odd")
 
     async def echoes_key(self, on_text: OnText | None) -> Reply:
         raise ProviderRefused(f"Incorrect API key provided: {self._key}", status=401)
@@ -49,10 +54,10 @@ class Odd:
         return None
 
     async def returns_blanks(self, on_text: OnText | None) -> Reply:
-        return Reply(" \n", Finish.STOP, "odd")
+        return Reply(said(" \n"), Finish.STOP, "odd")
 
     async def returns_half_a_character(self, on_text: OnText | None) -> Reply:
-        return Reply("half \ud83d", Finish.STOP, "odd")
+        return Reply(said("half \ud83d"), Finish.STOP, "odd")
 
     async def streams(self, on_text: OnText | None) -> Reply:
         pieces = ["Streaming ", "word by word", " \x1b[31mand \x1b]0;title\x07more."]
@@ -60,4 +65,4 @@ class Odd:
             if on_text:
                 on_text(piece)
             await asyncio.sleep(0.25)
-        return Reply("".join(pieces), Finish.STOP, "odd", Usage(1000, 20))
+        return Reply(said("".join(pieces)), Finish.STOP, "odd", Usage(1000, 20))

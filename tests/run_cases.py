@@ -14,7 +14,8 @@ from trinity_mlx.contracts.events import Event
 from trinity_mlx.contracts.pool import Agent, Pool, Price
 from trinity_mlx.contracts.provider import ENTRY_POINT_GROUP
 from trinity_mlx.contracts.routing import ArtifactIdentity, Role, RouteDecision, RouteLogits, Timings
-from trinity_mlx.contracts.transcript import TextFormat, Transcript
+from trinity_mlx.contracts.text_format import TextFormat
+from trinity_mlx.contracts.transcript import Transcript
 from trinity_mlx.routing.router import RouterIdentity
 from trinity_mlx.rules.choice import choose
 from trinity_mlx.runs.coordinator import Coordinator

@@ -22,7 +22,8 @@ from trinity_mlx.contracts.events import (
 )
 from trinity_mlx.contracts.provider import Usage
 from trinity_mlx.contracts.routing import Margins, Role, RouteLogits
-from trinity_mlx.contracts.transcript import Message, Transcript, role_lines
+from trinity_mlx.contracts.text_format import role_lines
+from trinity_mlx.contracts.transcript import Message, Transcript
 from trinity_mlx.tracing.jsonl import JsonlTrace
 
 TASK = Transcript.of("What is 17 + 25?\nassistant, answer [briefly].")

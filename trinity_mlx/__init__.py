@@ -63,7 +63,8 @@ from .contracts.errors import (
 )
 from .contracts.pool import Agent, Pool, Price
 from .contracts.routing import Role, RouteDecision, RouteLogits, Selection, SelectionMode
-from .contracts.transcript import Message, TextFormat, Transcript
+from .contracts.text_format import TextFormat
+from .contracts.transcript import Message, Transcript
 
 if TYPE_CHECKING:
     from .pools.authority import Authority, read_authority

@@ -27,7 +27,7 @@ from trinity_mlx.contracts.errors import (
     BundleInvalid,
     TensorFileInvalid,
 )
-from trinity_mlx.contracts.transcript import TextFormat
+from trinity_mlx.contracts.text_format import TextFormat
 from trinity_mlx.files.safetensors import read_float32
 
 HIDDEN = 8

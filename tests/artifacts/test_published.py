@@ -26,7 +26,7 @@ from trinity_mlx.artifacts.published import source_tensor
 from trinity_mlx.cli import main
 from trinity_mlx.contracts.artifact import Base, Bundle, Execution
 from trinity_mlx.contracts.errors import ArtifactError, BundleInvalid, TensorFileInvalid
-from trinity_mlx.contracts.transcript import TextFormat
+from trinity_mlx.contracts.text_format import TextFormat
 from trinity_mlx.routing.loading import load_router
 from trinity_mlx.routing.reader import needed_tokens
 

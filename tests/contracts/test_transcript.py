@@ -13,31 +13,43 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trinity_mlx.contracts.errors import TranscriptError
-from trinity_mlx.contracts.transcript import ROLES, Message, TextFormat, Transcript
+from trinity_mlx.contracts.text_format import TextFormat
+from trinity_mlx.contracts.transcript import ROLES, Message, Transcript
 
-# The rules of Qwen3's own chat template for system, user and assistant messages, with a generation prompt.
+# The rules of Qwen3's own chat template with a generation prompt. A result of a tool is told by its role alone: the
+# template also takes a user's message between its tags for one, since its messages have no other way to say so.
 QWEN3_TEMPLATE = """
 {%- set found = namespace(query=messages|length - 1, open=true) -%}
 {%- for message in messages|reverse -%}
-  {%- set tool = message.content.startswith('<tool_response>') and message.content.endswith('</tool_response>') -%}
-  {%- if found.open and message.role == 'user' and not tool -%}
+  {%- if found.open and message.role == 'user' -%}
     {%- set found.query = messages|length - 1 - loop.index0 -%}
     {%- set found.open = false -%}
   {%- endif -%}
 {%- endfor -%}
 {%- for message in messages -%}
-  {%- set content, reasoning = message.content, '' -%}
+  {%- if message.role == 'tool' -%}
+    {%- if loop.first or loop.previtem.role != 'tool' -%}{{- '<|im_start|>user' -}}{%- endif -%}
+    {{- '\\n<tool_response>\\n' + message.content + '\\n</tool_response>' -}}
+    {%- if loop.last or loop.nextitem.role != 'tool' -%}{{- '<|im_end|>\\n' -}}{%- endif -%}
+  {%- else -%}
+  {%- set content, reasoning = message.content or '', '' -%}
   {%- if message.role == 'assistant' and '</think>' in content -%}
     {%- set reasoning = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') -%}
     {%- set content = content.split('</think>')[-1].lstrip('\\n') -%}
   {%- endif -%}
-  {{- '<|im_start|>' + message.role + '\\n' -}}
+  {{- '<|im_start|>' + message.role.replace('developer', 'system') + '\\n' -}}
   {%- if message.role == 'assistant' and loop.index0 > found.query and (loop.last or reasoning) -%}
     {{- '<think>\\n' + reasoning.strip('\\n') + '\\n</think>\\n\\n' + content.lstrip('\\n') -}}
   {%- else -%}
     {{- content -}}
   {%- endif -%}
+  {%- for call in message.tool_calls or [] -%}
+    {%- if (loop.first and content) or not loop.first -%}{{- '\\n' -}}{%- endif -%}
+    {{- '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' -}}
+    {{- call.function.arguments + '}\\n</tool_call>' -}}
+  {%- endfor -%}
   {{- '<|im_end|>\\n' -}}
+  {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
   {{- '<|im_start|>assistant\\n' -}}
@@ -53,8 +65,25 @@ PIECES = st.sampled_from(
 )
 CONTENTS = st.one_of(st.lists(PIECES, max_size=9).map("".join), st.text(max_size=20))
 CONVERSATIONS = st.lists(
-    st.fixed_dictionaries({"role": st.sampled_from(ROLES), "content": CONTENTS}), min_size=1, max_size=6
+    st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant", "developer"]), "content": CONTENTS}),
+    min_size=1,
+    max_size=6,
 )
+CALLS = st.fixed_dictionaries(
+    {
+        "role": st.just("assistant"),
+        "content": CONTENTS,
+        "tool_calls": st.lists(
+            st.builds(
+                lambda name, arguments: {"id": "c", "function": {"name": name, "arguments": arguments}},
+                st.text("abc_", min_size=1, max_size=5),
+                st.sampled_from(["{}", '{"q": 1}', "", "no JSON"]),
+            ),
+            max_size=3,
+        ),
+    }
+)
+RESULTS = st.fixed_dictionaries({"role": st.just("tool"), "tool_call_id": st.just("c"), "content": CONTENTS})
 
 
 def canonical_hash(messages: list[dict[str, str]]) -> str:
@@ -100,10 +129,6 @@ def test_a_prompt_is_one_user_message() -> None:
     assert Transcript.of("hello\n") == Transcript((Message("user", "hello\n"),))
 
 
-def test_keys_beyond_role_and_content_change_nothing() -> None:
-    assert Transcript.of([{**user("a"), "name": "x"}]) == Transcript.of("a")
-
-
 def no_messages() -> Iterator[Message]:
     yield from ()
 
@@ -120,16 +145,33 @@ def no_messages() -> Iterator[Message]:
         (None, "NoneType"),
         (["hello"], "message 0"),
         ([user("a"), None], "message 1"),
-        ([user("a"), {"content": "b"}], "message 1 has no role"),
-        ([{"role": "user"}], "message 0 has no content"),
-        ([{}], "message 0 has no role and no content"),
-        ([user("a"), {"role": "tool", "content": "b"}], "message 1: unknown role 'tool'"),
+        ([user("a"), {"content": "b"}], "message 1: it has no role"),
+        ([{"role": "user"}], "message 0: it has no content"),
+        ([{}], "message 0: it has no role and no content"),
+        ([user("a"), {"role": "robot", "content": "b"}], "message 1: unknown role 'robot'"),
+        ([user("a"), {"role": "tool", "content": "b"}], "message 1: tool_call_id is NoneType"),
+        ([{**user("a"), "weight": 1}], "message 0: the message has the key 'weight'"),
+        ([{**user("a"), "tool_call_id": "1"}], "only one of role 'tool' does"),
+        ([{**user("a"), "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": ""}}]}], "not ToolCall"),
+        ([{**user("a"), "tool_calls": "f"}], "tool_calls is str, not a list"),
+        ([{"role": "assistant", "tool_calls": [{"type": "custom", "custom": {}}]}], "type is 'custom'"),
+        ([{"role": "assistant", "function_call": {"name": "f"}}], "message 0 has no content|no content"),
+        ([user("r" * 9), {"role": "r" * 1_000_000, "content": ""}], "unknown role 'rrr"),
         ([{"role": "User", "content": "b"}], "unknown role 'User'"),
         ([{"role": None, "content": "b"}], "unknown role None"),
         ([{"role": ["user"], "content": "b"}], "message 0: unknown role"),
         ([{"role": "user", "content": None}], "message 0: content of a user message is NoneType"),
         ([{"role": "user", "content": b"b"}], "is bytes"),
-        ([{"role": "assistant", "content": [{"type": "text", "text": "b"}]}], "assistant message is list"),
+        ([{"role": "user", "content": [{"type": "text", "text": "b"}, 7]}], "message 0: part 1: it is int"),
+        ([{"role": "user", "content": [{"type": "video"}]}], "message 0: part 0: its type is 'video'"),
+        ([{"role": "user", "content": [{"type": "text", "text": "b", "bold": True}]}], "has the key 'bold'"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "a text part is NoneType"),
+        (
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///x"}}]}],
+            "begins with https",
+        ),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": "data:image/png;base64,?"}]}], "not base64"),
+        ([{"role": "assistant", "content": [{"type": "tool_use", "id": 1, "name": "f"}]}], "tool call's id is int"),
         ([user("a"), user("ok"), user("ab\ud800")], "message 2: .*surrogate at character 2"),
         ("\udc80", "surrogate at character 0"),
     ],
@@ -178,6 +220,15 @@ def test_role_lines_of_any_conversation_follow_the_published_rule(messages: list
 @settings(max_examples=250, deadline=None)
 @given(CONVERSATIONS)
 def test_qwen3_chat_equals_the_models_own_template(messages: list[dict[str, str]]) -> None:
+    expected = TEMPLATE.render(messages=messages, add_generation_prompt=True, enable_thinking=False)
+    assert TextFormat.QWEN3_CHAT.render(Transcript.of(messages)) == expected
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.one_of(CALLS, RESULTS, CONVERSATIONS.map(lambda messages: messages[0])), min_size=1, max_size=7),
+)
+def test_qwen3_chat_with_tools_equals_the_models_own_template(messages: list[dict[str, Any]]) -> None:
     expected = TEMPLATE.render(messages=messages, add_generation_prompt=True, enable_thinking=False)
     assert TextFormat.QWEN3_CHAT.render(Transcript.of(messages)) == expected
 

@@ -25,7 +25,7 @@ from trinity_mlx.contracts.errors import (
     UsageError,
     VectorInvalid,
 )
-from trinity_mlx.contracts.transcript import TextFormat
+from trinity_mlx.contracts.text_format import TextFormat
 from trinity_mlx.export.pipeline import ExportRequest, Method, TiedEmbedding, Write, export
 from trinity_mlx.profiles.backends import load_backend
 

@@ -22,7 +22,8 @@ from trinity_mlx.contracts.errors import PoolInvalid, ProviderError, ProviderRef
 from trinity_mlx.contracts.pool import Agent
 from trinity_mlx.contracts.provider import Finish, OnText, Reply, Request, Usage
 from trinity_mlx.contracts.routing import Role
-from trinity_mlx.contracts.transcript import Message, Transcript, role_lines
+from trinity_mlx.contracts.text_format import role_lines
+from trinity_mlx.contracts.transcript import Message, Transcript
 from trinity_mlx.files.shipped import data_path
 from trinity_mlx.providers.local.model_thread import Generation
 from trinity_mlx.providers.local.prompt import make_prompt

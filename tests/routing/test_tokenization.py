@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from trinity_mlx.contracts.errors import BaseInvalid
-from trinity_mlx.contracts.transcript import TextFormat, Transcript
+from trinity_mlx.contracts.text_format import TextFormat
+from trinity_mlx.contracts.transcript import Transcript
 from trinity_mlx.files.shipped import data_path
 from trinity_mlx.routing.tokenizer import Tokenizer
 

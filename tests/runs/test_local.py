@@ -22,7 +22,8 @@ from trinity_mlx.contracts.events import ProviderCalled, ProviderFailed
 from trinity_mlx.contracts.pool import Agent
 from trinity_mlx.contracts.provider import Usage
 from trinity_mlx.contracts.routing import Role
-from trinity_mlx.contracts.transcript import Message, Transcript, role_lines
+from trinity_mlx.contracts.text_format import role_lines
+from trinity_mlx.contracts.transcript import Message, Transcript
 from trinity_mlx.files.shipped import data_path
 from trinity_mlx.routing.router import Router
 from trinity_mlx.rules.policy import Policy

@@ -10,7 +10,7 @@ from ..contracts.artifact import Adapter, AdapterEntry, Base, Bundle, Execution,
 from ..contracts.canonical import canonical_sha256
 from ..contracts.errors import ArtifactError, ArtifactNotFound, BaseMismatch, BundleInvalid, TensorFileInvalid
 from ..contracts.routing import Role
-from ..contracts.transcript import TextFormat
+from ..contracts.text_format import TextFormat
 from ..factorization.adapted import EMBEDDING
 from ..files import safetensors
 from ..files.atomic import json_bytes, write_atomically

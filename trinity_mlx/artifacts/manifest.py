@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ..contracts.artifact import Execution
 from ..contracts.canonical import unique_keys
 from ..contracts.errors import BundleInvalid
-from ..contracts.transcript import TextFormat
+from ..contracts.text_format import TextFormat
 from ..files.models import first_fault
 from ..files.regular import read_regular
 

@@ -15,7 +15,7 @@ from ..contracts.artifact import Adapter, AdapterEntry, Bundle, Execution, Head,
 from ..contracts.canonical import canonical_sha256
 from ..contracts.errors import BundleInvalid, TensorFileInvalid
 from ..contracts.routing import Role
-from ..contracts.transcript import TextFormat
+from ..contracts.text_format import TextFormat
 from ..factorization.adapted import EMBEDDING, LAYER_MATRICES
 from ..files import safetensors
 from ..files.hashing import FileHashes

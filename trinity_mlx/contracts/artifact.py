@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from .transcript import TextFormat
+from .text_format import TextFormat
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ from typing import Any
 from .routing import Role
 
 ALL_ROLES = frozenset(Role)
+ACCEPTS = ("tools", "images")
+"""What an agent may accept besides text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +29,9 @@ class Price:
 class Agent:
     """What a pool binds to one slot.
 
-    ``api_key`` is a reference such as ``env:OPENAI_API_KEY`` or ``file:/run/secrets/key``, never a key. ``extra`` goes
-    into the provider's request as it is. ``roles`` are those that the agent may take; ``price`` is None where nobody
-    stated one.
+    ``api_key`` is a reference such as ``env:OPENAI_API_KEY`` or ``file:/run/secrets/key``, never a key. ``extra``
+    goes into the provider's request as it is. ``roles`` are those that the agent may take, ``accepts`` is what of
+    ``ACCEPTS`` its model understands; ``price`` is None where nobody stated one.
     """
 
     slot: int
@@ -44,6 +46,7 @@ class Agent:
     extra: Mapping[str, Any] = field(default_factory=dict)
     price: Price | None = None
     roles: frozenset[Role] = ALL_ROLES
+    accepts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,30 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from .canonical import canonical_sha256
 from .errors import TranscriptError
+from .message_shapes import read_message
+from .parts import Image, Part, Refusal, Text, ToolCall, ToolResult, brief, check_text, hashed_part
 
-ROLES = ("system", "user", "assistant")
+__all__ = [
+    "ROLES",
+    "Image",
+    "Message",
+    "Part",
+    "Refusal",
+    "Text",
+    "ToolCall",
+    "ToolResult",
+    "Transcript",
+    "TranscriptSource",
+]
+
+ROLES = ("system", "user", "assistant", "developer", "tool")
+
+_PARTS_OF: dict[str, tuple[type[Part], ...]] = {
+    "system": (Text,),
+    "developer": (Text,),
+    "user": (Text, Image),
+    "assistant": (Text, ToolCall, Refusal),
+    "tool": (ToolResult,),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation.
+    """One turn of a conversation: its content is one text, or parts.
+
+    A lone ``Text`` becomes a plain ``str``, and no parts the empty one, so that one conversation has one spelling and
+    one hash. ``name`` is OpenAI's name of a participant, empty where there is none.
 
     Raises:
-        TranscriptError: ``role`` is none of ``ROLES``, or ``content`` is not text that UTF-8 can hold.
+        TranscriptError: ``role`` is none of ``ROLES``, a part does not belong into it, or a text is none that UTF-8
+        can hold.
     """
 
     role: str
-    content: str
+    content: str | tuple[Part, ...]
+    name: str = ""
 
     def __post_init__(self) -> None:
-        _check_text(self.role, self.content)
+        if self.role not in ROLES:
+            raise TranscriptError(f"unknown role {brief(self.role)}: a message's role is one of {', '.join(ROLES)}")
+        object.__setattr__(self, "content", _normal(self.content))
+        check_text("a message's name", self.name)
+        if isinstance(self.content, tuple):
+            _check_parts(self.role, self.content)
+        else:
+            check_text(f"content of a {self.role} message", self.content)
+            if self.role == "tool":
+                raise TranscriptError("a message of role 'tool' holds results, each with the id of its call")
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The content as parts: a plain text is one, an empty one none."""
+        if isinstance(self.content, tuple):
+            return self.content
+        return (Text(self.content),) if self.content else ()
+
+    @property
+    def text(self) -> str:
+        """The texts, joined; what is no text is left out."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content if isinstance(part, Text))
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls of tools that it holds, in order."""
+        return tuple(part for part in self.parts if isinstance(part, ToolCall))
+
+    def hashed(self) -> dict[str, Any]:
+        """The object that stands for it in a transcript's hash: role, content, and the name where there is one."""
+        content = self.content if isinstance(self.content, str) else [hashed_part(part) for part in self.content]
+        return {"role": self.role, "content": content} | ({"name": self.name} if self.name else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +104,12 @@ class Transcript:
 
     @classmethod
     def of(cls, source: TranscriptSource) -> Transcript:
-        """A transcript from a prompt (one user message), messages, or mappings with ``role`` and ``content``.
+        """A transcript from a prompt (one user message), messages, or mappings as OpenAI or Anthropic shape them.
+
+        ``contracts/message_shapes.py`` says what is read of a mapping, and the little that is left out.
 
         Raises:
-            TranscriptError: ``source`` is none of these.
+            TranscriptError: ``source`` is none of these, or holds a key that is not read.
         """
         if isinstance(source, Transcript):
             return source
@@ -55,103 +117,45 @@ class Transcript:
             return cls((Message("user", source),))
         if isinstance(source, Mapping | bytes) or not isinstance(source, Iterable):
             raise TranscriptError(f"messages must be a list of {{role, content}}, not {type(source).__name__}")
-        return cls(tuple(_message(item, index) for index, item in enumerate(source)))
+        return cls(tuple(message for index, item in enumerate(source) for message in _messages(item, index)))
 
     @property
     def sha256(self) -> str:
-        """The transcript hash: sha256 over the canonical JSON of ``[{"content": ..., "role": ...}, ...]``."""
-        return canonical_sha256([{"role": m.role, "content": m.content} for m in self.messages])
+        """The transcript hash: sha256 over the canonical JSON of ``[{"content": ..., "role": ...}, ...]``.
+
+        ``content`` is a text, or a list of parts: each its fields and its ``type``, without fields at their defaults,
+        an image by its ``sha256`` in place of its bytes.
+        """
+        return canonical_sha256([message.hashed() for message in self.messages])
 
 
 TranscriptSource = Transcript | str | Iterable[Message | Mapping[str, Any]]
 
 
-def _check_text(role: Any, content: Any) -> None:
-    if role not in ROLES:
-        raise TranscriptError(f"unknown role {role!r}: a message's role is one of {', '.join(ROLES)}")
-    if not isinstance(content, str):
-        raise TranscriptError(f"content of a {role} message is {type(content).__name__}, not text: pass a string")
-    try:
-        content.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise TranscriptError(
-            f"content of a {role} message has a lone surrogate at character {error.start}: it is not valid Unicode text"
-        ) from None
+def _normal(content: Any) -> Any:
+    """``content`` in its one spelling; what is neither text nor parts stays as it is, for the check to name."""
+    if isinstance(content, list):
+        content = tuple(content)
+    if isinstance(content, tuple) and not content:
+        return ""
+    if isinstance(content, tuple) and len(content) == 1 and isinstance(content[0], Text):
+        return content[0].text
+    return content
 
 
-def _message(item: Any, index: int) -> Message:
+def _check_parts(role: str, parts: tuple[Any, ...]) -> None:
+    for part in parts:
+        if not isinstance(part, _PARTS_OF[role]):
+            allowed = ", ".join(kind.__name__ for kind in _PARTS_OF[role])
+            raise TranscriptError(f"a {role} message holds {allowed}, and not {type(part).__name__}")
+
+
+def _messages(item: Any, index: int) -> Iterable[Message]:
     if isinstance(item, Message):
-        return item
-    if not isinstance(item, Mapping):
+        return [item]
+    if not isinstance(item, Mapping) and not hasattr(item, "model_dump"):
         raise TranscriptError(f"message {index} is {type(item).__name__}, not an object with role and content")
-    missing = [key for key in ("role", "content") if key not in item]
-    if missing:
-        raise TranscriptError(f"message {index} has no {' and no '.join(missing)}")
     try:
-        return Message(item["role"], item["content"])
+        return [Message(*fields) for fields in read_message(item)]
     except TranscriptError as error:
         raise TranscriptError(f"message {index}: {error}") from None
-
-
-class TextFormat(StrEnum):
-    """How a transcript becomes the router's input text; a field of every artifact (docs/method.md, section 9)."""
-
-    ROLE_LINES = "role-lines"
-    QWEN3_CHAT = "qwen3-chat"
-
-    def render(self, transcript: Transcript) -> str:
-        """The text that is tokenized, with nothing added by the tokenizer."""
-        return _RENDERERS[self](transcript)
-
-
-def role_lines(transcript: Transcript) -> str:
-    """``"{role}: {content}"`` for each message, joined by one newline: the form of the published decisions."""
-    return "\n".join(f"{message.role}: {message.content}" for message in transcript.messages)
-
-
-def qwen3_chat(transcript: Transcript) -> str:
-    """Qwen3's chat form with the generation prompt added and thinking off, as the paper's evaluation used it.
-
-    As in the model's own template, reasoning is dropped from the answers before the last user message; after it,
-    reasoning stays, and the very last answer carries a thinking block even when that is empty.
-    """
-    messages = transcript.messages
-    query = _last_query(messages)
-    turns = []
-    for index, message in enumerate(messages):
-        content = message.content
-        if message.role == "assistant":
-            thinking, answer = _split_thinking(content)
-            keeps_block = index > query and (thinking or index == len(messages) - 1)
-            content = _thinking_block(thinking) + answer.lstrip("\n") if keeps_block else answer
-        turns.append(f"<|im_start|>{message.role}\n{content}<|im_end|>\n")
-    return "".join(turns) + "<|im_start|>assistant\n" + _thinking_block("")
-
-
-def _last_query(messages: tuple[Message, ...]) -> int:
-    """Index of the last user message that is no tool response; without one, the last index."""
-    for index in reversed(range(len(messages))):
-        content = messages[index].content
-        is_tool = content.startswith("<tool_response>") and content.endswith("</tool_response>")
-        if messages[index].role == "user" and not is_tool:
-            return index
-    return len(messages) - 1
-
-
-def _split_thinking(content: str) -> tuple[str, str]:
-    """The reasoning inside the think tags, and the answer after them; no tags, no reasoning."""
-    before, mark, _ = content.partition("</think>")
-    if not mark:
-        return "", content
-    thinking = before.rstrip("\n").rpartition("<think>")[2].lstrip("\n")
-    return thinking, content.rpartition("</think>")[2].lstrip("\n")
-
-
-def _thinking_block(thinking: str) -> str:
-    return "<think>\n" + thinking.strip("\n") + "\n</think>\n\n"
-
-
-_RENDERERS: dict[TextFormat, Callable[[Transcript], str]] = {
-    TextFormat.ROLE_LINES: role_lines,
-    TextFormat.QWEN3_CHAT: qwen3_chat,
-}

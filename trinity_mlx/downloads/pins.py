@@ -26,7 +26,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from ..contracts.canonical import unique_keys
 from ..contracts.errors import ArtifactNotFound, PinInvalid
-from ..contracts.transcript import TextFormat
+from ..contracts.text_format import TextFormat
 from ..files.shipped import data_path
 from .homes import parse_home
 

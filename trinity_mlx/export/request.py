@@ -10,7 +10,7 @@ from typing import Any
 
 from ..contracts.artifact import Base
 from ..contracts.backend import Backend
-from ..contracts.transcript import TextFormat
+from ..contracts.text_format import TextFormat
 
 
 class Method(StrEnum):

@@ -13,6 +13,7 @@ max_tokens = 4096
 temperature = 0.2
 price = { input = 0.0, output = 0.0 }     # USD per million tokens
 roles = ["worker", "verifier"]            # optional; all three where it is left out
+accepts = ["tools", "images"]             # what the model understands besides text; nothing where it is left out
 extra = { top_p = 0.9 }                   # goes into the provider's request as it is
 """
 
@@ -28,7 +29,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, JsonValue, TypeAdapter, ValidationError
 
 from ..contracts.errors import PoolInvalid
-from ..contracts.pool import ALL_ROLES, Agent, Pool, Price
+from ..contracts.pool import ACCEPTS, ALL_ROLES, Agent, Pool, Price
 from ..contracts.routing import Role
 from ..files.models import first_fault
 from ..files.shipped import data_path
@@ -108,6 +109,7 @@ class _Agent(_Table):
     extra: Annotated[dict[str, JsonValue], AfterValidator(_checked_extra)] = Field(default_factory=dict)
     price: _Price | None = None
     roles: Annotated[list[Literal["worker", "thinker", "verifier"]], Field(min_length=1)] | None = None
+    accepts: list[Literal["tools", "images"]] = Field(default_factory=list)
 
 
 class _Pool(_Table):
@@ -200,7 +202,7 @@ def _folders(config_dir: Path | None) -> list[Path]:
 
 
 def _agent(agent: _Agent, folder: Path) -> Agent:
-    values = agent.model_dump(exclude={"price", "roles"})
+    values = agent.model_dump(exclude={"price", "roles", "accepts"})
     extra = values["extra"]
     if agent.provider == "scripted" and isinstance(extra.get("script"), str):
         extra["script"] = str(folder / _expanded(extra["script"]))
@@ -210,6 +212,7 @@ def _agent(agent: _Agent, folder: Path) -> Agent:
         **values,
         price=Price(agent.price.input, agent.price.output) if agent.price else None,
         roles=frozenset(Role[role.upper()] for role in agent.roles) if agent.roles else ALL_ROLES,
+        accepts=tuple(each for each in ACCEPTS if each in agent.accepts),
     )
 
 

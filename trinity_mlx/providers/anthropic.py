@@ -246,7 +246,7 @@ def _fields(agent: Agent, request: Request) -> dict[str, Any]:
     if said and said[-1]["role"] == "assistant":
         said.append({"role": "user", "content": YOUR_TURN})
     fields: dict[str, Any] = {"messages": said, "max_tokens": agent.max_tokens}
-    system = "\n\n".join(each.content for each in request.messages if each.role == "system")
+    system = "\n\n".join(each.text for each in request.messages if each.role == "system")
     if system:
         fields["system"] = system
     if agent.temperature is not None:

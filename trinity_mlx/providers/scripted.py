@@ -78,7 +78,7 @@ class _Rule(_Strict):
         return (
             self.role in (None, request.role.label)
             and self.turn in (None, request.turn)
-            and (self.contains is None or any(self.contains in each.content for each in request.messages))
+            and (self.contains is None or any(self.contains in each.text for each in request.messages))
         )
 
 
@@ -124,7 +124,7 @@ class Scripted:
         for rule in self._script.replies:
             if rule.fits(request):
                 return rule
-        last = request.messages[-1].content if request.messages else ""
+        last = request.messages[-1].text if request.messages else ""
         raise self._callee.error(
             ReplyInvalid,
             f"no reply of the script fits role {request.role.label}, turn {request.turn} and the last message "
@@ -142,7 +142,7 @@ async def _stream(text: str, on_text: OnText) -> None:
 
 
 def _words(request: Request, text: str) -> Usage:
-    return Usage(sum(len(each.content.split()) for each in request.messages), len(text.split()))
+    return Usage(sum(len(each.text.split()) for each in request.messages), len(text.split()))
 
 
 def _script_of(agent: Agent) -> _Script:

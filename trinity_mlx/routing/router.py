@@ -12,7 +12,8 @@ from typing import Literal, overload
 from ..contracts.backend import Variant
 from ..contracts.errors import ContextLengthError, TranscriptError, TrinityError, UsageError
 from ..contracts.routing import ArtifactIdentity, RouteDecision, Selection, Timings
-from ..contracts.transcript import TextFormat, Transcript, TranscriptSource
+from ..contracts.text_format import TextFormat
+from ..contracts.transcript import Transcript, TranscriptSource
 from ..rules.choice import choose
 from .reader import Answer, Reader
 from .tokenizer import Tokenizer

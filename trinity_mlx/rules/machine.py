@@ -161,7 +161,7 @@ class State:
         """The latest Worker answer; before any, under ``input_answers``, the task's last assistant message."""
         if self.answer_turn is not None:
             return self.answer_turn.text
-        given = [message.content for message in self.task.messages if message.role == "assistant"]
+        given = [message.text for message in self.task.messages if message.role == "assistant"]
         return given[-1] if given and self.policy.input_answers else None
 
     @property

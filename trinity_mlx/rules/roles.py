@@ -85,7 +85,7 @@ def call_messages(
     told = instruction(role, ask_suggestions)
     if form is CallForm.PLAIN:
         return (Message("system", told), *task, *(Message("assistant", text) for _, text in replies))
-    system = "\n\n".join([told, *(message.content for message in task if message.role == "system")])
+    system = "\n\n".join([told, *(message.text for message in task if message.role == "system")])
     dialogue = [message for message in task if message.role != "system"]
     for speaker, text in replies:
         dialogue += [*_prompt(dialogue, speaker), Message("assistant", text)]

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..contracts.errors import ProviderError, ProviderTimeout, ProviderUnreachable, ReplyInvalid, TrinityError
+from ..contracts.errors import (
+    ProviderError,
+    ProviderTimeout,
+    ProviderUnreachable,
+    ReplyInvalid,
+    TranscriptError,
+    TrinityError,
+)
 from ..contracts.pool import Agent
 from ..contracts.provider import OnText, Provider, Reply, Request
+from ..providers.answers import checked_reply
 from ..providers.wire.failures import Callee
 
 
@@ -33,11 +41,13 @@ class GuardedProvider:
         except Exception as error:
             if error in raised:
                 raise
+            if isinstance(error, TranscriptError):
+                raise self._callee.error(ReplyInvalid, f"its provider made no message: {error}") from None
             if isinstance(error, TrinityError):
                 error.args = (self._callee.redact(str(error)),)
                 raise
             raise self._undeclared(error) from error
-        return self._checked(reply)
+        return checked_reply(self._callee, reply)
 
     async def close(self) -> None:
         """Close the provider."""
@@ -50,16 +60,6 @@ class GuardedProvider:
         if isinstance(error, OSError):
             return self._callee.error(ProviderUnreachable, text)
         return self._callee.error(ReplyInvalid, text, retryable=False)
-
-    def _checked(self, reply: object) -> Reply:
-        if not isinstance(reply, Reply) or not isinstance(reply.text, str) or not reply.text.strip():
-            raise self._callee.error(ReplyInvalid, "its provider returned no reply with a text in it")
-        try:
-            reply.text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            text = f"the reply has a lone surrogate at character {error.start}: it is not valid Unicode text"
-            raise self._callee.error(ReplyInvalid, text) from None
-        return reply
 
 
 def _watched(on_text: OnText, raised: list[Exception]) -> Callable[[str], None]:

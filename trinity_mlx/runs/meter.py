@@ -84,5 +84,5 @@ class Meter:
 
 
 def _estimate(messages: Iterable[Message], reply: Reply) -> Usage:
-    asked = sum(len(message.content) for message in messages)
+    asked = sum(len(message.text) for message in messages)
     return Usage(math.ceil(asked / CHARACTERS_PER_TOKEN), math.ceil(len(reply.text) / CHARACTERS_PER_TOKEN))

@@ -26,7 +26,8 @@ from ..contracts.events import (
 from ..contracts.pool import Agent, Pool
 from ..contracts.provider import Finish, Reply
 from ..contracts.routing import RouteDecision, RouteLogits, route_hash
-from ..contracts.transcript import Transcript, role_lines
+from ..contracts.text_format import role_lines
+from ..contracts.transcript import Transcript
 from ..rules import machine
 from ..rules.assignment import Routing
 from ..rules.budgets import Limits

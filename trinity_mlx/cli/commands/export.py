@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...contracts.errors import UsageError
-from ...contracts.transcript import TextFormat
+from ...contracts.text_format import TextFormat
 from .. import settings
 from ..output import console, note, print_json
 from ..sizes import readable

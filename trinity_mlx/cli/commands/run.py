@@ -108,7 +108,7 @@ def _task(task: str | None, messages: str | None) -> Transcript:
     if task is not None and messages:
         raise UsageError("TASK and --messages exclude each other: give one of them")
     transcript = read_messages(messages) if messages else read_prompt(SAMPLE_TASK if task is None else task)
-    if not transcript.messages[-1].content.strip():
+    if not transcript.messages[-1].text.strip():
         raise UsageError("the task is empty: say what is to be done")
     return transcript
 

@@ -156,6 +156,6 @@ def _id(case: str) -> Text:
 
 def _prompt(transcript: Transcript) -> Text:
     """The last message in one short line."""
-    text = " ".join(transcript.messages[-1].content.split())
+    text = " ".join(transcript.messages[-1].text.split())
     short = text if len(text) <= _PROMPT else text[: _PROMPT - 1] + "…"
     return Text(plain(short), style="dim", no_wrap=True, overflow="ellipsis")

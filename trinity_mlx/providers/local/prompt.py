@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...contracts.transcript import Message, Transcript, role_lines
+from ...contracts.text_format import role_lines
+from ...contracts.transcript import Message, Transcript
 from ..wire.thinking import OPEN
 from .model_thread import Generation, PromptRefused
 
