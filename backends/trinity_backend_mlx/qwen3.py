@@ -182,9 +182,24 @@ class Backbone:
 
     def __call__(self, packing: Packing) -> tuple[mx.array, list[MlxPast]]:
         """Hidden vectors after the final norm at each sequence's last token, [sequences, hidden], and the pasts."""
-        x = self.embedding(packing.ids)
-        memories = []
-        for index, layer in enumerate(self.layers):
-            x, memory = layer(x, packing, index, last_only=index == len(self.layers) - 1)
-            memories.append(memory)
+        x, memories = self._through(self.embedding(packing.ids), packing, range(len(self.layers)))
         return self.norm(x), [MlxPast(tuple(layers)) for layers in zip(*memories, strict=True)]
+
+    def trunk(self, packing: Packing, stop: int) -> mx.array:
+        """Hidden states of all tokens before layer ``stop``, [tokens, hidden]; no segment may have a past."""
+        return self._through(self.embedding(packing.ids), packing, range(stop))[0]
+
+    def rest(self, x: mx.array, packing: Packing, start: int) -> mx.array:
+        """What the layers from ``start`` on and the final norm make of ``trunk``'s states, [sequences, hidden]."""
+        return self.norm(self._through(x, packing, range(start, len(self.layers)))[0])
+
+    def _through(
+        self, x: mx.array, packing: Packing, indices: range
+    ) -> tuple[mx.array, list[list[tuple[mx.array, mx.array]]]]:
+        """``x`` after the layers ``indices``, and each one's keys and values by sequence."""
+        memories = []
+        for index in indices:
+            last_only = index == len(self.layers) - 1
+            x, memory = self.layers[index](x, packing, index, last_only)
+            memories.append(memory)
+        return x, memories

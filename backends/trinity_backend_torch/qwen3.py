@@ -192,13 +192,26 @@ class Backbone:
 
     def __call__(self, packing: Packing) -> tuple[Tensor, list[TorchPast]]:
         """Hidden vectors after the final norm at each sequence's last token, [sequences, hidden], and the pasts."""
-        x = self.embedding(packing.ids)
+        x, memories = self._through(self.embedding(packing.ids), packing, range(len(self.layers)))
+        return self.norm(x), [TorchPast(tuple(layers)) for layers in zip(*memories, strict=True)]
+
+    def trunk(self, packing: Packing, stop: int) -> Tensor:
+        """Hidden states of all tokens before layer ``stop``, [tokens, hidden]; no segment may have a past."""
+        return self._through(self.embedding(packing.ids), packing, range(stop))[0]
+
+    def rest(self, x: Tensor, packing: Packing, start: int) -> Tensor:
+        """What the layers from ``start`` on and the final norm make of ``trunk``'s states, [sequences, hidden]."""
+        return self.norm(self._through(x, packing, range(start, len(self.layers)))[0])
+
+    def _through(self, x: Tensor, packing: Packing, indices: range) -> tuple[Tensor, list[list[tuple[Tensor, Tensor]]]]:
+        """``x`` after the layers ``indices``, and each one's keys and values by sequence."""
         rotary = Rotary.at(packing.positions, self.config, x.dtype)
         memories = []
-        for index, layer in enumerate(self.layers):
-            x, memory = layer(x, packing, rotary, index, last_only=index == len(self.layers) - 1)
+        for index in indices:
+            last_only = index == len(self.layers) - 1
+            x, memory = self.layers[index](x, packing, rotary, index, last_only)
             memories.append(memory)
-        return self.norm(x), [TorchPast(tuple(layers)) for layers in zip(*memories, strict=True)]
+        return x, memories
 
 
 def _with_pasts(keys: Tensor, values: Tensor, packing: Packing, layer: int) -> list[tuple[Tensor, Tensor]]:
