@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from trinity_mlx.contracts.artifact import (
@@ -17,17 +16,16 @@ from trinity_mlx.contracts.artifact import (
     Base,
     Execution,
     Head,
-    TensorLocation,
 )
 from trinity_mlx.contracts.backend import DEFAULT_VARIANT, BackendInfo, Kernels, Reading, Segment, Variant
-from trinity_mlx.contracts.errors import ProfileUnavailable, TensorFileInvalid
-from trinity_mlx.factorization.adapted import EMBEDDING, FINAL_NORM, AdaptedTensors, Parts
+from trinity_mlx.contracts.errors import ProfileUnavailable
+from trinity_mlx.factorization.adapted import EMBEDDING, FINAL_NORM, AdaptedTensors, Parts, layer_names
 
 from . import products, svd_weights
 from .attention import Attention, ComposedAttention, FusedAttention
 from .factorize import TorchFactorizer
-from .quantized import Matrix, QuantizedMatrix
-from .qwen3 import Backbone, Embedding, Layer, Linear, Packing, RMSNorm, TorchPast
+from .qwen3 import Backbone, Embedding, Joint, Layer, Linear, Packing, RMSNorm, TorchPast
+from .weights import Matrix, Weights, read_tensor
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION: dict[Kernels, Attention] = {"fused": FusedAttention(), "composed": ComposedAttention()}
@@ -69,66 +67,71 @@ class TorchBase:
     """The tensors of one base, shared by every model attached to it: norms as tensors, matrices as ``variant`` says."""
 
     def __init__(self, base: Base, device: torch.device, dtype: torch.dtype, variant: Variant) -> None:
-        self._base = base
+        self._config = base.config
         self._device = device
-        self._dtype = dtype
-        self._quantizes = variant.quantize is not None
         self._attention = ATTENTION[variant.kernels]
-        self._tensors: dict[str, Any] = {name: self._load(name) for name in base.config.backbone_shapes()}
+        self._weights = Weights(base, device, dtype, quantizes=variant.quantize is not None)
+        self._backbone(AdaptedTensors[Any](self._weights, {}))  # loads what a model without an adapter runs
 
     @property
     def nbytes(self) -> int:
         """Bytes of the base's tensors."""
-        return sum(tensor.nbytes for tensor in self._tensors.values())
+        return self._weights.nbytes
 
     @torch.inference_mode()
     def attach(self, adapter: Adapter | None, head: Head, *, merged: bool = False) -> TorchRoutingModel:
         """A routing model with ``adapter``, applied to activations or merged into copies of the weights."""
         changes = {entry.source: self._change(entry) for entry in (adapter.entries if adapter else ())}
         if merged:
-            changes = dict(AdaptedTensors(self._exact(changes), changes).merged(_merge).changes)
-        adapted = AdaptedTensors[Any](self._tensors, {name: self._keep(*change) for name, change in changes.items()})
-        matrix = _read(head.tensor, self._device)
+            exact = {name: self._weights.exact(name) for name in changes}
+            changes = dict(AdaptedTensors(exact, changes).merged(_merge).changes)
+        adapted = AdaptedTensors[Any](
+            self._weights,
+            {name: (execution, self._form(name, execution, tensor)) for name, (execution, tensor) in changes.items()},
+        )
+        matrix = read_tensor(head.tensor, self._device)
         return TorchRoutingModel(self._backbone(adapted), matrix, self._device, adapted.nbytes + matrix.nbytes)
 
-    def _load(self, name: str) -> Matrix:
-        """A tensor of the base, quantised if it is a matrix and the variant says so."""
-        tensor = self._read(self._base.tensors[name])
-        return QuantizedMatrix.of(tensor) if self._quantizes and tensor.ndim == 2 else tensor
-
-    def _read(self, location: TensorLocation) -> Tensor:
-        return _read(location, self._device).to(self._dtype)
-
     def _change(self, entry: AdapterEntry) -> tuple[Execution, Tensor]:
-        tensor = self._read(entry.tensor)
+        tensor = self._weights.convert(entry.tensor)
         return entry.execution, tensor.T.contiguous() if entry.transposed else tensor
 
-    def _exact(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """The matrices ``names`` before any quantisation, read again where the base holds them quantised."""
-        return {
-            name: self._read(self._base.tensors[name]) if self._quantizes else self._tensors[name] for name in names
-        }
-
-    def _keep(self, execution: Execution, tensor: Tensor) -> tuple[Execution, Matrix]:
-        """A change as a model holds it: what takes a matrix's place is quantised like one."""
-        quantizes = self._quantizes and execution is Execution.REPLACE
-        return execution, QuantizedMatrix.of(tensor) if quantizes else tensor
+    def _form(self, name: str, execution: Execution, tensor: Tensor) -> Matrix:
+        """A change as a model runs it: what takes a matrix's place is packed or quantised like one."""
+        return self._weights.form(name, tensor) if execution is Execution.REPLACE else tensor
 
     def _backbone(self, adapted: AdaptedTensors[Any]) -> Backbone:
-        config, embedding = self._base.config, adapted.parts(EMBEDDING)
+        embedding = adapted.parts(EMBEDDING)
         return Backbone(
-            config,
+            self._config,
             Embedding(embedding.weight, embedding.right),
-            tuple(self._layer(adapted, index) for index in range(config.num_layers)),
-            RMSNorm(self._tensors[FINAL_NORM], config.rms_norm_eps),
+            tuple(self._layer(adapted, index) for index in range(self._config.num_layers)),
+            RMSNorm(adapted.base[FINAL_NORM], self._config.rms_norm_eps),
             self._attention,
         )
 
     def _layer(self, adapted: AdaptedTensors[Any], index: int) -> Layer:
-        config = self._base.config
-        norms = {short: RMSNorm(weight, config.rms_norm_eps) for short, weight in adapted.layer_norms(index).items()}
-        matrices = {short: Linear(*parts) for short, parts in adapted.layer_matrices(index).items()}
-        return Layer(**norms, **matrices, head_dim=config.head_dim, attention=self._attention)  # type: ignore[arg-type]
+        names = layer_names(index)
+        norms = {short: RMSNorm(norm, self._config.rms_norm_eps) for short, norm in adapted.layer_norms(index).items()}
+        return Layer(
+            **norms,
+            qkv=self._joint(adapted, names["q_proj"], names["k_proj"], names["v_proj"], apart=self._is_last(index)),
+            o_proj=Linear(*adapted.parts(names["o_proj"])),
+            gate_up=self._joint(adapted, names["gate_proj"], names["up_proj"]),
+            down_proj=Linear(*adapted.parts(names["down_proj"])),
+            head_dim=self._config.head_dim,
+            attention=self._attention,
+        )
+
+    def _joint(self, adapted: AdaptedTensors[Any], *names: str, apart: bool = False) -> Joint:
+        """The matrices ``names`` in one, unless asked for ``apart`` or changed by the adapter."""
+        if apart or any(name in adapted.changes for name in names):
+            return Joint(tuple(Linear(*adapted.parts(name)) for name in names))
+        shapes = self._config.backbone_shapes()
+        return Joint((), self._weights.joined(*names), [shapes[name][0] for name in names])
+
+    def _is_last(self, layer: int) -> bool:
+        return layer == self._config.num_layers - 1
 
 
 class TorchRoutingModel:
@@ -167,15 +170,6 @@ def _check_quantization(variant: Variant, device: str) -> None:
         f"torch on {device} does not quantise to {variant.quantize} bits, only on the CPU to 8: "
         "use profile mlx for 8 or 4 bits, profile cpu for 8, or leave quantisation out"
     )
-
-
-def _read(tensor: TensorLocation, device: torch.device) -> Tensor:
-    try:
-        with safe_open(tensor.path, framework="pt", device=str(device)) as file:
-            found: Tensor = file.get_tensor(tensor.name)
-    except (SafetensorError, OSError) as error:
-        raise TensorFileInvalid(f"{tensor.path}: tensor {tensor.name!r} cannot be read: {error}") from None
-    return found
 
 
 def _merge(parts: Parts[Tensor]) -> Tensor:

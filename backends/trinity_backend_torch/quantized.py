@@ -1,13 +1,20 @@
 """Matrices in 8 bits on torch: whole numbers from -127 to 127, with one scale for each row.
 
-What this buys is memory, a quarter of float32's or half of bfloat16's, and no speed: a product first multiplies the
-matrix out again, a tile of rows at a time, so that no second copy of it is ever held. On one core, at Qwen3-0.6B's
-widths, that is lost in the noise in float32; in bfloat16 one token takes twice as long, and 128 a quarter longer.
+Where oneDNN multiplies 8-bit numbers, a matrix is packed for it, and activations come in 8 bits too. Each token has a
+scale of its own, so that nothing about one depends on the others. What 8 bits leave over of a token is multiplied as
+rows more: two in float32, which so keeps its accuracy, one in float16, and one in bfloat16 for tokens with an entry
+that stands far out. (Models of this family carry a few that are hundreds of times the rest, and one scale alone would
+wipe out that rest.)
+
+Elsewhere a product multiplies the matrix out again, a tile of rows at a time, which buys memory and no speed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +22,10 @@ from torch import Tensor
 
 LEVELS = 127
 TILE_ROWS = 256
+STANDS_OUT = 8.0
+"""A token's largest magnitude over its root mean square from which its rest gets a row of its own."""
+
+_NO_FUSION: tuple[str, list[Any], str] = ("none", [], "")
 
 
 @dataclass(frozen=True)
@@ -52,14 +63,93 @@ class QuantizedMatrix:
         return levels.float().mul_(scales).to(self.dtype)
 
 
-Matrix = Tensor | QuantizedMatrix
+@dataclass(frozen=True)
+class DynamicMatrix:
+    """A quantised matrix packed for products with 8-bit activations; ``blocks`` no other operator reads."""
+
+    blocks: Tensor
+    scales: Tensor
+    zeros: Tensor
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, matrix: QuantizedMatrix) -> DynamicMatrix:
+        """``matrix`` in oneDNN's layout."""
+        scales = matrix.scales.flatten()
+        zeros = torch.zeros(len(scales), dtype=torch.int32)
+        return cls(torch.ops.onednn.qlinear_prepack(matrix.levels, None), scales, zeros, matrix.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of levels and scales."""
+        return self.blocks.nbytes + self.scales.nbytes
+
+    def product(self, x: Tensor) -> Tensor:
+        """``x @ matrix.T`` with ``x`` in 8 bits, and what that leaves over of it where it matters."""
+        peaks = x.abs().amax(1, keepdim=True).float()
+        scales = peaks.clamp_min_(torch.finfo(torch.float32).tiny * LEVELS).div_(LEVELS)
+        exact = x.float() / scales
+        levels = exact.round()
+        chosen, depth = self._rest(x, scales)
+        rests = list(_rests((exact - levels)[chosen], depth)) if depth else []
+        products = self._whole_numbers(torch.cat([levels, *rests]))
+        product, *more = torch.split(products, [len(x), *map(len, rests)])
+        for finer, part in enumerate(more, 1):
+            product[chosen] += part.mul_((2 * LEVELS) ** -finer)
+        return product.mul_(scales).to(self.dtype)
+
+    def _rest(self, x: Tensor, scales: Tensor) -> tuple[Any, int]:
+        """Which tokens' rest is multiplied too, and in how many rows more."""
+        if self.dtype is torch.float32:
+            return slice(None), 2
+        if self.dtype is torch.float16:
+            return slice(None), 1
+        squares = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32).square_()
+        outliers = (scales.square().mul_(LEVELS**2 * x.shape[1]) > squares.mul_(STANDS_OUT**2)).flatten().nonzero()
+        return outliers.flatten(), min(len(outliers), 1)
+
+    def _whole_numbers(self, levels: Tensor) -> Tensor:
+        """The product of whole numbers, times the matrix's scales, in float32."""
+        product: Tensor = torch.ops.onednn.qlinear_pointwise(
+            levels.to(torch.int8),
+            1.0,
+            0,
+            self.blocks,
+            self.scales,
+            self.zeros,
+            None,
+            1.0,
+            0,
+            torch.float32,
+            *_NO_FUSION,
+        )
+        return product
 
 
-def product(x: Tensor, matrix: Matrix) -> Tensor:
-    """``x @ matrix.T``: [tokens, columns] to [tokens, rows]."""
-    return F.linear(x, matrix) if isinstance(matrix, Tensor) else matrix.product(x)
+def _rests(rest: Tensor, depth: int) -> Iterator[Tensor]:
+    """``rest``, at most half a level, in ``depth`` rows of whole numbers, each 254 times as fine as the one before."""
+    for _ in range(depth):
+        finer = rest * (2 * LEVELS)
+        whole = finer.round()
+        yield whole
+        rest = finer - whole
 
 
-def rows(matrix: Matrix, ids: Tensor) -> Tensor:
-    """The rows ``ids`` [tokens] of ``matrix``: [tokens, columns]."""
-    return F.embedding(ids, matrix) if isinstance(matrix, Tensor) else matrix.rows(ids)
+def quantize(matrix: Tensor) -> QuantizedMatrix | DynamicMatrix:
+    """``matrix`` in 8 bits, for products: packed where that works here."""
+    quantized = QuantizedMatrix.of(matrix)
+    return DynamicMatrix.of(quantized) if matrix.device.type == "cpu" and multiplies_8_bits() else quantized
+
+
+@cache
+def multiplies_8_bits() -> bool:
+    """Whether this torch multiplies 8-bit numbers on this processor, and rightly."""
+    draw = torch.Generator().manual_seed(0)
+    matrix, x = (torch.randn(rows, 192, generator=draw) for rows in (160, 5))
+    quantized = QuantizedMatrix.of(matrix)
+    try:
+        found = DynamicMatrix.of(quantized).product(x)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    expected = quantized.product(x)
+    return bool((found - expected).norm() <= 1e-4 * expected.norm())

@@ -21,7 +21,8 @@ from trinity_mlx.contracts.artifact import BackboneConfig
 from trinity_mlx.contracts.backend import Segment
 
 from .attention import Attention
-from .quantized import Matrix, product, rows
+from .quantized import QuantizedMatrix
+from .weights import Matrix, product, rows
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,31 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class Joint:
+    """Linear maps of one input: one product with all their rows where no factor stands between, else one by one.
+
+    Attributes:
+        parts: the maps, for one by one.
+        whole: all their rows in one matrix; ``parts`` may then be empty.
+        sizes: how many rows each of them has in it.
+    """
+
+    parts: tuple[Linear, ...]
+    whole: Matrix | None = None
+    sizes: Sequence[int] = ()
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        """[tokens, in] to one [tokens, out] for each map."""
+        if self.whole is None:
+            return tuple(part(x) for part in self.parts)
+        return torch.split(product(x, self.whole), list(self.sizes), dim=-1)
+
+
+@dataclass(frozen=True)
 class Embedding:
     """Rows of ``W' = W @ R``."""
 
-    weight: Matrix
+    weight: Tensor | QuantizedMatrix
     right: Tensor | None = None
 
     def __call__(self, ids: Tensor) -> Tensor:
@@ -137,18 +159,15 @@ class Rotary:
 
 @dataclass(frozen=True)
 class Layer:
-    """One decoder layer."""
+    """One decoder layer. The last one's ``qkv`` comes in parts, since it asks for queries at few positions."""
 
     input_norm: RMSNorm
-    q_proj: Linear
-    k_proj: Linear
-    v_proj: Linear
+    qkv: Joint
     q_norm: RMSNorm
     k_norm: RMSNorm
     o_proj: Linear
     mlp_norm: RMSNorm
-    gate_proj: Linear
-    up_proj: Linear
+    gate_up: Joint
     down_proj: Linear
     head_dim: int
     attention: Attention
@@ -158,11 +177,15 @@ class Layer:
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """The layer's output for all tokens (or the last of each sequence), and each sequence's keys and values."""
         normed = self.input_norm(x)
-        keys = rotary(self.k_norm(self._heads(self.k_proj(normed))))
-        values = self._heads(self.v_proj(normed))
         if last_only:
-            x, normed, rotary = x[packing.last], normed[packing.last], rotary[packing.last]
-        queries = rotary(self.q_norm(self._heads(self.q_proj(normed))))
+            to_queries, to_keys, to_values = self.qkv.parts
+            raw_queries, raw_keys, values = to_queries(normed[packing.last]), to_keys(normed), to_values(normed)
+        else:
+            raw_queries, raw_keys, values = self.qkv(normed)
+        keys, values = rotary(self.k_norm(self._heads(raw_keys))), self._heads(values)
+        if last_only:
+            x, rotary = x[packing.last], rotary[packing.last]
+        queries = rotary(self.q_norm(self._heads(raw_queries)))
         memory = _with_pasts(keys, values, packing, index)
         counts = [1] * len(memory) if last_only else packing.lengths
         masks = [None] * len(memory) if last_only else packing.masks
@@ -177,7 +200,8 @@ class Layer:
         return x.view(len(x), -1, self.head_dim)
 
     def _mlp(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.gate_up(x)
+        return self.down_proj(F.silu(gate) * up)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,15 @@ class _Sized(Protocol):
 
 
 T = TypeVar("T", bound=_Sized)
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Lookup(Protocol[T_co]):
+    """Tensors by name."""
+
+    def __getitem__(self, name: str, /) -> T_co:
+        """The tensor ``name``."""
+
 
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
@@ -35,6 +44,11 @@ LAYER_MATRICES = {
 }
 
 
+def layer_names(layer: int) -> dict[str, str]:
+    """Names of the seven matrices of a decoder layer, by short name."""
+    return {short: f"model.layers.{layer}.{name}" for short, name in LAYER_MATRICES.items()}
+
+
 class Parts(NamedTuple, Generic[T]):
     """``W' = left @ weight @ right``; a missing factor is the identity."""
 
@@ -47,7 +61,7 @@ class Parts(NamedTuple, Generic[T]):
 class AdaptedTensors(Generic[T]):
     """Looks tensors up in a base, together with what an adapter puts beside or in place of them."""
 
-    base: Mapping[str, T]
+    base: Lookup[T]
     changes: Mapping[str, tuple[Execution, T]]
 
     def parts(self, name: str) -> Parts[T]:
@@ -71,7 +85,7 @@ class AdaptedTensors(Generic[T]):
 
     def layer_matrices(self, layer: int) -> dict[str, Parts[T]]:
         """The seven matrices of a decoder layer, by short name."""
-        return {short: self.parts(f"model.layers.{layer}.{name}") for short, name in LAYER_MATRICES.items()}
+        return {short: self.parts(name) for short, name in layer_names(layer).items()}
 
     def layer_norms(self, layer: int) -> dict[str, T]:
         """The four norm weights of a decoder layer, by short name."""
