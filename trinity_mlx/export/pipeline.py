@@ -144,8 +144,7 @@ class _Run:
         write_safetensors(self._workspace.stage(HEAD_FILE), [(spec, head.data.cast("B"))])
         text = card(self._request, self._work, draft)
         self._workspace.stage(CARD_NAME).write_text(text, encoding="utf-8")
-        self._workspace.publish()
-        return seal_bundle(self._request.out, draft)
+        return self._workspace.publish(lambda folder: seal_bundle(folder, draft))
 
 
 def _draft(request: ExportRequest, work: Work) -> BundleDraft:

@@ -7,18 +7,23 @@ else lies there.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..artifacts.bundle import ADAPTER_FILE, HEAD_FILE
+from filelock import FileLock, Timeout
+
+from ..artifacts.bundle import ADAPTER_FILE, HEAD_FILE, open_bundle
 from ..artifacts.manifest import MANIFEST_NAME
+from ..contracts.artifact import Bundle
+from ..contracts.canonical import unique_keys
 from ..contracts.errors import FolderUnavailable, OutputExists, ResumeRefused, TensorFileInvalid
-from ..files.atomic import write_atomically
+from ..files.atomic import json_bytes, write_atomically
+from ..files.folders import exchange
+from ..files.regular import read_regular
 from ..files.safetensors_writer import SafetensorsWriter, TensorSpec
 from .event_log import LOG_NAME
 
@@ -38,10 +43,11 @@ class Workspace:
         self._export = export
         self.finished: dict[str, str] = _read_state(out).get("finished", {})
         partial = self._folder / ADAPTER_FILE
-        if not partial.exists() and len(self.finished) == len(specs) and (out / ADAPTER_FILE).exists():
-            (out / ADAPTER_FILE).replace(partial)
+        if len(self.finished) == len(specs):
+            self._take_back(partial)
+        _sweep(out)
         self.adapter = SafetensorsWriter(partial, specs)
-        self._verify()
+        self._verify({spec.name for spec in specs})
 
     def record(self, tensor: str, sha256: str) -> None:
         """``tensor`` is finished: it lies in the adapter's file, on the disk."""
@@ -52,18 +58,67 @@ class Workspace:
         """Where to write a file that ``publish`` will move into the bundle."""
         return self._folder / name
 
-    def publish(self) -> None:
-        """Move the adapter and what was staged to where the bundle has them."""
-        for name in (ADAPTER_FILE, HEAD_FILE, CARD_NAME):
-            (self._folder / name).replace(self._out / name)
+    def publish(self, seal: Callable[[Path], Bundle]) -> Bundle:
+        """Bring the adapter and what was staged to where the bundle has them; ``seal`` writes the manifest in a folder.
+
+        An old bundle opens until the new one is whole, and gives way in one step where the system has one and nothing
+        else lies in its folder; else there is none for a moment.
+        """
+        is_replaced = {path.name for path in self._out.iterdir()} <= {*_PRODUCTS, _FOLDER}
+        if (self._out / MANIFEST_NAME).exists() and is_replaced and self._exchange(seal):
+            return open_bundle(self._out)
+        (self._out / MANIFEST_NAME).unlink(missing_ok=True)
+        self._move(self._folder, self._out)
+        return seal(self._out)
 
     def close(self) -> None:
         """The bundle is sealed: nothing here is needed any more."""
-        (self._folder / _STATE).unlink()
+        (self._folder / _STATE).unlink(missing_ok=True)
         shutil.rmtree(self._folder, ignore_errors=True)
+        _sweep(self._out)
 
-    def _verify(self) -> None:
+    def _exchange(self, seal: Callable[[Path], Bundle]) -> bool:
+        """Seal a folder of its own and swap it with the old bundle; False, with nothing done, where that cannot be."""
+        fresh, beside = self._folder / "bundle", _beside(self._out)
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        self._move(self._folder, fresh)
+        shutil.copyfile(self._out / LOG_NAME, fresh / LOG_NAME)
+        seal(fresh)
+        with suppress(OSError):  # another file system, or no right to write there
+            fresh.rename(beside)
+            if exchange(beside, self._out):
+                return True
+            beside.rename(fresh)
+        self._move(fresh, self._folder)
+        return False
+
+    def _take_back(self, partial: Path) -> None:
+        """The adapter's file from wherever a process that was killed had moved it on its way into the bundle."""
+        own = [] if self._holds_another() else [self._out]
+        for place in (self._folder / "bundle", _beside(self._out), *own):
+            if not partial.exists() and (place / ADAPTER_FILE).exists():
+                (place / ADAPTER_FILE).replace(partial)
+
+    def _holds_another(self) -> bool:
+        """Whether a sealed bundle lies in the output folder that is not what is being exported."""
+        try:
+            manifest = json.loads(read_regular(self._out / MANIFEST_NAME))
+            return any(manifest.get(key) != value for key, value in self._export.items())
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError, AttributeError, RecursionError):
+            return True
+
+    @staticmethod
+    def _move(source: Path, target: Path) -> None:
+        for name in (ADAPTER_FILE, HEAD_FILE, CARD_NAME):
+            (source / name).replace(target / name)
+
+    def _verify(self, names: Container[str]) -> None:
         for name, sha256 in self.finished.items():
+            if name not in names:
+                raise _no_state(_state_path(self._out), f"tensor {name[:80]!r} is none of this export")
             if self.adapter.sha256(name) != sha256:
                 raise ResumeRefused(
                     f"{self._folder / ADAPTER_FILE}: tensor {name!r} was finished and has changed since; "
@@ -96,7 +151,6 @@ def claim(
             _begin(out, export)
         else:
             _refuse_changed(out, export)
-        (out / MANIFEST_NAME).unlink(missing_ok=True)
         try:
             workspace = Workspace(out, export, specs)
         except TensorFileInvalid as error:
@@ -115,6 +169,7 @@ def tidy(out: Path) -> None:
         with _locked(out):
             if is_finished(out):
                 shutil.rmtree(out / _FOLDER, ignore_errors=True)
+    _sweep(out)
 
 
 def differences(before: Any, now: Any, where: str = "") -> list[str]:
@@ -165,22 +220,29 @@ def _refuse_changed(out: Path, export: Mapping[str, Any]) -> None:
 
 
 def _begin(out: Path, export: Mapping[str, Any]) -> None:
-    """From here on, what lay in ``out`` under our names is given up."""
+    """From here on, an unfinished export lies in ``out``; an old bundle there still opens."""
     _state_path(out).unlink(missing_ok=True)
     (out / _FOLDER / ADAPTER_FILE).unlink(missing_ok=True)
     _write_state(out, export, {})
-    for name in _PRODUCTS:
-        (out / name).unlink(missing_ok=True)
+    (out / LOG_NAME).unlink(missing_ok=True)
 
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    with (out / _FOLDER / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise FolderUnavailable(f"another process is exporting into {out}: wait for it, or stop it") from None
-        yield
+    try:
+        with FileLock(out / _FOLDER / "lock", timeout=0):
+            yield
+    except Timeout:
+        raise FolderUnavailable(f"another process is exporting into {out}: wait for it, or stop it") from None
+
+
+def _beside(out: Path) -> Path:
+    """Where a sealed bundle waits for its place, and the old one is left for which it was swapped."""
+    return out.resolve().with_name(f".{out.resolve().name}.exported")
+
+
+def _sweep(out: Path) -> None:
+    shutil.rmtree(_beside(out), ignore_errors=True)
 
 
 def _state_path(out: Path) -> Path:
@@ -190,18 +252,21 @@ def _state_path(out: Path) -> Path:
 def _read_state(out: Path) -> dict[str, Any]:
     path = _state_path(out)
     try:
-        state = json.loads(path.read_bytes())
+        state = json.loads(read_regular(path), object_pairs_hook=unique_keys)
         finished = state["finished"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ResumeRefused(f"{path} is no state of an export ({error!r}): start anew with --force") from None
-    if not isinstance(finished, dict):
-        raise ResumeRefused(f"{path} is no state of an export: start anew with --force")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _no_state(path, repr(error)[:200]) from None
+    if not isinstance(finished, dict) or not all(isinstance(sha256, str) for sha256 in finished.values()):
+        raise _no_state(path, "it does not say which tensors are finished")
     return dict(state)
 
 
+def _no_state(path: Path, why: str) -> ResumeRefused:
+    return ResumeRefused(f"{path} is no state of an export ({why}): start anew with --force")
+
+
 def _write_state(out: Path, export: Mapping[str, Any], finished: Mapping[str, str]) -> None:
-    text = json.dumps({"export": export, "finished": finished}, indent=2, ensure_ascii=False)
-    write_atomically(_state_path(out), text.encode("utf-8"))
+    write_atomically(_state_path(out), json_bytes({"export": export, "finished": finished}))
 
 
 def _shown(value: Any) -> str:

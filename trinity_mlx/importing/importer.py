@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,6 +14,7 @@ from ..artifacts.bundle import ADAPTER_FILE, HEAD_FILE, HEAD_TENSOR, BundleDraft
 from ..artifacts.published import open_published, router_name
 from ..contracts.artifact import Base, Bundle, Execution
 from ..contracts.errors import FolderUnavailable
+from ..files.folders import put_in_place, scratch_beside
 from ..files.hashing import FileHashes
 from ..files.safetensors import read_float32
 from .card import CARD_FILE, card
@@ -55,7 +54,8 @@ def import_bundle(
 ) -> ImportReport:
     """Make a bundle of our own in ``request.out``; ``progress`` hears each tensor's name before it is worked on.
 
-    Nothing is at ``out`` before the bundle is sealed, and what was there with ``force`` stays until then.
+    Nothing is at ``out`` before the bundle is sealed. What was there with ``force`` stays until then, and gives
+    way in one step where the system has one.
 
     Raises:
         UsageError: ``out`` exists and is not to be overwritten, or ``vector`` is missing or out of place.
@@ -63,21 +63,18 @@ def import_bundle(
         BundleInvalid, TensorFileInvalid, BaseInvalid: a part is missing or broken.
         BaseMismatch: the components were not made from this base.
         EnvironmentUnavailable: torch is needed and missing.
-        FolderUnavailable: the bundle cannot be written.
+        FolderUnavailable: the bundle cannot be written, or another process is importing to the same place.
     """
     kind = recognise(request)
     check_out(request)
     base = open_base(request.base, hashes=FileHashes(hash_memory))
     content = _read(kind, request, base)
-    scratch = request.out.absolute().with_name(f".{request.out.absolute().name}.{uuid.uuid4().hex[:12]}")
     try:
-        scratch.mkdir(parents=True)
-        bundle, tensors = _write(scratch, request, kind, base, content, progress)
-        _move(scratch, request.out)
+        with scratch_beside(request.out) as scratch:
+            bundle, tensors = _write(scratch / "bundle", request, kind, base, content, progress)
+            put_in_place(scratch / "bundle", request.out)
     except OSError as error:
         raise FolderUnavailable(f"{request.out} cannot be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return ImportReport(request.out, bundle.name, kind, base.ref, bundle.adapter.ref, tensors)
 
 
@@ -109,6 +106,7 @@ def _write(
     progress: Callable[[str], None],
 ) -> tuple[Bundle, tuple[ImportedTensor, ...]]:
     """Adapter, head, card and manifest of a new bundle in ``folder``."""
+    folder.mkdir()
     new, tensors = _tensors(content, base, progress)
     base_id, revision = _base_name(request, content)
     draft = BundleDraft(
@@ -164,18 +162,3 @@ def _made(kind: SourceKind, tensors: tuple[ImportedTensor, ...]) -> dict[str, st
         made["zero_offset_error"] = f"{max(fidelity.zero for fidelity in compared):.1e}"
         made["adapted_error"] = f"{max(fidelity.adapted for fidelity in compared):.1e}"
     return made
-
-
-def _move(scratch: Path, out: Path) -> None:
-    """Put ``scratch`` in the place of ``out``; what was there comes back if that fails."""
-    if not out.exists():
-        scratch.rename(out)
-        return
-    aside = scratch.with_name(f"{scratch.name}.old")
-    out.rename(aside)
-    try:
-        scratch.rename(out)
-    except OSError:
-        aside.rename(out)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
