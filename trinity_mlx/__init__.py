@@ -6,7 +6,8 @@
     >>> decision.label, decision.role.label
     ('mathematics', 'Worker')
 
-Importing this package loads no tensor framework; ``load_router`` does.
+Importing this package imports nothing else: each name is brought when it is first used. What people use is here, and
+the families of errors; every single error is in ``trinity_mlx.errors``.
 """
 
 from __future__ import annotations
@@ -14,59 +15,21 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .contracts.errors import (
-    ArtifactError,
-    ArtifactNotFound,
-    AuthorityInvalid,
-    BaseInvalid,
-    BaseMismatch,
-    BudgetExceeded,
-    BundleInvalid,
-    CircuitOpen,
-    ContextLengthError,
-    EnvironmentUnavailable,
-    FileMismatch,
-    FloorLowered,
-    FolderUnavailable,
-    HomeUnavailable,
-    InputFileError,
-    LaneInvalid,
-    LiveCallRefused,
-    NonFiniteLogits,
-    NotEnoughMemory,
-    OutputExists,
-    ParitySetupError,
-    PinInvalid,
-    PolicyInvalid,
-    PoolInvalid,
-    ProfileInvalid,
-    ProfileUnavailable,
-    ProviderError,
-    ProviderRateLimited,
-    ProviderRefused,
-    ProviderTimeout,
-    ProviderUnavailable,
-    ProviderUnreachable,
-    ReplyInvalid,
-    ResumeRefused,
-    SecretUnavailable,
-    SelectionError,
-    SnapshotInvalid,
-    SuiteInvalid,
-    TensorFileInvalid,
-    TraceInvalid,
-    TranscriptError,
-    TrinityError,
-    UnknownProfile,
-    UsageError,
-    VectorInvalid,
-)
-from .contracts.pool import Agent, Pool, Price
-from .contracts.routing import Role, RouteDecision, RouteLogits, Selection, SelectionMode
-from .contracts.text_format import TextFormat
-from .contracts.transcript import Message, Transcript
-
 if TYPE_CHECKING:
+    from .contracts.errors import (
+        ArtifactError,
+        BudgetExceeded,
+        EnvironmentUnavailable,
+        ProviderError,
+        TrinityError,
+        UsageError,
+    )
+    from .contracts.parts import Image, Refusal, Text, ToolCall, ToolResult
+    from .contracts.pool import Agent, Pool, Price
+    from .contracts.provider import Tool
+    from .contracts.routing import Role, RouteDecision, RouteLogits, Selection, SelectionMode
+    from .contracts.text_format import TextFormat
+    from .contracts.transcript import Message, Transcript
     from .pools.authority import Authority, read_authority
     from .pools.files import find_pool
     from .routing.loading import load_router
@@ -77,49 +40,48 @@ if TYPE_CHECKING:
     from .runs.result import RunResult, RunStatus
     from .runs.retry import RetryPolicy
 
+_PLACES = {
+    "contracts.errors": (
+        "ArtifactError",
+        "BudgetExceeded",
+        "EnvironmentUnavailable",
+        "ProviderError",
+        "TrinityError",
+        "UsageError",
+    ),
+    "contracts.parts": ("Image", "Refusal", "Text", "ToolCall", "ToolResult"),
+    "contracts.pool": ("Agent", "Pool", "Price"),
+    "contracts.provider": ("Tool",),
+    "contracts.routing": ("Role", "RouteDecision", "RouteLogits", "Selection", "SelectionMode"),
+    "contracts.text_format": ("TextFormat",),
+    "contracts.transcript": ("Message", "Transcript"),
+    "pools.authority": ("Authority", "read_authority"),
+    "pools.files": ("find_pool",),
+    "routing.loading": ("load_router",),
+    "routing.router": ("Router",),
+    "rules.budgets": ("Limits",),
+    "rules.policy": ("Policy",),
+    "runs.coordinator": ("Coordinator", "TraceFile"),
+    "runs.result": ("RunResult", "RunStatus"),
+    "runs.retry": ("RetryPolicy",),
+}
+_MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
+
 __all__ = [
     "Agent",
     "ArtifactError",
-    "ArtifactNotFound",
     "Authority",
-    "AuthorityInvalid",
-    "BaseInvalid",
-    "BaseMismatch",
     "BudgetExceeded",
-    "BundleInvalid",
-    "CircuitOpen",
-    "ContextLengthError",
     "Coordinator",
     "EnvironmentUnavailable",
-    "FileMismatch",
-    "FloorLowered",
-    "FolderUnavailable",
-    "HomeUnavailable",
-    "InputFileError",
-    "LaneInvalid",
+    "Image",
     "Limits",
-    "LiveCallRefused",
     "Message",
-    "NonFiniteLogits",
-    "NotEnoughMemory",
-    "OutputExists",
-    "ParitySetupError",
-    "PinInvalid",
     "Policy",
-    "PolicyInvalid",
     "Pool",
-    "PoolInvalid",
     "Price",
-    "ProfileInvalid",
-    "ProfileUnavailable",
     "ProviderError",
-    "ProviderRateLimited",
-    "ProviderRefused",
-    "ProviderTimeout",
-    "ProviderUnavailable",
-    "ProviderUnreachable",
-    "ReplyInvalid",
-    "ResumeRefused",
+    "Refusal",
     "RetryPolicy",
     "Role",
     "RouteDecision",
@@ -127,45 +89,31 @@ __all__ = [
     "Router",
     "RunResult",
     "RunStatus",
-    "SecretUnavailable",
     "Selection",
-    "SelectionError",
     "SelectionMode",
-    "SnapshotInvalid",
-    "SuiteInvalid",
-    "TensorFileInvalid",
+    "Text",
     "TextFormat",
+    "Tool",
+    "ToolCall",
+    "ToolResult",
     "TraceFile",
-    "TraceInvalid",
     "Transcript",
-    "TranscriptError",
     "TrinityError",
-    "UnknownProfile",
     "UsageError",
-    "VectorInvalid",
     "find_pool",
     "load_router",
     "read_authority",
 ]
 
-_LATE = {
-    "Authority": ".pools.authority",
-    "Coordinator": ".runs.coordinator",
-    "Limits": ".rules.budgets",
-    "Policy": ".rules.policy",
-    "RetryPolicy": ".runs.retry",
-    "Router": ".routing.router",
-    "RunResult": ".runs.result",
-    "RunStatus": ".runs.result",
-    "TraceFile": ".runs.coordinator",
-    "find_pool": ".pools.files",
-    "load_router": ".routing.loading",
-    "read_authority": ".pools.authority",
-}
-
 
 def __getattr__(name: str) -> Any:
-    """Import runtime and coordinator when they are first used: contracts alone cost milliseconds."""
-    if name not in _LATE:
+    """Import what ``name`` stands for, when it is first used."""
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LATE[name], __name__), name)
+    value = globals()[name] = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
-from trinity_mlx.cli import main
+import trinity_mlx
+from trinity_mlx.cli import commands, main
+from trinity_mlx.cli.main import GROUPS
 from trinity_mlx.contracts.artifact import Bundle
 
+README = Path(trinity_mlx.__file__).parent.parent / "README.md"
 PROMPT = "What is 17 + 25? Answer briefly."
 ROUTE_KEYS = {
     "agent",
@@ -281,31 +285,15 @@ def run(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
-def takes_less_than(limit: float, *arguments: str, runs: int = 8) -> bool:
-    """Whether one of several fresh processes, which must all succeed, ends within ``limit`` seconds.
-
-    One is enough: a busy machine can only make a process slower.
-    """
-    for _ in range(runs):
-        started = time.perf_counter()
-        assert run(*arguments).returncode == 0
-        if time.perf_counter() - started < limit:
-            return True
-    return False
-
-
-def test_help_is_fast_and_loads_no_tensor_library() -> None:
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["route", "--help"], ["run", "--help"]])
+def test_help_loads_nothing_that_takes_time(arguments: list[str]) -> None:
+    heavy = ("torch", "mlx", "transformers", "numpy", "pydantic", "rich", "tokenizers", "openai", "huggingface_hub")
     code = (
-        "import sys; from trinity_mlx.cli import main; main(['--help'], standalone_mode=False);"
-        "sys.exit(any(name in sys.modules for name in ('torch', 'mlx', 'mlx.core', 'transformers', 'numpy')))"
+        f"import sys; from trinity_mlx.cli import main; main({arguments}, standalone_mode=False);"
+        f"sys.exit(','.join(name for name in {heavy} if name in sys.modules) or None)"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
-    assert takes_less_than(0.3, "--help")
-
-
-@pytest.mark.parametrize("profile", ["auto", "mlx"])
-def test_a_cold_route_takes_less_than_three_seconds(profile: str) -> None:
-    assert takes_less_than(3.0, "route", PROMPT, "--artifact", "nano", "--profile", profile)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_a_prompt_that_is_not_utf8_is_a_usage_error() -> None:
@@ -317,7 +305,28 @@ def test_a_prompt_that_is_not_utf8_is_a_usage_error() -> None:
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    for name, command in main.commands.items():
+    for name in main.list_commands(click.Context(main)):
         text = invoke(name, "--help").stdout
-        assert f"trinity-mlx {name}" in text, name
-        assert command.help
+        assert f"trinity-mlx {name}" in text.partition("Example")[2], name
+
+
+def test_help_lists_every_command_in_a_group_with_a_line_that_fits() -> None:
+    lines = invoke("--help").stdout.splitlines()
+    for title, group in GROUPS.items():
+        start = lines.index(f"{title}:") + 1
+        shown = lines[start : start + len(group)]
+        assert [line.split()[0] for line in shown] == list(group)
+        assert all(line.endswith(verb.summary) for line, verb in zip(shown, group.values(), strict=True))
+    assert max(map(len, lines)) <= 80
+
+
+def test_every_module_of_a_command_is_in_the_help() -> None:
+    files = {path.stem for path in Path(commands.__file__).parent.glob("*.py")} - {"__init__"}
+    assert {verb.place.partition(":")[0] for group in GROUPS.values() for verb in group.values()} == files
+
+
+@pytest.mark.skipif(not README.is_file(), reason="the documents lie in the checkout")
+def test_the_readme_lists_the_commands_as_the_help_does() -> None:
+    section = README.read_text(encoding="utf-8").partition("## Commands")[2].partition("\n## ")[0]
+    listed = re.findall(r"^    (\S+) {2,}(\S.*)$", section, re.MULTILINE)
+    assert listed == [(name, verb.summary) for group in GROUPS.values() for name, verb in group.items()]

@@ -15,29 +15,22 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 import trinity_mlx
-from trinity_mlx import (
+from trinity_mlx import Message, Role, RouteDecision, Router, Selection, SelectionMode, Transcript, load_router
+from trinity_mlx.artifacts.base import open_base
+from trinity_mlx.artifacts.catalog import find_bundle
+from trinity_mlx.contracts.artifact import Base, Bundle
+from trinity_mlx.errors import (
     ArtifactNotFound,
     BaseInvalid,
     BaseMismatch,
     ContextLengthError,
-    Message,
     ProfileUnavailable,
-    Role,
-    RouteDecision,
-    Router,
-    Selection,
     SelectionError,
-    SelectionMode,
     TensorFileInvalid,
-    Transcript,
     TranscriptError,
     UnknownProfile,
     UsageError,
-    load_router,
 )
-from trinity_mlx.artifacts.base import open_base
-from trinity_mlx.artifacts.catalog import find_bundle
-from trinity_mlx.contracts.artifact import Base, Bundle
 from trinity_mlx.routing.reader import Reader, needed_tokens
 from trinity_mlx.rules.choice import choose
 

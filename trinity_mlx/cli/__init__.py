@@ -1,5 +1,8 @@
 """The command line: the one place, with the server, that reads the environment and prints for people."""
 
-from .main import main
+from .process import starting
+
+with starting():
+    from .main import main
 
 __all__ = ["main"]

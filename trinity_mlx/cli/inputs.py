@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..contracts.canonical import unique_keys
 from ..contracts.errors import InputFileError, TranscriptError, UsageError
 from ..contracts.transcript import Transcript
 
@@ -16,8 +15,14 @@ STANDARD_INPUT = "-"
 
 
 def read_prompt(prompt: str) -> Transcript:
-    """A prompt from the command line, or from standard input for ``-``."""
-    return Transcript.of(_decode(sys.stdin.buffer.read(), "standard input") if prompt == STANDARD_INPUT else prompt)
+    """A prompt from the command line, or from standard input for ``-``.
+
+    Raises:
+        InputFileError: standard input cannot be read, or is not UTF-8.
+    """
+    if prompt != STANDARD_INPUT:
+        return Transcript.of(prompt)
+    return Transcript.of(decode(_read_all(STANDARD_INPUT), displayed(STANDARD_INPUT)))
 
 
 def read_messages(name: str) -> Transcript:
@@ -27,80 +32,94 @@ def read_messages(name: str) -> Transcript:
         InputFileError: the file is not there, not UTF-8, not JSON, or holds something else.
         TranscriptError: the messages in it are not a transcript.
     """
-    with open_input(name) as file:
-        text = _decode(file.read(), _display(name))
+    text = decode(_read_all(name), displayed(name))
     try:
-        return Transcript.of(_messages(json.loads(text)))
+        return Transcript.of(messages_of(parse(text)))
     except (ValueError, RecursionError) as error:
-        raise InputFileError(f"{_display(name)} is not JSON: {error}") from None
+        raise InputFileError(f"{displayed(name)} is not JSON: {error}") from None
     except TranscriptError as error:
-        raise TranscriptError(f"{_display(name)}: {error}") from None
-
-
-@dataclass(frozen=True)
-class BatchLine:
-    """One line of a batch: a transcript or what is wrong with the line, its number and its ``id``, if it has one."""
-
-    number: int
-    id: str | None
-    transcript: Transcript | UsageError
-    nbytes: int
-
-
-def read_batch(file: BinaryIO) -> Iterator[BatchLine]:
-    """The lines of a JSONL file, lazily; blank lines are passed over.
-
-    A line is a list of messages, an object with ``messages`` or ``prompt`` (and perhaps ``id``), or a prompt as a
-    JSON string.
-    """
-    for number, raw in enumerate(file, start=1):
-        if raw.strip():
-            yield _batch_line(number, raw)
+        raise TranscriptError(f"{displayed(name)}: {error}") from None
 
 
 def open_input(name: str) -> BinaryIO:
-    """The file ``name`` for reading bytes; ``-`` is standard input.
+    """The file ``name`` for reading bytes as they come; ``-`` is standard input.
 
     Raises:
         InputFileError: it cannot be opened.
     """
-    if name == STANDARD_INPUT:
-        return sys.stdin.buffer
     try:
-        return Path(name).open("rb")
-    except OSError as error:
-        raise InputFileError(f"{name} cannot be read: {error.strerror or error}") from None
+        return sys.stdin.buffer if name == STANDARD_INPUT else Path(name).open("rb", buffering=0)
+    except (OSError, ValueError) as error:
+        raise unreadable(name, error) from None
 
 
-def _batch_line(number: int, raw: bytes) -> BatchLine:
-    identity = None
-    try:
-        value = json.loads(_decode(raw, f"line {number}"))
-        if isinstance(value, dict) and value.get("id") is not None:
-            identity = str(value["id"])
-        return BatchLine(number, identity, Transcript.of(_messages(value)), len(raw))
-    except (ValueError, RecursionError) as error:
-        return BatchLine(number, identity, InputFileError(f"line {number} is not JSON: {error}"), len(raw))
-    except UsageError as error:
-        return BatchLine(number, identity, error, len(raw))
+def unreadable(name: str, error: Exception) -> InputFileError:
+    """The error for an input that cannot be opened or read."""
+    reason = getattr(error, "strerror", None) or error
+    return InputFileError(f"{displayed(name)} cannot be read: {reason}")
 
 
-def _messages(value: Any) -> Any:
-    if isinstance(value, dict):
-        if "messages" in value:
-            return value["messages"]
-        if "prompt" in value:
-            return value["prompt"]
-        raise TranscriptError('the object has no messages: pass {"messages": [{"role": ..., "content": ...}]}')
-    return value
+def parse(text: str) -> Any:
+    """JSON as a value.
+
+    Raises:
+        ValueError: it is no JSON: ``NaN`` and infinities are none, nor is a number too large to be one, nor an object
+            in which a key stands twice.
+    """
+    return json.loads(text, object_pairs_hook=unique_keys, parse_constant=_refuse, parse_float=_finite)
 
 
-def _decode(raw: bytes, name: str) -> str:
+def messages_of(value: Any) -> Any:
+    """What ``Transcript.of`` takes, from a list of messages, an object with one, or one with a prompt.
+
+    Raises:
+        TranscriptError: it is none of these, or holds both.
+    """
+    if not isinstance(value, dict):
+        return value
+    if "messages" in value and "prompt" in value:
+        raise TranscriptError("the object has messages and a prompt beside them: give one of the two")
+    if "prompt" in value:
+        return _checked(value["prompt"], str, "prompt must be a text")
+    if "messages" in value:
+        return _checked(value["messages"], list, "messages must be a list of {role, content}")
+    raise TranscriptError('the object has no messages: pass {"messages": [{"role": ..., "content": ...}]}')
+
+
+def decode(raw: bytes, name: str) -> str:
+    """``raw`` as text.
+
+    Raises:
+        InputFileError: it is not UTF-8.
+    """
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputFileError(f"{name} is not UTF-8: byte {error.start} is 0x{raw[error.start]:02x}") from None
 
 
-def _display(name: str) -> str:
+def displayed(name: str) -> str:
+    """What to call an input in a message."""
     return "standard input" if name == STANDARD_INPUT else name
+
+
+def _read_all(name: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if name == STANDARD_INPUT else Path(name).read_bytes()
+    except (OSError, ValueError, UsageError) as error:
+        raise unreadable(name, error) from None
+
+
+def _checked(value: Any, kind: type, what: str) -> Any:
+    if not isinstance(value, kind):
+        raise TranscriptError(f"{what}, not {type(value).__name__}")
+    return value
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if abs(number) < float("inf") else _refuse(text[:40])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,7 +12,8 @@ import click
 
 from ..contracts.backend import Variant
 from . import settings
-from .artifact_choice import AUTO, HELP, choose_artifact
+from .artifact_choice import choose_artifact
+from .options import NAME, artifact_option, base_option, dtype_option, profile_option
 
 if TYPE_CHECKING:
     from ..evaluation.certify import RouterSource
@@ -28,30 +27,20 @@ DEFAULT_SUITES = {"nano": "nano-64", "sakana": "seed-12", "sakana-adapted": "see
 """The suite of an artifact whose lane names none."""
 
 
-class FiniteRange(click.FloatRange):
-    """A number in a range; neither ``nan``, which every comparison lets through, nor infinity."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number; the command ends with a usage error where it is none."""
-        number: float = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number.", param, ctx)
-        return number
-
-
 def lane_options(command: F) -> F:
     """Adds the options; the command takes them as ``LaneOptions(**those)``."""
     for option in reversed(
         (
             click.option(
-                "--suite", metavar="NAME|FILE", help="A shipped suite, or a JSON file; by default the lane's."
+                "--suite",
+                type=NAME,
+                metavar="NAME|FILE",
+                help="A shipped suite, or a JSON file.  [default: the lane's]",
             ),
-            click.option("--artifact", default=AUTO, show_default=True, help=HELP),
-            click.option("--base", help="Base model: a folder in Hugging Face layout, or OWNER/NAME[@REVISION]."),
-            click.option("--profile", default="auto", show_default=True, help="See `trinity-mlx profiles`."),
-            click.option(
-                "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Instead of the profile's."
-            ),
+            artifact_option,
+            base_option,
+            profile_option,
+            dtype_option,
             click.option(
                 "--kernels",
                 type=click.Choice(["fused", "composed"]),
@@ -161,14 +150,3 @@ def command_line() -> str:
     from ..evaluation.files import plain
 
     return plain(shlex.join(["trinity-mlx", *sys.argv[1:]]))
-
-
-@contextmanager
-def progress(text: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar on the error stream, shown only where that is a terminal; gives what advances it by one."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(text, total=total)
-        yield lambda: bar.advance(task)

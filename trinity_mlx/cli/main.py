@@ -1,47 +1,134 @@
-"""The command group, and the one place where an error becomes a line and an exit code."""
+"""The command group: its commands by name, each imported when it is used, and how its failures are told."""
 
 from __future__ import annotations
 
-from importlib.metadata import version
-from typing import Any
+import os
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import click
 
-from ..contracts.errors import TrinityError
-from .commands.artifacts import artifacts
-from .commands.certify import certify
-from .commands.compare_lanes import compare_lanes
-from .commands.doctor import doctor
-from .commands.eval_ import eval_
-from .commands.export import export
-from .commands.fetch import fetch
-from .commands.import_ import import_
-from .commands.inspect import inspect
-from .commands.parity import parity
-from .commands.pool import pool
-from .commands.profiles import profiles
-from .commands.publish import publish
-from .commands.route import route
-from .commands.run import run
-from .commands.trace import trace
+from .process import CANCELLED, Failure, outcome
 from .settings import prepare_process
 
 
-class _ErrorsForPeople(click.Group):
-    """Prints a ``TrinityError`` without a traceback and exits with its code."""
+class Verb(NamedTuple):
+    """Where a command lies, as ``module:attribute`` below ``commands``, and what it does in one line."""
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
+    place: str
+    summary: str
+
+
+GROUPS: Mapping[str, Mapping[str, Verb]] = {
+    "Use": {
+        "run": Verb("run:run", "Take a task to a verified answer, by the agents of a pool."),
+        "route": Verb("route:route", "Say which agent slot speaks next, and in which role."),
+    },
+    "Pools": {
+        "pool": Verb("pool:pool", "Look at the agents behind the slots, and check them."),
+    },
+    "Artifacts": {
+        "fetch": Verb("fetch:fetch", "Get the published router, every file verified."),
+        "artifacts": Verb("artifacts:artifacts", "List what is on this machine, or delete it."),
+        "inspect": Verb("inspect:inspect", "Verify a bundle and show what it is."),
+        "export": Verb("export:export", "Make a bundle from a base and a trained vector."),
+        "import": Verb("import_:import_", "Make a bundle from what other programs made."),
+        "publish": Verb("publish:publish", "Upload a bundle to the Hugging Face Hub."),
+    },
+    "Gates": {
+        "eval": Verb("eval_:eval_", "Hold decisions and margins to a lane."),
+        "certify": Verb("certify:certify", "Measure a lane on this machine."),
+        "compare-lanes": Verb("compare_lanes:compare_lanes", "Compare what two lanes recorded."),
+        "parity": Verb("parity:parity", "Prove that two systems compute the same."),
+    },
+    "See": {
+        "trace": Verb("trace:trace", "Show, verify and export the traces of runs."),
+        "profiles": Verb("profiles:profiles", "List what can run here, and what the rest needs."),
+        "doctor": Verb("doctor:doctor", "Check the installation by routing for real."),
+    },
+}
+"""Every command, in the groups and the order in which help shows them."""
+
+
+class Program(click.Group):
+    """Imports a command when it is asked for, and ends the process with one line and an exit code, come what may."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, group by group."""
+        return [name for group in GROUPS.values() for name in group]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now."""
+        verb = next((group[cmd_name] for group in GROUPS.values() if cmd_name in group), None)
+        if verb is None:
+            return None
+        module, _, attribute = verb.place.partition(":")
+        command: click.Command = getattr(import_module(f".commands.{module}", __package__), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """A section for each group; nothing is imported for it."""
+        width = max(map(len, self.list_commands(ctx)))
+        for title, group in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), verb.summary) for name, verb in group.items()])
+
+    def main(
+        self,
+        args: Any = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command that ``args`` name, and exit."""
+        if not standalone_mode or "_TRINITY_MLX_COMPLETE" in os.environ:
+            return super().main(args, prog_name, complete_var, standalone_mode=standalone_mode, **extra)
+        given = sys.argv[1:] if args is None else list(args)
+        sys.exit(outcome(lambda: self._carried_out(given, prog_name or "trinity-mlx", extra), explain))
+
+    def _carried_out(self, args: list[str], name: str, extra: dict[str, Any]) -> int:
         try:
-            return super().invoke(ctx)
-        except TrinityError as error:
-            click.secho("error: ", fg="red", bold=True, err=True, nl=False)
-            click.echo(str(error), err=True)
-            ctx.exit(error.exit_code)
+            with self.make_context(name, args, **extra) as ctx:
+                self.invoke(ctx)
+        except click.exceptions.Exit as done:
+            return done.exit_code
+        return 0
 
 
-@click.group(cls=_ErrorsForPeople, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("trinity-mlx"), prog_name="trinity-mlx")
+def explain(error: Exception) -> Failure | None:
+    """What to tell about an error of ours, of click's, or of a text that is none."""
+    if isinstance(error, click.ClickException):
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+        return Failure(error.format_message(), f"{command} --help" if command else "", error.exit_code)
+    if isinstance(error, click.Abort):
+        return Failure("there was no answer to the question", "", CANCELLED)
+    if isinstance(error, UnicodeEncodeError):
+        return Failure(f"{error.object[:200]!r} holds bytes that are no text", "", click.UsageError.exit_code)
+    from ..contracts.errors import TrinityError
+
+    return Failure(str(error), advice(error), error.exit_code) if isinstance(error, TrinityError) else None
+
+
+def advice(error: Exception) -> str:
+    """What to try next."""
+    return ""
+
+
+def _print_version(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"trinity-mlx, version {version('trinity-mlx')}")
+        ctx.exit()
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version."
+)
 def main() -> None:
     """Coordinate language models with a small adapted one.
 
@@ -54,24 +141,6 @@ def main() -> None:
       trinity-mlx route "What is 17 + 25? Answer briefly."
 
     Exit codes: 0 done, 1 a gate failed, 2 usage, 3 profile or environment unavailable, 4 artifact invalid,
-    5 provider failed, 6 budget exceeded.
+    5 provider failed, 6 budget exceeded, 7 the machine failed, 130 cancelled, 141 nobody reads the output.
     """
     prepare_process()
-
-
-main.add_command(run)
-main.add_command(route)
-main.add_command(pool)
-main.add_command(trace)
-main.add_command(profiles)
-main.add_command(doctor)
-main.add_command(export)
-main.add_command(import_)
-main.add_command(fetch)
-main.add_command(artifacts)
-main.add_command(inspect)
-main.add_command(publish)
-main.add_command(parity)
-main.add_command(eval_)
-main.add_command(certify)
-main.add_command(compare_lanes)

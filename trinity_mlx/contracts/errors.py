@@ -52,11 +52,25 @@ class's ``exit_code``.
 
 from __future__ import annotations
 
+LONGEST = 1000
+"""Characters of a message: what a user's file holds may be quoted in it, and has no bound of its own."""
+
+
+def bounded(text: str, limit: int = LONGEST) -> str:
+    """``text``, or its beginning and its end with a count of the characters left out between them."""
+    if len(text) <= limit:
+        return text
+    head, tail = limit * 2 // 3, limit // 4
+    return f"{text[:head]} ... ({len(text) - head - tail} characters left out) ... {text[-tail:]}"
+
 
 class TrinityError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose; a long message keeps its beginning and its end."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(bounded(message))
 
 
 class UsageError(TrinityError):

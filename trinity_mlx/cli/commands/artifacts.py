@@ -11,6 +11,7 @@ import click
 
 from ...contracts.errors import ArtifactNotFound, FolderUnavailable, TrinityError, UsageError
 from .. import settings
+from ..options import TEXT, json_option
 from ..output import console, note, print_json
 from ..sizes import readable
 
@@ -33,7 +34,7 @@ class ArtifactRow:
 
 
 @click.group(invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
+@json_option
 @click.pass_context
 def artifacts(ctx: click.Context, as_json: bool) -> None:
     """List the artifacts on this machine: embedded, fetched, and built from what was fetched.
@@ -55,7 +56,7 @@ def artifacts(ctx: click.Context, as_json: bool) -> None:
 
 
 @artifacts.command()
-@click.argument("name")
+@click.argument("name", type=TEXT)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def rm(name: str, yes: bool) -> None:
     """Delete what was fetched as NAME, and the bundles built from it.

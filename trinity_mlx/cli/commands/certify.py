@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import settings
-from ..lane_options import FiniteRange, LaneOptions, command_line, default_suite, lane_of, lane_options, progress
+from ..lane_options import LaneOptions, command_line, default_suite, lane_of, lane_options
+from ..options import PLACE, FiniteRange, json_option
 from ..output import console, note, print_json
+from ..progress import counter
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,10 +34,8 @@ if TYPE_CHECKING:
     help="The floors as a share of the worst margins.",
 )
 @click.option("--allow-lower", is_flag=True, help="Let a floor fall below the one that the lane has.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="The lane's file; by default in your configuration folder."
-)
-@click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
+@click.option("--out", type=PLACE, help="The lane's file; by default in your configuration folder.")
+@json_option
 @click.pass_context
 def certify(ctx: click.Context, /, **options: Any) -> None:
     """Measure a lane: decisions, margins, determinism; then write its snapshot and its floors.
@@ -74,7 +74,7 @@ def _measure(names: LaneOptions, asked: dict[str, Any]) -> tuple[Certificate, Pa
         lanes = user_lanes(settings.config_dir())
         path = asked["out"] or lane_file(lanes, identity.profile, identity.artifact.name, names.variant)
         old = _lane_before(path, known, names.variant)
-        with progress(f"certifying {suite.name}", len(suite.cases) * asked["runs"] + asked["processes"]) as tick:
+        with counter(f"certifying {suite.name}", len(suite.cases) * asked["runs"] + asked["processes"]) as tick:
             certificate = run(
                 source,
                 suite,
@@ -82,7 +82,7 @@ def _measure(names: LaneOptions, asked: dict[str, Any]) -> tuple[Certificate, Pa
                 processes=asked["processes"],
                 floor_ratio=asked["floor_ratio"],
                 provenance={"date": datetime.now(UTC).date().isoformat(), "command": command_line()},
-                tick=tick,
+                tick=lambda: tick(1),
             )
     return certificate, path, old
 

@@ -10,6 +10,7 @@ import click
 from ...contracts.errors import InputFileError
 from ...contracts.routing import Role
 from .. import settings
+from ..options import NAME, json_option
 from ..output import console, print_json
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ _NAMED = 8
 
 
 @click.command("compare-lanes")
-@click.argument("first")
-@click.argument("second")
-@click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
+@click.argument("first", type=NAME)
+@click.argument("second", type=NAME)
+@json_option
 @click.pass_context
 def compare_lanes(ctx: click.Context, first: str, second: str, as_json: bool) -> None:
     """Compare what two lanes recorded: decisions, logits, margins.

@@ -10,6 +10,7 @@ import click
 
 from .. import settings
 from ..artifact_choice import AUTO, PUBLISHED, choose_artifact
+from ..options import json_option
 from ..output import console, print_json
 
 _PACKAGES = ("trinity-mlx", "mlx", "mlx-lm", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub")
@@ -26,7 +27,7 @@ class Check:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
+@json_option
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:
     """Look at the installation and route one prompt for real.

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .. import settings
 from ..artifact_choice import AUTO, FALLBACK, PUBLISHED
-from ..lane_options import DEFAULT_SUITES, FiniteRange, LaneOptions, default_suite, lane_of, lane_options, progress
+from ..lane_options import DEFAULT_SUITES, LaneOptions, default_suite, lane_of, lane_options
+from ..options import PLACE, TEXT, FiniteRange, json_option
 from ..output import note, print_json
+from ..progress import counter
 
 if TYPE_CHECKING:
     from ...evaluation.gates import Gates
@@ -23,20 +24,20 @@ if TYPE_CHECKING:
 
 @click.command("eval")
 @lane_options
-@click.option("--case", "cases", multiple=True, metavar="ID", help="Only this case; may be repeated.")
+@click.option("--case", "cases", type=TEXT, multiple=True, metavar="ID", help="Only this case; may be repeated.")
 @click.option("--list-cases", is_flag=True, help="List the suite's cases and stop.")
 @click.option(
     "--determinism-runs", type=click.IntRange(1), default=1, show_default=True, help="Route everything so many times."
 )
 @click.option("--min-agent-margin", type=FiniteRange(0), help="Instead of the lane's floor.")
 @click.option("--min-role-margin", type=FiniteRange(0), help="Instead of the lane's floor.")
-@click.option("--snapshot", type=click.Path(path_type=Path), help="Compare with this file instead of the lane's own.")
-@click.option("--snapshot-out", type=click.Path(path_type=Path), help="Write what was seen as a snapshot.")
+@click.option("--snapshot", type=PLACE, help="Compare with this file instead of the lane's own.")
+@click.option("--snapshot-out", type=PLACE, help="Write what was seen as a snapshot.")
 @click.option("--no-assert", is_flag=True, help="Report failures and exit with 0.")
 @click.option("--show-logits", is_flag=True, help="Add every case's logits.")
-@click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
-@click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Write a page for a browser.")
-@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE.xml", help="Write a JUnit file.")
+@json_option
+@click.option("--report", type=PLACE, metavar="FILE.html", help="Write a page for a browser.")
+@click.option("--junit", type=PLACE, metavar="FILE.xml", help="Write a JUnit file.")
 @click.pass_context
 def eval_(ctx: click.Context, /, **options: Any) -> None:
     """Hold a router's decisions and margins against what is expected of them.
@@ -80,8 +81,8 @@ def _evaluate(options: LaneOptions, asked: dict[str, Any]) -> Evaluation:
         if asked["cases"]:
             suite = suite.only(asked["cases"])
         gates = _gates(router, lane, snapshot, notes, asked)
-        with progress(f"routing {suite.name}", len(suite.cases) * gates.determinism_runs) as tick:
-            return evaluate(router, suite, gates, tick)
+        with counter(f"routing {suite.name}", len(suite.cases) * gates.determinism_runs) as tick:
+            return evaluate(router, suite, gates, lambda: tick(1))
 
 
 def _gates(

@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +13,9 @@ import click
 from ...contracts.errors import UsageError
 from ...contracts.text_format import TextFormat
 from .. import settings
+from ..options import PLACE, TEXT, json_option, profile_option, required_base_option
 from ..output import console, note, print_json
+from ..progress import bars
 from ..sizes import readable
 
 if TYPE_CHECKING:
@@ -26,11 +27,13 @@ _SNAPSHOT = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})"
 
 
 @click.command()
-@click.option("--base", required=True, help="Base model: a folder in Hugging Face layout, or OWNER/NAME[@REVISION].")
-@click.option("--vector", required=True, type=click.Path(path_type=Path), help="Trained vector: .safetensors or .npy.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new bundle.")
-@click.option("--base-id", metavar="ID[@REVISION]", help="What the bundle calls a base that is given as a folder.")
-@click.option("--profile", default="auto", show_default=True, help="Runtime profile whose backend does the work.")
+@required_base_option
+@click.option("--vector", required=True, type=PLACE, help="Trained vector: .safetensors or .npy.")
+@click.option("--out", required=True, type=PLACE, help="Folder of the new bundle.")
+@click.option(
+    "--base-id", type=TEXT, metavar="ID[@REVISION]", help="What the bundle calls a base that is given as a folder."
+)
+@profile_option
 @click.option(
     "--method",
     type=click.Choice(["gram", "svd"]),
@@ -52,9 +55,9 @@ _SNAPSHOT = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})"
     show_default=True,
     help="Whose offsets change an embedding that lm_head shares; compound: its own, then lm_head's.",
 )
-@click.option("--layers", metavar="I,J,...", help="Adapted decoder layers.  [default: the second-to-last]")
-@click.option("--only", metavar="NAME", multiple=True, help="Adapt this tensor alone; may be repeated.")
-@click.option("--agents", metavar="LABEL,...", help="Labels of the agent slots.  [default: the published seven]")
+@click.option("--layers", type=TEXT, metavar="I,J,...", help="Adapted decoder layers.  [default: the second-to-last]")
+@click.option("--only", type=TEXT, metavar="NAME", multiple=True, help="Adapt this tensor alone; may be repeated.")
+@click.option("--agents", type=TEXT, metavar="LABEL,...", help="Labels of the slots.  [default: the published seven]")
 @click.option(
     "--text-format",
     type=click.Choice([str(each) for each in TextFormat]),
@@ -62,11 +65,13 @@ _SNAPSHOT = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})"
     show_default=True,
     help="The text that the router was trained to read.",
 )
-@click.option("--name", help="Name of the router.  [default: sakana for the published vector, else the folder's]")
+@click.option(
+    "--name", type=TEXT, help="The router's name.  [default: sakana for the published vector, else the folder's]"
+)
 @click.option("--resume", is_flag=True, help="Go on with an export that was broken off.")
 @click.option("--force", is_flag=True, help="Replace what lies at --out.")
 @click.option("--plan", "plan_only", is_flag=True, help="Tell what it would cost, and do nothing.")
-@click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
+@json_option
 def export(base: str, base_id: str | None, profile: str, plan_only: bool, as_json: bool, **options: Any) -> None:
     """Make a bundle from a base model and a trained vector.
 
@@ -108,8 +113,8 @@ def _request(base: str, base_id: str | None, profile: str, options: dict[str, An
         base_revision=revision,
         backend=load_backend(chosen.backend),
         device=device,
-        vector=options["vector"].expanduser(),
-        out=options["out"].expanduser(),
+        vector=options["vector"],
+        out=options["out"],
         method=Method(options["method"]),
         write=Write(options["write"]),
         tied_embedding=TiedEmbedding(options["tied_embedding"]),
@@ -153,10 +158,7 @@ def _progress() -> Iterator[Progress | None]:
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True) as bar:
+    with bars() as bar:
         task, finished = bar.add_task("exporting", total=None), 0
 
         def show(event: ExportEvent) -> None:

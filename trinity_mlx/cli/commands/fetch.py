@@ -12,7 +12,9 @@ import click
 
 from ...contracts.errors import FolderUnavailable, UsageError
 from .. import settings
+from ..options import PLACE, TEXT, json_option
 from ..output import console, note, print_json
+from ..progress import bars
 
 if TYPE_CHECKING:
     from ...downloads.fetch import Fetched, Listener
@@ -20,11 +22,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("name", required=False)
-@click.option("--dest", type=click.Path(path_type=Path), help="Folder for the files, instead of one in the cache.")
+@click.argument("name", type=TEXT, required=False)
+@click.option("--dest", type=PLACE, help="Folder for the files, instead of one in the cache.")
 @click.option("--offline", is_flag=True, help="Use no network: verify, and take what lies on this machine.")
-@click.option("--pin", "pin_file", type=click.Path(path_type=Path), metavar="FILE", help="A pin file of your own.")
-@click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
+@click.option("--pin", "pin_file", type=PLACE, metavar="FILE", help="A pin file of your own.")
+@json_option
 def fetch(name: str | None, dest: Path | None, offline: bool, pin_file: Path | None, as_json: bool) -> None:
     """Get the router NAME from its public homes: `sakana`, or `sakana-adapted`.
 
@@ -39,7 +41,7 @@ def fetch(name: str | None, dest: Path | None, offline: bool, pin_file: Path | N
     """
     pin, home_folder = _pin(name, pin_file)
     store = settings.store()
-    folder = (dest or store.folder_for(pin.name)).expanduser()
+    folder = dest or store.folder_for(pin.name)
     files = _fetch(pin, folder, home_folder, offline or settings.hub_is_offline(), as_json)
     try:
         store.record(pin, folder)
@@ -60,10 +62,10 @@ def _pin(name: str | None, pin_file: Path | None) -> tuple[Pin, Path]:
             known = " or ".join(shipped_pins())
             raise UsageError(f"nothing to fetch: name {known}, or give --pin FILE, as in: trinity-mlx fetch sakana")
         return shipped_pin(name), Path()
-    pin = read_pin(pin_file.expanduser())
+    pin = read_pin(pin_file)
     if name is not None and name != pin.name:
         raise UsageError(f"{pin_file} pins {pin.name!r}, and not {name!r}: leave the name out, or correct it")
-    return pin, pin_file.expanduser().resolve().parent
+    return pin, pin_file.resolve().parent
 
 
 def _fetch(pin: Pin, folder: Path, home_folder: Path, offline: bool, quiet: bool) -> list[Fetched]:
@@ -90,11 +92,10 @@ def _listening(pin: Pin, quiet: bool) -> Iterator[Listener]:
     if quiet or not sys.stderr.isatty():
         yield Listener(note=note)
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
+    with bars(*columns, TimeRemainingColumn()) as progress:
         tasks = {file.path: progress.add_task(file.path, total=file.size) for file in pin.files}
         yield Listener(
             advance=lambda file, done: progress.update(tasks[file.path], completed=done),

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .. import settings
+from ..options import PLACE, json_option, required_base_option
 from ..output import console, print_json
+from ..progress import spinner
 
 if TYPE_CHECKING:
     from ...importing.importer import ImportReport
 
 
 @click.command("import")
-@click.argument("source", type=click.Path(path_type=Path))
-@click.option("--base", required=True, help="Base model: a folder in Hugging Face layout, or OWNER/NAME[@REVISION].")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new bundle.")
-@click.option("--vector", type=click.Path(path_type=Path), help="Trained vector (.safetensors, .npy) for a .pt SOURCE.")
+@click.argument("source", type=PLACE)
+@required_base_option
+@click.option("--out", required=True, type=PLACE, help="Folder of the new bundle.")
+@click.option("--vector", type=PLACE, help="Trained vector (.safetensors, .npy) for a .pt SOURCE.")
 @click.option("--force", is_flag=True, help="Replace the bundle that lies at --out.")
-@click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
+@json_option
 def import_(source: Path, base: str, out: Path, vector: Path | None, force: bool, as_json: bool) -> None:
     """Make a bundle of our own from what other programs made.
 
@@ -39,25 +38,13 @@ def import_(source: Path, base: str, out: Path, vector: Path | None, force: bool
     from ...importing.importer import import_bundle
     from ...importing.request import ImportRequest
 
-    request = ImportRequest(source.expanduser(), base, out.expanduser(), vector, force)
-    with _progress() as progress:
+    request = ImportRequest(source, base, out, vector, force)
+    with spinner("reading") as progress:
         report = import_bundle(request, progress, settings.hash_memory())
     if as_json:
         print_json(_entry(report))
     else:
         _print(report, base)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """Names the tensor at work on the error stream, where that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda tensor: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status("reading") as status:
-        yield status.update
 
 
 def _entry(report: ImportReport) -> dict[str, Any]:

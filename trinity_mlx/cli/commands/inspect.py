@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..artifact_choice import locate_bundle
+from ..options import NAME, json_option
 from ..output import console, print_json
 from ..sizes import readable
 
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("bundle")
-@click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
+@click.argument("bundle", type=NAME)
+@json_option
 def inspect(bundle: str, as_json: bool) -> None:
     """Verify BUNDLE and show what it is: base, tensors with their shapes, head, labels, origin.
 

@@ -12,17 +12,25 @@ import click
 
 from ...contracts.errors import UsageError
 from .. import settings
-from ..artifact_choice import AUTO, HELP, choose_artifact
+from ..artifact_choice import choose_artifact
 from ..inputs import read_messages, read_prompt
+from ..options import (
+    PLACE,
+    TEXT,
+    artifact_option,
+    base_option,
+    messages_option,
+    profile_option,
+    required_base_option,
+)
 from ..output import print_json
+from ..progress import bars
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ...parity.progress import Progress
     from ...parity.record import Task
-
-_PATH = click.Path(path_type=Path)
 
 
 @click.group()
@@ -45,11 +53,13 @@ def _subject_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What ``reference`` and ``run`` have in common: which tensors of which base, and where to."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
-        click.option("--out", required=True, type=_PATH, metavar="DIR", help="Folder of the stage bundle."),
+        click.option("--out", required=True, type=PLACE, metavar="DIR", help="Folder of the stage bundle."),
         click.option("--all", "whole", is_flag=True, help="Every tensor that the vector adapts."),
-        click.option("--tensor", metavar="NAME", help="One tensor, such as model.layers.26.mlp.gate_proj.weight."),
-        click.option("--vector", required=True, type=_PATH, metavar="FILE", help="Trained vector: .safetensors, .npy."),
-        click.option("--base", required=True, help="A folder in Hugging Face layout, or OWNER/NAME[@REVISION]."),
+        click.option(
+            "--tensor", type=TEXT, metavar="NAME", help="One tensor, as model.layers.26.mlp.gate_proj.weight."
+        ),
+        click.option("--vector", required=True, type=PLACE, metavar="FILE", help="Trained vector: .safetensors, .npy."),
+        required_base_option,
     ):
         command = option(command)
     return command
@@ -73,14 +83,14 @@ def reference(base: str, vector: Path, tensor: str | None, whole: bool, out: Pat
 
     with _progress() as progress:
         task = _task(base, vector, tensor, whole, progress)
-        report = record_reference(task, out.expanduser(), dtype, progress=progress)
+        report = record_reference(task, out, dtype, progress=progress)
     _print_report(report, out, as_json)
 
 
 @parity.command()
 @_subject_options
-@click.option("--components", type=_PATH, metavar="DIR", help="A reference's folder: start from its U, S and V.")
-@click.option("--profile", default="auto", show_default=True, help="Runtime profile; see `trinity-mlx profiles`.")
+@click.option("--components", type=PLACE, metavar="DIR", help="A reference's folder: start from its U, S and V.")
+@profile_option
 def run(
     base: str,
     vector: Path,
@@ -105,17 +115,17 @@ def run(
     from ...profiles.registry import ProfileRegistry
 
     chosen, device = ProfileRegistry(settings.config_dir()).resolve(profile)
-    given = components.expanduser() if components else None
+    given = components if components else None
     with _progress() as progress:
         task = _task(base, vector, tensor, whole, progress)
         backend = load_backend(chosen.backend)
-        report = record_run(task, out.expanduser(), backend, device, chosen.name, given, progress)
+        report = record_run(task, out, backend, device, chosen.name, given, progress)
     _print_report(report, out, as_json)
 
 
 @parity.command()
-@click.argument("reference", type=_PATH)
-@click.argument("candidate", type=_PATH)
+@click.argument("reference", type=PLACE)
+@click.argument("candidate", type=PLACE)
 @click.option("--strict-bytes", is_flag=True, help="Fail also where the stored bfloat16 bytes differ.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_context
@@ -132,7 +142,7 @@ def compare(ctx: click.Context, reference: Path, candidate: Path, strict_bytes: 
     from ...parity.compare import compare as compare_stages
     from ...parity.compare import open_stages, volume
 
-    sides = open_stages(reference.expanduser()), open_stages(candidate.expanduser())
+    sides = open_stages(reference), open_stages(candidate)
     with _progress() as progress:
         progress.begin("comparing", volume(*sides))
         found = compare_stages(*sides, strict_bytes=strict_bytes, advance=progress.advance)
@@ -148,11 +158,11 @@ def compare(ctx: click.Context, reference: Path, candidate: Path, strict_bytes: 
 
 @parity.command()
 @click.argument("prompt", required=False)
-@click.option("--messages", metavar="FILE", help="A transcript as JSON: a list of {role, content}, or {messages}.")
+@messages_option
 @click.option("--a", "first", required=True, metavar="PROFILE", help="One profile.")
 @click.option("--b", "second", required=True, metavar="PROFILE", help="The other.")
-@click.option("--artifact", default=AUTO, show_default=True, help=HELP)
-@click.option("--base", help="Base model: a folder in Hugging Face layout, or OWNER/NAME[@REVISION].")
+@artifact_option
+@base_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_context
 def trace(
@@ -206,7 +216,7 @@ def _task(base: str, vector: Path, tensor: str | None, whole: bool, progress: Pr
         raise UsageError("give --tensor NAME or --all, one of the two")
     progress.begin("checking the base", None)
     hashes = FileHashes(settings.hash_memory())
-    file = vector.expanduser()
+    file = vector
     values = read_vector(file)
     return plan(open_base(base, hashes=hashes), values, hashes.sha256(file), tensor)
 
@@ -228,11 +238,8 @@ def _progress() -> Iterator[Progress]:
     if not sys.stderr.isatty():
         yield SILENCE
         return
-    from rich.console import Console
-    from rich.progress import Progress as Bars
-
-    with Bars(console=Console(stderr=True), transient=True) as bars:
-        yield _Bar(bars)
+    with bars() as shown:
+        yield _Bar(shown)
 
 
 class _Bar:

@@ -10,6 +10,7 @@ import click
 from ...contracts.errors import TrinityError
 from ...contracts.pool import ALL_ROLES
 from .. import settings
+from ..options import NAME, json_option
 from ..output import console, print_json
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def pool() -> None:
       temperature = 0.2
       price = { input = 0.5, output = 2.0 }    # USD per million tokens
       roles = ["worker", "verifier"]           # all three by default
+      accepts = ["tools", "images"]            # what its requests may hold beside text
       extra = { top_p = 0.9 }                  # goes into the request as it is
 
     \b
@@ -47,8 +49,8 @@ def pool() -> None:
 
 
 @pool.command()
-@click.argument("name", default="demo")
-@click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
+@click.argument("name", type=NAME, default="demo")
+@json_option
 def show(name: str, as_json: bool) -> None:
     """Show the agents of a pool: a name, or a TOML file. Keys are shown as references only.
 
@@ -66,8 +68,8 @@ def show(name: str, as_json: bool) -> None:
 
 
 @pool.command()
-@click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
+@click.argument("name", type=NAME)
+@json_option
 @click.pass_context
 def check(ctx: click.Context, name: str, as_json: bool) -> None:
     """Check a pool without calling anybody: its file, the providers' packages, the keys.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import settings
+from ..options import json_option
 from ..output import console, print_json
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
+@json_option
 def profiles(as_json: bool) -> None:
     """List the runtime profiles, and whether each can run here.
 

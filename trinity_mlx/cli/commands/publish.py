@@ -9,6 +9,7 @@ import click
 
 from ...contracts.errors import HomeUnavailable, UsageError
 from ..artifact_choice import locate_bundle
+from ..options import NAME, TEXT
 from ..output import console
 from ..sizes import readable
 
@@ -21,9 +22,9 @@ CARD = "README.md"
 
 
 @click.command()
-@click.argument("bundle")
-@click.argument("repo_id")
-@click.option("--revision", metavar="TAG", help="Tag what was uploaded, so that others can pin it.")
+@click.argument("bundle", type=NAME)
+@click.argument("repo_id", type=TEXT)
+@click.option("--revision", type=TEXT, metavar="TAG", help="Tag what was uploaded, so that others can pin it.")
 @click.option("--private", is_flag=True, help="Make the repository private if it is new.")
 @click.option("--dry-run", is_flag=True, help="Verify, and print what would be uploaded.")
 def publish(bundle: str, repo_id: str, revision: str | None, private: bool, dry_run: bool) -> None:

@@ -2,49 +2,53 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 from ...contracts.errors import TrinityError, UsageError
 from ...contracts.routing import RouteDecision, Selection, SelectionMode
 from .. import settings
-from ..artifact_choice import AUTO, HELP, choose_artifact
-from ..inputs import STANDARD_INPUT, BatchLine, open_input, read_batch, read_messages, read_prompt
+from ..artifact_choice import choose_artifact
+from ..batch import BatchLine, read_batch
+from ..inputs import open_input, read_messages, read_prompt
 from ..lane_options import lane_of
+from ..options import NAME, TEXT, artifact_option, base_option, dtype_option, messages_option, profile_option
 from ..output import note, print_json, print_json_line
+from ..process import one_line
+from ..progress import counter, spinner
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from ...evaluation.results import Floors
     from ...routing.router import Router
 
 _WINDOW = 256
+"""Lines of a batch that are routed together at most."""
 
 
 @click.command()
 @click.argument("prompt", required=False)
-@click.option("--messages", metavar="FILE", help="A transcript as JSON: a list of {role, content}, or {messages}.")
-@click.option("--batch", metavar="FILE.jsonl", help="Many transcripts, one a line; one result a line, in order.")
-@click.option("--profile", default="auto", show_default=True, help="Runtime profile; see `trinity-mlx profiles`.")
-@click.option("--artifact", default=AUTO, show_default=True, help=HELP)
-@click.option("--base", help="Base model: a folder in Hugging Face layout, or OWNER/NAME[@REVISION].")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Instead of the profile's.")
+@messages_option
+@click.option(
+    "--batch", type=NAME, metavar="FILE.jsonl", help="Many transcripts, one a line; one result a line, in order."
+)
+@profile_option
+@artifact_option
+@base_option
+@dtype_option
 @click.option(
     "--selection",
+    type=TEXT,
     default="argmax",
     show_default=True,
     help=f"{', '.join(SelectionMode)}; for one split alone: agent=sample,role=argmax.",
 )
 @click.option("--temperature", default=1.0, show_default=True, help="Divides the logits before the softmax.")
 @click.option("--seed", type=int, help="Fixes what `sample` draws; without it a fresh seed is drawn and reported.")
-@click.option("--allow-slots", metavar="N,N,...", help="Choose among these agent slots only.")
+@click.option("--allow-slots", type=TEXT, metavar="N,N,...", help="Choose among these agent slots only.")
 @click.option("--show-logits", is_flag=True, help="Add the logits of both splits.")
 @click.option("--explain", is_flag=True, help="Draw the logits, margins and floors.")
 @click.option("--json", "as_json", is_flag=True, help="JSON for programs; with --batch one object a line.")
@@ -79,8 +83,7 @@ def route(
     how = Selection.parse(selection, temperature, seed)
     slots = _parse_slots(allow_slots)
     if batch:
-        with open_input(batch) as file, _load(artifact, base, profile, dtype) as router:
-            _route_batch(router, read_batch(file), _size_of(batch), how, slots, as_json)
+        _route_batch(batch, partial(_load, artifact, base, profile, dtype), how, slots, as_json)
         return
     transcript = read_messages(messages) if messages else read_prompt(prompt or "")
     with _load(artifact, base, profile, dtype) as router:
@@ -111,7 +114,7 @@ def _load(artifact: str, base: str | None, profile: str, dtype: Any) -> Router:
     from ...routing.loading import load_router
 
     choice = choose_artifact(artifact, base, profile)
-    with _spinner(f"loading {artifact}"):
+    with spinner(f"loading {artifact}"):
         return load_router(
             choice.artifact,
             choice.base,
@@ -120,18 +123,6 @@ def _load(artifact: str, base: str | None, profile: str, dtype: Any) -> Router:
             config_dir=settings.config_dir(),
             hash_memory=settings.hash_memory(),
         )
-
-
-@contextmanager
-def _spinner(text: str) -> Iterator[None]:
-    """A spinner on the error stream, where that is a terminal."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(text):
-        yield
 
 
 def _show(decision: RouteDecision, router: Router, as_json: bool, show_logits: bool, explain: bool) -> None:
@@ -157,27 +148,25 @@ def _floors(router: Router) -> Floors:
     return choose_floors(None, None, lane, profile, router.identity.artifact.name)
 
 
-def _size_of(name: str | None) -> int | None:
-    return Path(name).stat().st_size if name and name != STANDARD_INPUT else None
+def _size_of(file: BinaryIO) -> int | None:
+    """The length of a file, None for what is none."""
+    try:
+        return os.fstat(file.fileno()).st_size or None
+    except (OSError, ValueError):
+        return None
 
 
 def _route_batch(
-    router: Router,
-    lines: Iterator[BatchLine],
-    size: int | None,
-    selection: Selection,
-    slots: list[int] | None,
-    as_json: bool,
+    name: str, load: Callable[[], Router], selection: Selection, slots: list[int] | None, as_json: bool
 ) -> None:
     failed = total = 0
-    with _progress() as progress:
-        task = progress.add_task("routing", total=size)
-        while window := list(islice(lines, _WINDOW)):
+    with open_input(name) as file, load() as router, counter("routing", _size_of(file)) as advance:
+        for window in read_batch(file, name, _WINDOW):
             for line, result in _route_window(router, window, selection, slots):
                 _print_line(line, result, as_json)
                 failed += isinstance(result, TrinityError)
             total += len(window)
-            progress.advance(task, sum(line.nbytes for line in window))
+            advance(sum(line.nbytes for line in window))
     if failed:
         note(f"{failed} of {total} lines could not be routed; each has an error record in its place")
 
@@ -191,24 +180,15 @@ def _route_window(
         yield line, line.transcript if isinstance(line.transcript, UsageError) else next(routed)
 
 
-def _progress() -> Progress:
-    """A bar on the error stream, shown only where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-
-
 def _print_line(line: BatchLine, result: RouteDecision | TrinityError, as_json: bool) -> None:
     if as_json:
-        head = {"line": line.number} | ({"id": line.id} if line.id is not None else {})
-        print_json_line(head | _record(result))
-        return
-    name = line.id or str(line.number)
-    if isinstance(result, TrinityError):
-        click.echo(f"{name}\terror\t{result}")
+        print_json_line({"line": line.number} | line.echo | _record(result))
+    elif isinstance(result, TrinityError):
+        click.echo(f"{one_line(line.name)}\terror\t{one_line(str(result))}")
     else:
-        click.echo(f"{name}\t{result.slot}\t{result.label}\t{result.role.label}\t{_number(result.margins.agent)}")
+        click.echo(
+            f"{one_line(line.name)}\t{result.slot}\t{result.label}\t{result.role.label}\t{_number(result.margins.agent)}"
+        )
 
 
 def _record(result: RouteDecision | TrinityError) -> dict[str, Any]:

@@ -13,8 +13,9 @@ import click
 
 from ...contracts.errors import AuthorityInvalid, PolicyInvalid, PoolInvalid, UsageError
 from .. import settings
-from ..artifact_choice import AUTO, HELP, choose_artifact
+from ..artifact_choice import choose_artifact
 from ..inputs import read_messages, read_prompt
+from ..options import PLACE, artifact_option, base_option, json_option, messages_option, profile_option
 from ..output import note, print_json
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def _limit_options(command: Any) -> Any:
 
 @click.command()
 @click.argument("task", required=False)
-@click.option("--messages", metavar="FILE", help="A conversation as JSON: a list of {role, content}, or {messages}.")
+@messages_option
 @click.option(
     "--pool",
     metavar="NAME|FILE.toml",
@@ -66,15 +67,13 @@ def _limit_options(command: Any) -> Any:
 @click.option("--strict", is_flag=True, help="Fail when an agent fails, instead of asking the next best.")
 @_limit_options
 @click.option("--live", is_flag=True, help="Allow calls to providers outside this process: they may cost money.")
-@click.option(
-    "--trace-out", type=click.Path(path_type=Path), metavar="FILE.jsonl", help="Append every event to a file."
-)
+@click.option("--trace-out", type=PLACE, metavar="FILE.jsonl", help="Append every event to a file.")
 @click.option("--trace-content", is_flag=True, help="Keep texts in the trace, not their hashes alone.")
-@click.option("--authority", type=click.Path(path_type=Path), metavar="FILE.json", help="Run under this authority.")
-@click.option("--artifact", default=AUTO, show_default=True, help=HELP)
-@click.option("--base", help="Base model: a folder in Hugging Face layout, or OWNER/NAME[@REVISION].")
-@click.option("--profile", default="auto", show_default=True, help="Runtime profile; see `trinity-mlx profiles`.")
-@click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
+@click.option("--authority", type=PLACE, metavar="FILE.json", help="Run under this authority.")
+@artifact_option
+@base_option
+@profile_option
+@json_option
 @click.pass_context
 def run(ctx: click.Context, /, **asked: Any) -> None:
     """Take TASK to a verified answer: a router picks agent and role each turn, until a Verifier accepts.

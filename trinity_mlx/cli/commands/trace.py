@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ...contracts.errors import FolderUnavailable, OutputExists, UsageError
+from ..options import PLACE, TEXT
 from ..output import console, note, print_json
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from ...tracing.timeline import Entry
     from ...tracing.verify import RunReport
 
-_FILE = click.argument("file", type=click.Path(path_type=Path))
-_RUN = click.option("--run", "run_id", metavar="ID", help="One run alone, by its id or the beginning of it.")
+_FILE = click.argument("file", type=PLACE)
+_RUN = click.option("--run", "run_id", type=TEXT, metavar="ID", help="One run alone, by its id or the beginning of it.")
 _INDENT = 13
 _STYLES = {"head": "bold", "plain": "", "detail": "dim", "good": "green", "bad": "red"}
 
@@ -95,8 +96,8 @@ def verify(ctx: click.Context, file: Path, run_id: str | None, as_json: bool) ->
 @trace.command()
 @_FILE
 @_RUN
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write OTLP as JSON lines.")
-@click.option("--endpoint", metavar="URL", help="Send to a collector, as in http://localhost:4318.")
+@click.option("--out", type=PLACE, metavar="FILE", help="Write OTLP as JSON lines.")
+@click.option("--endpoint", type=TEXT, metavar="URL", help="Send to a collector, as in http://localhost:4318.")
 def export(file: Path, run_id: str | None, out: Path | None, endpoint: str | None) -> None:
     """Turn the runs of FILE into OpenTelemetry spans, into a file or to a collector.
 
@@ -114,14 +115,14 @@ def export(file: Path, run_id: str | None, out: Path | None, endpoint: str | Non
     if endpoint is not None:
         otel.send(runs, endpoint)
     elif out is not None:
-        _write_new(out.expanduser(), otel.to_json_lines(runs))
+        _write_new(out, otel.to_json_lines(runs))
     note(f"exported {len(runs)} run{'' if len(runs) == 1 else 's'} to {endpoint or out}")
 
 
 def _read(file: Path, run_id: str | None) -> tuple[Trace, tuple[Run, ...]]:
     from ...tracing.reader import read_trace
 
-    trace = read_trace(file.expanduser())
+    trace = read_trace(file)
     return trace, trace.select(run_id)
 
 

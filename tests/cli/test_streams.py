@@ -1,0 +1,157 @@
+"""Whatever the streams, the locale, the file or the moment of Ctrl-C: one line, and the right exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trinity_mlx.cli import process
+from trinity_mlx.cli.main import explain
+from trinity_mlx.contracts.errors import UsageError
+
+ROUTE = "route hi --artifact nano --profile mlx"
+
+
+def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``trinity-mlx`` with ``line`` behind it, by a shell, in a process of its own."""
+    command = ["bash", "-c", f'"{sys.executable}" -m trinity_mlx.cli {line}']
+    space = os.environ | environment
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=space, errors="surrogateescape")
+
+
+def assert_told(result: subprocess.CompletedProcess[str], code: int, fragment: str = "") -> None:
+    """The exit code, and one line that begins as every error does; advice may stand below it."""
+    assert result.returncode == code, result.stderr
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("try: ")]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    assert fragment in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "fragment"),
+    [
+        pytest.param(f"{ROUTE} >&-", 7, "standard output is closed", id="no standard output"),
+        pytest.param(f"{ROUTE} --json >&-", 7, "standard output is closed", id="no standard output for JSON"),
+        pytest.param("--help >&-", 7, "standard output is closed", id="help without standard output"),
+        pytest.param("route - --artifact nano <&-", 2, "standard input", id="no standard input"),
+        pytest.param("route --batch - --artifact nano <&-", 2, "standard input", id="a batch without standard input"),
+        pytest.param("--help > /dev/full", 7, "No space left", id="help on a full disk"),
+        pytest.param("profiles --json > /dev/full", 7, "No space left", id="JSON on a full disk"),
+        pytest.param("route --messages /proc/self/mem", 2, "/proc/self/mem", id="a file that fails when read"),
+        pytest.param("route --batch /proc/self/mem --artifact nano", 2, "/proc/self/mem", id="a batch that fails"),
+        pytest.param("route --messages /", 2, "/", id="a folder as messages"),
+        pytest.param("export --base x --vector v --out o --name $'\\xff'", 2, "--name", id="a name that is no text"),
+        pytest.param("export --base x --vector v --out o --agents $'a,\\xff'", 2, "--agents", id="labels of no text"),
+        pytest.param("trace show '~nosuchuser/x'", 2, "nosuchuser", id="a stranger's trace"),
+        pytest.param("fetch --pin '~nosuchuser/x'", 2, "nosuchuser", id="a stranger's pin"),
+        pytest.param("nosuch", 2, "nosuch", id="no such command"),
+        pytest.param("route --nosuch", 2, "--nosuch", id="no such option"),
+        pytest.param("artifacts rm x </dev/null", 4, "x", id="nothing to delete"),
+    ],
+)
+def test_one_line_and_an_exit_code(line: str, code: int, fragment: str) -> None:
+    assert_told(shell(line), code, fragment)
+
+
+def test_without_an_error_stream_the_answer_is_given() -> None:
+    result = shell(f"{ROUTE} --json 2>&-")
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["agent"]
+
+
+def test_a_stream_that_was_closed_is_not_written_to_by_a_file_of_ours(tmp_path: Path) -> None:
+    shell(f"run --artifact nano --profile mlx --trace-out {tmp_path}/t.jsonl >&- 2>&-")
+    assert all(line.startswith("{") for line in (tmp_path / "t.jsonl").read_text().splitlines())
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_every_locale_shows_pictures_and_gives_json(encoding: str) -> None:
+    picture = shell(f"{ROUTE} --explain", PYTHONIOENCODING=encoding)
+    assert picture.returncode == 0
+    assert ("█" if encoding == "utf-8" else "####") in picture.stdout
+    assert "\\u2588" not in picture.stdout
+
+
+def test_json_is_ascii_where_the_locale_is(tmp_path: Path) -> None:
+    batch = tmp_path / "batch.jsonl"
+    batch.write_text('{"id": "\\ud83d\\ude00", "prompt": "hi"}\n', encoding="utf-8")
+    result = shell(f"route --batch {batch} --artifact nano --profile mlx --json", PYTHONIOENCODING="ascii")
+    assert json.loads(result.stdout)["id"] == "😀"
+
+
+def test_a_reader_that_goes_away_ends_the_command_without_a_word() -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, "-m", "trinity_mlx.cli", "profiles"]
+    result = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write_end)
+    assert (result.returncode, result.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("moment", ["trinity_mlx.cli.main", "click", "trinity_mlx.cli.commands.route", "rich.table"])
+def test_ctrl_c_while_something_is_being_imported(moment: str) -> None:
+    """A finder sends the signal as soon as the module named is looked for."""
+    code = (
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {moment!r}:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from trinity_mlx.cli import main\n"
+        f"main({ROUTE.split()!r})\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr, result.stdout) == (130, "cancelled\n", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "fragment"),
+    [
+        (MemoryError(), 7, "too little memory"),
+        (OSError(28, "No space left on device", "/some/file"), 7, "/some/file: No space left on device"),
+        (FileNotFoundError(2, "No such file or directory", b"/gone"), 7, "/gone: No such file"),
+        (RuntimeError("CUDA out of memory"), 7, "RuntimeError: CUDA out of memory"),
+        (KeyError("x"), 7, "KeyError: 'x'"),
+        (RecursionError(), 7, "RecursionError"),
+        (UsageError("no\nway\x1b[31m"), 2, "error: no way\\x1b[31m"),
+        (UsageError("x" * 5_000_000), 2, "characters left out"),
+        (KeyError("x" * 5_000_000), 7, "characters left out"),
+    ],
+)
+def test_every_error_is_one_line(
+    error: Exception, code: int, fragment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> int:
+        raise error
+
+    assert process.outcome(fail, explain) == code
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: ")
+    assert fragment in first
+    assert len(first) < 1200
+    assert all(line.startswith("try: ") for line in rest)
+    assert len(rest) <= 1
+
+
+def test_a_ctrl_c_that_code_in_c_has_turned_into_something_else_is_one() -> None:
+    def fail() -> int:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as interrupt:
+            raise ImportError("initialization failed") from interrupt
+
+    assert process.outcome(fail, explain) == 130
+
+
+def test_a_traceback_is_shown_to_who_asks_for_it() -> None:
+    result = shell("route --artifact no-such-bundle hi", TRINITY_DEBUG="1")
+    assert result.returncode == 4
+    assert "Traceback" in result.stderr
+    assert "ArtifactNotFound" in result.stderr
