@@ -21,13 +21,14 @@ from trinity_mlx.contracts.artifact import (
     TensorLocation,
 )
 from trinity_mlx.contracts.backend import DEFAULT_VARIANT, BackendInfo, Kernels, Reading, Segment, Variant
-from trinity_mlx.contracts.errors import TensorFileInvalid
+from trinity_mlx.contracts.errors import TensorFileInvalid, UsageError
 from trinity_mlx.factorization.adapted import EMBEDDING, FINAL_NORM, AdaptedTensors, Parts
 
 from . import products
 from .factorize import MlxFactorizer
 from .kernels import COMPOSED, FUSED, KernelSet
 from .owner import OwnerThread
+from .population import MlxPopulation
 from .quantized import Matrix, QuantizedMatrix
 from .qwen3 import Backbone, Embedding, Layer, Linear, MlxPast, Packing, RMSNorm
 
@@ -88,6 +89,16 @@ class MlxBase:
         adapted = AdaptedTensors[Any](self._tensors, {name: self._keep(*change) for name, change in changes.items()})
         matrix = _read([head.tensor])[head.tensor.name]
         return MlxRoutingModel(self._backbone(adapted), matrix, self._owner, adapted.nbytes + matrix.nbytes)
+
+    def population(self, vectors: Mapping[str, np.ndarray]) -> MlxPopulation:
+        """Candidates that differ in the gains of ``vectors``' tensors alone."""
+        if self._bits is not None:
+            raise UsageError("candidates need the base's exact matrices: leave quantisation out for training")
+        return self._owner.run(lambda: self._populate(vectors))
+
+    def _populate(self, vectors: Mapping[str, np.ndarray]) -> MlxPopulation:
+        backbone = self._backbone(AdaptedTensors[Any](self._tensors, {}))
+        return MlxPopulation(backbone, vectors, {name: self._tensors[name] for name in vectors}, self._owner)
 
     def _change(self, entry: AdapterEntry) -> tuple[Execution, mx.array]:
         tensor = _read_as(entry.tensor, self._dtype)

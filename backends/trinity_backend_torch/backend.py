@@ -18,12 +18,13 @@ from trinity_mlx.contracts.artifact import (
     Head,
 )
 from trinity_mlx.contracts.backend import DEFAULT_VARIANT, BackendInfo, Kernels, Reading, Segment, Variant
-from trinity_mlx.contracts.errors import ProfileUnavailable
+from trinity_mlx.contracts.errors import ProfileUnavailable, UsageError
 from trinity_mlx.factorization.adapted import EMBEDDING, FINAL_NORM, AdaptedTensors, Parts, layer_names
 
 from . import products, svd_weights
 from .attention import Attention, ComposedAttention, FusedAttention
 from .factorize import TorchFactorizer
+from .population import TorchPopulation
 from .qwen3 import Backbone, Embedding, Joint, Layer, Linear, Packing, RMSNorm, TorchPast
 from .weights import Matrix, Weights, read_tensor
 
@@ -91,6 +92,14 @@ class TorchBase:
         )
         matrix = read_tensor(head.tensor, self._device)
         return TorchRoutingModel(self._backbone(adapted), matrix, self._device, adapted.nbytes + matrix.nbytes)
+
+    @torch.no_grad()
+    def population(self, vectors: Mapping[str, np.ndarray]) -> TorchPopulation:
+        """Candidates that differ in the gains of ``vectors``' tensors alone."""
+        if self._weights.quantizes:
+            raise UsageError("candidates need the base's exact matrices: leave quantisation out for training")
+        backbone = self._backbone(AdaptedTensors[Any](self._weights, {}))
+        return TorchPopulation(backbone, vectors, self._weights.exact)
 
     def _change(self, entry: AdapterEntry) -> tuple[Execution, Tensor]:
         tensor = self._weights.convert(entry.tensor)

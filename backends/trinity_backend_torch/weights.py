@@ -50,7 +50,7 @@ class Weights:
         self._base = base
         self._device = device
         self._dtype = dtype
-        self._quantizes = quantizes
+        self.quantizes = quantizes
         self._forms: dict[tuple[str, ...], Matrix] = {}
         self._lock = RLock()
 
@@ -84,8 +84,8 @@ class Weights:
         if tensor.ndim != 2:
             return tensor
         if name == EMBEDDING:
-            return QuantizedMatrix.of(tensor) if self._quantizes else tensor
-        return quantize(tensor) if self._quantizes else pack(tensor)
+            return QuantizedMatrix.of(tensor) if self.quantizes else tensor
+        return quantize(tensor) if self.quantizes else pack(tensor)
 
 
 def _stacked(tensors: list[Tensor]) -> Tensor:

@@ -25,6 +25,9 @@ Array = Any
 Tick = Callable[[int], None]
 """Told how many entries of a matrix have just been worked on."""
 
+Pull = Callable[[Array], Array]
+"""From hidden vectors [segments, hidden] to the slope of a loss at each of them, of the same shape; both float32."""
+
 Kernels = Literal["fused", "composed"]
 """``fused``: the framework's own kernels for attention and what surrounds it; ``composed``: plain operations."""
 
@@ -246,4 +249,53 @@ class ThinSvd(Protocol):
 
         Gives ``u`` [rows, k], ``s`` [k] in descending order and ``v`` [columns, k], ``k`` the smaller side.
         ``matrix`` is held whole, and a few arrays of its size besides.
+        """
+
+
+class Population(Protocol):
+    """Candidates that differ in some tensors' gains alone: what multiplies each singular value ("docs/method.md", 3).
+
+    Everything before ``first_layer`` is the same for all of them and is read once for each transcript. Not safe for
+    concurrent calls. No segment may have a past. Heads are not its subject: a logit is ``hidden @ W.T``.
+    """
+
+    first_layer: int
+    """The first decoder layer that differs between candidates; 0 where the embedding does."""
+
+    def trunk(self, segments: Sequence[Segment]) -> Array:
+        """What all candidates share: hidden states before ``first_layer``, float32 [tokens, hidden].
+
+        Segments lie one after the other. Where the embedding differs, these are the base's own rows of it.
+        """
+
+    def hidden(self, segments: Sequence[Segment], trunk: Array, gains: Mapping[str, Array]) -> Array:
+        """Hidden vectors after the final norm at each segment's last token, float32 [candidates, segments, hidden].
+
+        Args:
+            segments: as they were given to ``trunk``.
+            trunk: what ``trunk`` gave.
+            gains: by tensor [candidates, side]; a tensor of the population that is left out stays as it is.
+        """
+
+    def pullback(
+        self, segments: Sequence[Segment], trunk: Array, gains: Mapping[str, Array], pull: Pull
+    ) -> Mapping[str, Array]:
+        """The gradient of a loss with respect to one candidate's ``gains``, float32 [side] by tensor.
+
+        ``pull`` is called once with the candidate's hidden vectors and gives the loss's slope at them.
+        """
+
+
+@runtime_checkable
+class PopulatedBase(Protocol):
+    """What a loaded base may offer besides: evaluating many candidates at the price of their late layers."""
+
+    def population(self, vectors: Mapping[str, Array]) -> Population:
+        """Candidates that change the tensors named in ``vectors``.
+
+        Args:
+            vectors: the singular vectors of each tensor's smaller side as columns, float64 [side, side].
+
+        Raises:
+            UsageError: the base holds its matrices quantised.
         """

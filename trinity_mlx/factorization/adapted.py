@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -90,3 +90,8 @@ class AdaptedTensors(Generic[T]):
     def layer_norms(self, layer: int) -> dict[str, T]:
         """The four norm weights of a decoder layer, by short name."""
         return {short: self.base[f"model.layers.{layer}.{name}"] for short, name in LAYER_NORMS.items()}
+
+
+def first_changed_layer(names: Iterable[str]) -> int:
+    """The first decoder layer whose result depends on the tensors ``names``; 0 where the embedding is among them."""
+    return min((0 if name == EMBEDDING else int(name.split(".")[2]) for name in names), default=0)
