@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,7 +19,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from trinity_mlx.artifacts.base import open_base
 from trinity_mlx.artifacts.bundle import ADAPTER_FILE, HEAD_FILE, HEAD_TENSOR, BundleDraft, seal_bundle
 from trinity_mlx.contracts.artifact import Base, Bundle, Execution, TensorLocation
-from trinity_mlx.contracts.backend import Backend, LoadedBase, RoutingModel, Segment
+from trinity_mlx.contracts.backend import Backend, LoadedBase, Past, RoutingModel, Segment
 from trinity_mlx.factorization.svf import svf_factor
 from trinity_mlx.files.shipped import data_path
 from trinity_mlx.profiles.backends import load_backend
@@ -241,7 +242,12 @@ def cpu_model(name: str, base: Base, bundle: Bundle, *, adapted: bool = True) ->
 
 def hidden(model: RoutingModel, *segments: Segment) -> np.ndarray:
     """Hidden vectors of ``segments`` read in one batch, [segments, hidden]."""
-    return np.array(model.values(model.read(segments).hidden))
+    return np.array(model.values(model.read(segments)))
+
+
+def kept(model: RoutingModel, *segments: Segment) -> tuple[Past, ...]:
+    """The pasts of ``segments``, read together."""
+    return tuple(past for past in model.logits([replace(each, keep=True) for each in segments])[1] if past)
 
 
 def fresh(*sequences: Sequence[int]) -> list[Segment]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 from multiprocessing import parent_process
@@ -104,5 +103,6 @@ class _Model:
         self.nbytes, self.batch_tokens = inner.nbytes, inner.batch_tokens
         self.read, self.values = inner.read, inner.values
 
-    def project(self, hidden: Any) -> Sequence[Row]:
-        return [self._owner.change(row) for row in self._inner.project(hidden)]
+    def logits(self, segments: Any) -> tuple[list[Row], tuple[Any, ...]]:
+        rows, pasts = self._inner.logits(segments)
+        return [self._owner.change(row) for row in rows], pasts

@@ -20,14 +20,15 @@ from trinity_mlx.contracts.artifact import (
     Head,
     TensorLocation,
 )
-from trinity_mlx.contracts.backend import DEFAULT_VARIANT, BackendInfo, Kernels, Reading, Segment, Variant
+from trinity_mlx.contracts.backend import DEFAULT_VARIANT, BackendInfo, Kernels, Row, Segment, Variant
 from trinity_mlx.contracts.errors import TensorFileInvalid, UsageError
 from trinity_mlx.factorization.adapted import EMBEDDING, FINAL_NORM, AdaptedTensors, Parts
+from trinity_mlx.sharing.owner import OwnerThread
 
 from . import products
 from .factorize import MlxFactorizer
 from .kernels import COMPOSED, FUSED, KernelSet
-from .owner import OwnerThread
+from .owner import mlx_thread
 from .population import MlxPopulation
 from .quantized import Matrix, QuantizedMatrix
 from .qwen3 import Backbone, Embedding, Layer, Linear, MlxPast, Packing, RMSNorm
@@ -46,9 +47,9 @@ class MlxBackend:
 
     def load_base(self, base: Base, *, device: str, dtype: str, variant: Variant = DEFAULT_VARIANT) -> MlxBase:
         """The backbone's tensors on ``device``, loaded by the thread that will run them."""
-        owner = OwnerThread(mx.gpu if device == "gpu" else mx.cpu)
+        owner = mlx_thread(mx.gpu if device == "gpu" else mx.cpu)
         number_type = DTYPES[dtype]
-        tensors = owner.run(lambda: _read_backbone(base, number_type, variant.quantize))
+        tensors = owner.run(lambda _: _read_backbone(base, number_type, variant.quantize))
         return MlxBase(base, tensors, number_type, variant, owner)
 
     def factorizer(self, device: str) -> MlxFactorizer:
@@ -64,7 +65,7 @@ class MlxBase:
     """The tensors of one base, shared by every model attached to it: norms as arrays, matrices as ``variant`` says."""
 
     def __init__(
-        self, base: Base, tensors: Mapping[str, Any], dtype: mx.Dtype, variant: Variant, owner: OwnerThread
+        self, base: Base, tensors: Mapping[str, Any], dtype: mx.Dtype, variant: Variant, owner: OwnerThread[None]
     ) -> None:
         self._base = base
         self._tensors = tensors
@@ -80,7 +81,7 @@ class MlxBase:
 
     def attach(self, adapter: Adapter | None, head: Head, *, merged: bool = False) -> MlxRoutingModel:
         """A routing model with ``adapter``, applied to activations or merged into copies of the weights."""
-        return self._owner.run(lambda: self._attach(adapter, head, merged))
+        return self._owner.run(lambda _: self._attach(adapter, head, merged))
 
     def _attach(self, adapter: Adapter | None, head: Head, merged: bool) -> MlxRoutingModel:
         changes = {entry.source: self._change(entry) for entry in (adapter.entries if adapter else ())}
@@ -94,7 +95,7 @@ class MlxBase:
         """Candidates that differ in the gains of ``vectors``' tensors alone."""
         if self._bits is not None:
             raise UsageError("candidates need the base's exact matrices: leave quantisation out for training")
-        return self._owner.run(lambda: self._populate(vectors))
+        return self._owner.run(lambda _: self._populate(vectors))
 
     def _populate(self, vectors: Mapping[str, np.ndarray]) -> MlxPopulation:
         backbone = self._backbone(AdaptedTensors[Any](self._tensors, {}))
@@ -138,33 +139,39 @@ class MlxRoutingModel:
 
     batch_tokens = 1024
 
-    def __init__(self, backbone: Backbone, head: mx.array, owner: OwnerThread, nbytes: int) -> None:
+    def __init__(self, backbone: Backbone, head: mx.array, owner: OwnerThread[None], nbytes: int) -> None:
         self.nbytes = nbytes
         self._backbone = backbone
         self._head = head
         self._owner = owner
 
-    def read(self, segments: Sequence[Segment], keep_past: bool = False) -> Reading:
-        """Hidden vectors at each segment's last token, [segments, hidden], computed when this returns."""
-        return self._owner.run(lambda: self._read(segments, keep_past))
+    def logits(self, segments: Sequence[Segment]) -> tuple[list[Row], tuple[MlxPast | None, ...]]:
+        """Head logits in float32, one row for each segment, and the pasts of those that keep theirs.
 
-    def project(self, hidden: mx.array) -> list[tuple[float, ...]]:
-        """Head logits in float32, one row for each hidden vector.
-
-        On the CPU whatever the model's device: ten rows cost nothing there, and no hardware shortens the product.
+        The head runs on the CPU whatever the model's device: ten rows cost nothing there, and no hardware shortens the
+        product.
         """
-        logits = self._owner.run(lambda: _rows(mx.matmul(_float32(hidden), self._head.T, stream=mx.cpu)))
-        return [tuple(row) for row in logits]
+        return self._owner.run(lambda _: self._logits(segments))
+
+    def read(self, segments: Sequence[Segment]) -> mx.array:
+        """Hidden vectors at each segment's last token, [segments, hidden], computed when this returns."""
+        return self._owner.run(lambda _: self._read(segments))
 
     def values(self, hidden: mx.array) -> list[list[float]]:
         """The hidden vectors as plain floats."""
-        return self._owner.run(lambda: _rows(_float32(hidden)))
+        return self._owner.run(lambda _: _rows(_float32(hidden)))
 
-    def _read(self, segments: Sequence[Segment], keep_past: bool) -> Reading:
+    def _logits(self, segments: Sequence[Segment]) -> tuple[list[Row], tuple[MlxPast | None, ...]]:
         hidden, pasts = self._backbone(Packing.of(segments))
-        kept = tuple(_own(past) for past in pasts) if keep_past else ()
-        mx.eval(hidden, [past.layers for past in kept])
-        return Reading(hidden, kept)
+        kept = tuple(_own(past) if segment.keep else None for segment, past in zip(segments, pasts, strict=True))
+        mx.eval(hidden, [past.layers for past in kept if past])
+        rows = _rows(mx.matmul(_float32(hidden), self._head.T, stream=mx.cpu))
+        return [tuple(row) for row in rows], kept
+
+    def _read(self, segments: Sequence[Segment]) -> mx.array:
+        hidden, _ = self._backbone(Packing.of(segments))
+        mx.eval(hidden)
+        return hidden
 
 
 def _read_backbone(base: Base, dtype: mx.Dtype, bits: int | None) -> Mapping[str, Matrix]:

@@ -7,7 +7,6 @@ tiles run in float32 on the device: the change that is added is small, and so is
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 import mlx.core as mx
 import numpy as np
@@ -17,7 +16,7 @@ from trinity_mlx.contracts.backend import Tick
 from trinity_mlx.factorization.gram import gram_matrix
 from trinity_mlx.factorization.tiles import map_matrix, spans
 
-from .owner import OwnerThread
+from .owner import mlx_thread
 
 _DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
 
@@ -28,7 +27,7 @@ class MlxFactorizer:
     thin_svd = False
 
     def __init__(self, device: mx.DeviceType) -> None:
-        self._owner = OwnerThread(device)
+        self._owner = mlx_thread(device)
 
     def gram(self, tensor: TensorLocation, tick: Tick | None = None) -> np.ndarray:
         """The Gram matrix of the smaller side in float64, [side, side]."""
@@ -36,14 +35,14 @@ class MlxFactorizer:
 
     def svd(self, tensor: TensorLocation) -> tuple[np.ndarray, np.ndarray]:
         """Singular values and the smaller side's vectors from ``mx.linalg.svd`` in float32, on the CPU."""
-        return self._owner.run(lambda: _svd(tensor))
+        return self._owner.run(lambda _: _svd(tensor))
 
     def adapted_tiles(self, tensor: TensorLocation, execution: Execution, change: np.ndarray) -> Iterator[memoryview]:
         """The adapted tensor's bytes in row order."""
         matrix, dtype = map_matrix(tensor), _DTYPES[tensor.dtype]
-        factor = self._owner.run(lambda: mx.array(change.astype(np.float32)))
+        factor = self._owner.run(lambda _: mx.array(change.astype(np.float32)))
         for span in spans(*matrix.shape):
-            yield self._owner.run(partial(_adapted_tile, matrix, dtype, execution, factor, span))
+            yield self._owner.run(lambda _, span=span: _adapted_tile(matrix, dtype, execution, factor, span))  # type: ignore[misc]
 
 
 def _svd(tensor: TensorLocation) -> tuple[np.ndarray, np.ndarray]:

@@ -15,8 +15,8 @@ import numpy as np
 
 from trinity_mlx.contracts.backend import Pull, Segment
 from trinity_mlx.factorization.adapted import EMBEDDING, first_changed_layer, layer_names
+from trinity_mlx.sharing.owner import OwnerThread
 
-from .owner import OwnerThread
 from .qwen3 import Backbone, Layer, Packing
 
 
@@ -53,7 +53,7 @@ class MlxPopulation:
         backbone: Backbone,
         vectors: Mapping[str, np.ndarray],
         weights: Mapping[str, mx.array],
-        owner: OwnerThread,
+        owner: OwnerThread[None],
     ) -> None:
         self.first_layer = first_changed_layer(vectors)
         self._backbone = backbone
@@ -65,11 +65,11 @@ class MlxPopulation:
 
     def trunk(self, segments: Sequence[Segment]) -> np.ndarray:
         """Hidden states of all tokens before the first changed layer, float32 [tokens, hidden]."""
-        return self._owner.run(lambda: _floats(self._backbone.trunk(Packing.of(segments), self.first_layer)))
+        return self._owner.run(lambda _: _floats(self._backbone.trunk(Packing.of(segments), self.first_layer)))
 
     def hidden(self, segments: Sequence[Segment], trunk: np.ndarray, gains: Mapping[str, np.ndarray]) -> np.ndarray:
         """Hidden vectors of every candidate, float32 [candidates, segments, hidden]; ``gains`` [candidates, side]."""
-        return self._owner.run(lambda: self._hidden(segments, trunk, gains))
+        return self._owner.run(lambda _: self._hidden(segments, trunk, gains))
 
     def pullback(
         self, segments: Sequence[Segment], trunk: np.ndarray, gains: Mapping[str, np.ndarray], pull: Pull
@@ -77,7 +77,7 @@ class MlxPopulation:
         """The gradient with respect to one candidate's ``gains`` [side], float32; see the protocol."""
         hidden = self.hidden(segments, trunk, {name: row[None] for name, row in gains.items()})[0]
         slope = pull(hidden)
-        return self._owner.run(lambda: self._pullback(segments, trunk, gains, slope))
+        return self._owner.run(lambda _: self._pullback(segments, trunk, gains, slope))
 
     def _hidden(self, segments: Sequence[Segment], trunk: np.ndarray, gains: Mapping[str, np.ndarray]) -> np.ndarray:
         packing, states = Packing.of(segments), self._array(trunk)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import mlx.core as mx
 import numpy as np
 
-from .owner import OwnerThread
+from .owner import mlx_thread
 
 
 def matrix_product(device: mx.DeviceType) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -16,12 +16,12 @@ def matrix_product(device: mx.DeviceType) -> Callable[[np.ndarray, np.ndarray], 
     ``MLX_ENABLE_TF32=0`` must be set before MLX is first used, as the command line does: some hardware shortens float32
     products otherwise.
     """
-    owner = OwnerThread(device)
+    owner = mlx_thread(device)
 
     def compute(left: np.ndarray, right: np.ndarray) -> np.ndarray:
         return np.array(_place(left) @ _place(right))
 
-    return lambda left, right: owner.run(lambda: compute(left, right))
+    return lambda left, right: owner.run(lambda _: compute(left, right))
 
 
 def _place(matrix: np.ndarray) -> mx.array:

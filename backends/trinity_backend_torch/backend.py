@@ -17,7 +17,7 @@ from trinity_mlx.contracts.artifact import (
     Execution,
     Head,
 )
-from trinity_mlx.contracts.backend import DEFAULT_VARIANT, BackendInfo, Kernels, Reading, Segment, Variant
+from trinity_mlx.contracts.backend import DEFAULT_VARIANT, BackendInfo, Kernels, Row, Segment, Variant
 from trinity_mlx.contracts.errors import ProfileUnavailable, UsageError
 from trinity_mlx.factorization.adapted import EMBEDDING, FINAL_NORM, AdaptedTensors, Parts, layer_names
 
@@ -155,21 +155,26 @@ class TorchRoutingModel:
         self.batch_tokens = BATCH_TOKENS[device.type]
 
     @torch.inference_mode()
-    def read(self, segments: Sequence[Segment], keep_past: bool = False) -> Reading:
-        """Hidden vectors at each segment's last token, [segments, hidden]."""
-        packing = Packing.of(segments, self._device, self._dtype, self._backbone.attention)
-        hidden, pasts = self._backbone(packing)
-        return Reading(hidden, tuple(_own(past) for past in pasts) if keep_past else ())
+    def logits(self, segments: Sequence[Segment]) -> tuple[list[Row], tuple[TorchPast | None, ...]]:
+        """Head logits in float32, one row for each segment, and the pasts of those that keep theirs."""
+        hidden, pasts = self._read(segments)
+        rows = (hidden.float() @ self._head.T).tolist()
+        kept = tuple(_own(past) if segment.keep else None for segment, past in zip(segments, pasts, strict=True))
+        return [tuple(row) for row in rows], kept
 
     @torch.inference_mode()
-    def project(self, hidden: Tensor) -> list[tuple[float, ...]]:
-        """Head logits in float32, one row for each hidden vector."""
-        return [tuple(row) for row in (hidden.float() @ self._head.T).tolist()]
+    def read(self, segments: Sequence[Segment]) -> Tensor:
+        """Hidden vectors at each segment's last token, [segments, hidden]."""
+        return self._read(segments)[0]
 
     def values(self, hidden: Tensor) -> list[list[float]]:
         """The hidden vectors as plain floats."""
         values: list[list[float]] = hidden.float().tolist()
         return values
+
+    def _read(self, segments: Sequence[Segment]) -> tuple[Tensor, list[TorchPast]]:
+        packing = Packing.of(segments, self._device, self._dtype, self._backbone.attention)
+        return self._backbone(packing)
 
 
 def _check_quantization(variant: Variant, device: str) -> None:

@@ -24,7 +24,7 @@ from trinity_mlx.profiles.backends import load_backend
 from trinity_mlx.routing.reader import needed_tokens
 
 from .. import builders
-from ..builders import PlainRecipe, fresh, hidden, relative, worst
+from ..builders import PlainRecipe, fresh, hidden, kept, relative, worst
 
 EXACT = 1e-5
 """Relative difference that float32 may make between two ways to compute the same thing on the tiny model."""
@@ -111,9 +111,9 @@ def test_backends_agree(tiny_models: dict[str, RoutingModel], batch: list[tuple[
 def test_head_logits_are_those_of_float64(
     adapted_model: RoutingModel, tiny_head: np.ndarray, batch: list[tuple[int, ...]]
 ) -> None:
-    reading = adapted_model.read(fresh(*batch))
-    expected = np.array(adapted_model.values(reading.hidden)) @ tiny_head.astype(np.float64).T
-    assert worst(np.array(adapted_model.project(reading.hidden)), expected) <= EXACT
+    segments = fresh(*batch)
+    expected = np.array(adapted_model.values(adapted_model.read(segments))) @ tiny_head.astype(np.float64).T
+    assert worst(np.array(adapted_model.logits(segments)[0]), expected) <= EXACT
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -121,9 +121,9 @@ def test_head_is_applied_in_float32_whatever_the_number_type(
     backend: Backend, tiny_base: Base, tiny_bundle: Bundle, tiny_head: np.ndarray, dtype: str
 ) -> None:
     model = builders.load(backend, tiny_base, dtype).attach(tiny_bundle.adapter, tiny_bundle.head)
-    reading = model.read(fresh(random_tokens(20), random_tokens(33)))
-    expected = np.array(model.values(reading.hidden)) @ tiny_head.astype(np.float64).T
-    assert worst(np.array(model.project(reading.hidden)), expected) <= EXACT
+    segments = fresh(random_tokens(20), random_tokens(33))
+    expected = np.array(model.values(model.read(segments))) @ tiny_head.astype(np.float64).T
+    assert worst(np.array(model.logits(segments)[0]), expected) <= EXACT
 
 
 # --- laws of reading --------------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def test_reused_past_equals_fresh(
     adapted_model: RoutingModel, case: tuple[tuple[int, ...], tuple[int, ...], int]
 ) -> None:
     tokens, earlier, reuse = case
-    past = adapted_model.read(fresh(earlier), keep_past=True).pasts[0]
+    past = kept(adapted_model, *fresh(earlier))[0]
     continued = hidden(adapted_model, Segment(tokens, past, reuse))
     assert worst(continued, hidden(adapted_model, *fresh(tokens))) <= EXACT
 
@@ -161,7 +161,7 @@ def test_reading_in_any_steps_equals_reading_at_once(
     ends = sorted(data.draw(st.sets(st.integers(1, len(tokens)), max_size=5)) | {len(tokens)})
     segment = Segment(tokens[: ends[0]])
     for end in ends[1:]:
-        past = adapted_model.read([segment], keep_past=True).pasts[0]
+        past = kept(adapted_model, segment)[0]
         segment = Segment(tokens[:end], past, past.length)
     assert worst(hidden(adapted_model, segment), hidden(adapted_model, *fresh(tokens))) <= EXACT
 
@@ -170,7 +170,7 @@ def test_reading_in_any_steps_equals_reading_at_once(
 def test_batch_may_mix_continued_and_fresh_segments(
     adapted_model: RoutingModel, cases: list[tuple[tuple[int, ...], tuple[int, ...], int]], others: list[Any]
 ) -> None:
-    pasts = adapted_model.read(fresh(*(earlier for _, earlier, _ in cases)), keep_past=True).pasts
+    pasts = kept(adapted_model, *fresh(*(earlier for _, earlier, _ in cases)))
     continued = [Segment(tokens, past, reuse) for (tokens, _, reuse), past in zip(cases, pasts, strict=True)]
     mixed = [segment for pair in zip(continued, fresh(*others), strict=False) for segment in pair]
     assert worst(hidden(adapted_model, *mixed), hidden(adapted_model, *fresh(*(s.tokens for s in mixed)))) <= EXACT
@@ -180,7 +180,7 @@ def test_batch_may_mix_continued_and_fresh_segments(
 def test_pasts_of_a_batch_are_those_of_their_sequences(
     adapted_model: RoutingModel, batch: list[tuple[int, ...]]
 ) -> None:
-    pasts = adapted_model.read(fresh(*batch), keep_past=True).pasts
+    pasts = kept(adapted_model, *fresh(*batch))
     longer = [(*tokens, 7) for tokens in batch]
     continued = [Segment(tokens, past, past.length) for tokens, past in zip(longer, pasts, strict=True)]
     assert worst(hidden(adapted_model, *continued), hidden(adapted_model, *fresh(*longer))) <= EXACT
@@ -188,14 +188,15 @@ def test_pasts_of_a_batch_are_those_of_their_sequences(
 
 def test_a_past_can_be_continued_in_several_ways(adapted_model: RoutingModel) -> None:
     tokens = random_tokens(30)
-    past = adapted_model.read(fresh(tokens), keep_past=True).pasts[0]
+    past = kept(adapted_model, *fresh(tokens))[0]
     before = hidden(adapted_model, Segment((*tokens, 1), past, 30))
     hidden(adapted_model, Segment((*tokens, 2), past, 30), Segment((*tokens[:9], 3), past, 9))
     assert np.array_equal(before, hidden(adapted_model, Segment((*tokens, 1), past, 30)))
 
 
 def test_no_past_is_handed_out_unless_asked_for(adapted_model: RoutingModel) -> None:
-    assert adapted_model.read(fresh((1, 2, 3))).pasts == ()
+    segments = [Segment((1, 2, 3)), Segment((1, 2, 4), keep=True), Segment((5,))]
+    assert [past and past.length for past in adapted_model.logits(segments)[1]] == [None, 3, None]
 
 
 # --- adapters ---------------------------------------------------------------------------------------------------------
@@ -281,8 +282,8 @@ def test_long_reads_in_bfloat16_stay_near_float32(
     found = {}
     for dtype in ("float32", "bfloat16"):
         model = backend.load_base(tiny_base, device="cpu", dtype=dtype).attach(tiny_bundle.adapter, tiny_bundle.head)
-        past = model.read([Segment(tokens[:reuse])], keep_past=True).pasts[0] if reuse else None
-        found[dtype] = np.array(model.values(model.read([Segment(tokens, past, reuse)]).hidden))
+        past = kept(model, Segment(tokens[:reuse]))[0] if reuse else None
+        found[dtype] = np.array(model.values(model.read([Segment(tokens, past, reuse)])))
     assert builders.relative(found["bfloat16"], found["float32"]) < 0.06
 
 
@@ -322,7 +323,7 @@ def test_past_tells_its_length_and_bytes(
 ) -> None:
     model = builders.load(backend, tiny_base, dtype).attach(None, tiny_bundle.head)
     config = tiny_base.config
-    for past in model.read(fresh(random_tokens(length), random_tokens(length)), keep_past=True).pasts:
+    for past in kept(model, *fresh(random_tokens(length), random_tokens(length))):
         assert past.length == length
         assert past.nbytes == 2 * config.num_layers * config.num_kv_heads * config.head_dim * length * width
 
@@ -381,7 +382,7 @@ from trinity_mlx.profiles.backends import load_backend
 def model():
     bundle, base = open_bundle(Path(sys.argv[2])), open_base(sys.argv[1])
     found = load_backend("mlx").load_base(base, device="cpu", dtype="float32").attach(bundle.adapter, bundle.head)
-    assert len(found.values(found.read([Segment((1, 2, 3))]).hidden)[0]) == 64
+    assert len(found.values(found.read([Segment((1, 2, 3))]))[0]) == 64
     return found
 
 """
@@ -389,7 +390,7 @@ ENDINGS = {
     "model alive": "kept = model()",
     "model dropped": "model()",
     "two models, one dropped": "kept, other = model(), model(); del other",
-    "past alive": "kept = model(); past = kept.read([Segment((1, 2, 3))], keep_past=True).pasts",
+    "past alive": "kept = model(); past = kept.logits([Segment((1, 2, 3), keep=True)])[1]",
     "read by a thread that ended": "t = threading.Thread(target=model); t.start(); t.join()",
     "exit called": "kept = model(); sys.exit(0)",
 }
@@ -432,4 +433,4 @@ def past_of_a_short_segment_in_a_long_batch(name: str, folder: Path, kv_heads: i
     base = builders.make_base(folder / "base", num_key_value_heads=kv_heads, head_dim=128)
     bundle = builders.write_bundle(folder / "bundle", base, {}, builders.make_head(base))
     model = builders.cpu_model(name, base, bundle)
-    return model.read(fresh(random_tokens(500), random_tokens(20), random_tokens(400)), keep_past=True).pasts[1]
+    return kept(model, *fresh(random_tokens(500), random_tokens(20), random_tokens(400)))[1]

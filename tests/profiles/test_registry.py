@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +11,8 @@ import pytest
 
 from trinity_mlx.contracts.backend import BackendInfo
 from trinity_mlx.contracts.errors import ProfileInvalid, ProfileUnavailable, UnknownProfile
-from trinity_mlx.profiles import registry as profiles
-from trinity_mlx.profiles.registry import Profile, ProfileRegistry, auto_order, availability
+from trinity_mlx.contracts.routing import Window
+from trinity_mlx.profiles.registry import Machine, Profile, ProfileRegistry, availability, profile_of
 
 BUILT_IN = ["cpu", "cuda", "mlx", "mps"]
 PLAIN = """
@@ -31,20 +30,14 @@ def write_profile(config: Path, name: str, text: str | bytes) -> Path:
     return path
 
 
-def with_backend(monkeypatch: pytest.MonkeyPatch, **devices: tuple[str, ...]) -> None:
-    """Let each backend see the given devices, whatever this machine has."""
+def machine_with(system: str = "Linux", processor: str = "x86_64", **devices: tuple[str, ...]) -> Machine:
+    """A machine on which each backend sees the given devices and every module is installed."""
 
     def load(name: str) -> Any:
         info = BackendInfo(name, {name: "9.9"}, devices[name], ("float32", "bfloat16"))
         return SimpleNamespace(info=lambda: info)
 
-    monkeypatch.setattr(profiles, "load_backend", load)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda module: module)
-
-
-def on(monkeypatch: pytest.MonkeyPatch, system: str, machine: str) -> None:
-    monkeypatch.setattr(platform, "system", lambda: system)
-    monkeypatch.setattr(platform, "machine", lambda: machine)
+    return Machine(system, processor, is_installed=lambda module: True, load_backend=load)
 
 
 def test_the_four_built_in_profiles_load_and_bear_their_files_names() -> None:
@@ -188,10 +181,10 @@ def test_a_device_that_the_backend_does_not_see_is_named_with_those_it_does(tmp_
     assert "another profile" in found.remedy
 
 
-def test_a_profile_on_any_device_takes_the_backends_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_backend(monkeypatch, mlx=("gpu", "cpu"), torch=("cpu",))
-    assert availability(ProfileRegistry().get("mlx")).device == "gpu"
-    assert availability(ProfileRegistry().get("cpu")).device == "cpu"
+def test_a_profile_on_any_device_takes_the_backends_first() -> None:
+    machine = machine_with(mlx=("gpu", "cpu"), torch=("cpu",))
+    assert availability(ProfileRegistry().get("mlx"), machine).device == "gpu"
+    assert availability(ProfileRegistry().get("cpu"), machine).device == "cpu"
 
 
 def test_an_unavailable_profile_says_why_and_what_to_do(tmp_path: Path) -> None:
@@ -211,11 +204,8 @@ def test_an_unavailable_profile_says_why_and_what_to_do(tmp_path: Path) -> None:
         ("Windows", "AMD64", ["cuda", "mps", "cpu", "mlx"]),
     ],
 )
-def test_auto_prefers_mlx_on_apple_silicon_and_torch_elsewhere(
-    monkeypatch: pytest.MonkeyPatch, system: str, machine: str, order: list[str]
-) -> None:
-    on(monkeypatch, system, machine)
-    assert auto_order() == order
+def test_auto_prefers_mlx_on_apple_silicon_and_torch_elsewhere(system: str, machine: str, order: list[str]) -> None:
+    assert Machine(system, machine).auto_order == tuple(order)
     assert sorted(order) == ProfileRegistry().names
 
 
@@ -230,20 +220,19 @@ def test_auto_prefers_mlx_on_apple_silicon_and_torch_elsewhere(
     ],
 )
 def test_auto_takes_the_first_profile_that_can_run(
-    monkeypatch: pytest.MonkeyPatch, system: str, machine: str, torch_sees: tuple[str, ...], chosen: tuple[str, str]
+    system: str, machine: str, torch_sees: tuple[str, ...], chosen: tuple[str, str]
 ) -> None:
-    on(monkeypatch, system, machine)
-    with_backend(monkeypatch, mlx=("gpu",), torch=torch_sees)
-    profile, device = ProfileRegistry().resolve("auto")
+    here = machine_with(system, machine, mlx=("gpu",), torch=torch_sees)
+    profile, device = ProfileRegistry(machine=here).resolve("auto")
     assert (profile.name, device) == chosen
 
 
-def test_auto_tells_every_refusal_when_nothing_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
+def test_auto_tells_every_refusal_when_nothing_can_run() -> None:
+    bare = Machine(is_installed=lambda module: False)
     with pytest.raises(ProfileUnavailable) as caught:
-        ProfileRegistry().resolve("auto")
+        ProfileRegistry(machine=bare).resolve("auto")
     lines = str(caught.value).splitlines()
-    assert [line.split("'")[1] for line in lines] == auto_order()
+    assert tuple(line.split("'")[1] for line in lines) == bare.auto_order
     assert all("not installed; run: pip install" in line for line in lines)
 
 
@@ -256,9 +245,37 @@ def test_auto_resolves_here_to_a_torch_profile() -> None:
     assert (profile.name, device) == (expected, expected)
 
 
-def test_a_users_file_changes_what_auto_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_backend(monkeypatch, mlx=("gpu",), torch=("cuda", "cpu"))
-    on(monkeypatch, "Linux", "x86_64")
+def test_a_users_file_changes_what_auto_runs(tmp_path: Path) -> None:
+    machine = machine_with(mlx=("gpu",), torch=("cuda", "cpu"))
     path = write_profile(tmp_path, "cuda", PLAIN)
-    profile, device = ProfileRegistry(tmp_path).resolve("auto")
+    profile, device = ProfileRegistry(tmp_path, machine).resolve("auto")
     assert (profile.name, profile.origin, device) == ("cuda", path, "cpu")
+
+
+WINDOW = "[window]\nhead = 1000\ntail = 3000\n"
+
+
+def test_a_profile_may_bring_a_reading_window(tmp_path: Path) -> None:
+    window = profile_with(tmp_path, PLAIN + WINDOW).window
+    assert window is not None
+    assert window.window == Window(1000, 3000, 256)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (WINDOW + "step = 4000", "step at least 1"),
+        (WINDOW.replace("1000", "-1"), "head must be 0 or more"),
+        (WINDOW.replace("tail = 3000", ""), "tail"),
+        ("[floors.x]\nagent = inf\nrole = 0.5\nsource = 'published'", "agent"),
+        ("[floors.x]\nagent = 0.5\nrole = nan\nsource = 'published'", "role"),
+    ],
+)
+def test_windows_and_floors_that_are_none_are_refused(tmp_path: Path, change: str, told: str) -> None:
+    with pytest.raises(ProfileInvalid, match=told):
+        profile_with(tmp_path, PLAIN + change)
+
+
+def test_a_backend_by_itself_gives_a_profile_of_its_first_device_and_number_type() -> None:
+    profile = profile_of(BackendInfo("abacus", {}, ("bead", "cpu"), ("float16", "float32")))
+    assert (profile.name, profile.device, profile.dtype) == ("abacus", "bead", "float16")

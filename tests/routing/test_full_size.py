@@ -100,7 +100,7 @@ def test_reading_in_steps_equals_reading_at_once_on_torch(full: FullSize) -> Non
     tokens = full.sequences[-1]
     segment = Segment(tokens[:40])
     for end in (41, 90, len(tokens) - 1):
-        past = model.read([segment], keep_past=True).pasts[0]
+        past = builders.kept(model, segment)[0]
         segment = Segment(tokens[:end], past, past.length)
     continued = hidden(model, segment)[0]
     assert relative(continued, hidden(model, *fresh(tokens[:-1]))[0]) <= 1e-5

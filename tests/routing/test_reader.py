@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import tracemalloc
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -13,12 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trinity_mlx.contracts.artifact import Base, Bundle
-from trinity_mlx.contracts.backend import Reading, RoutingModel, Segment
+from trinity_mlx.contracts.backend import RoutingModel, Segment
+from trinity_mlx.contracts.errors import NonFiniteLogits
 from trinity_mlx.contracts.routing import RouteLogits
-from trinity_mlx.routing.reader import Reader, in_batches, needed_tokens
+from trinity_mlx.routing.batcher import Answer
+from trinity_mlx.routing.reader import Answers, Reader, in_batches, needed_tokens
 
 from .. import builders
-from ..builders import relative
+from ..builders import relative, worst
 
 PLENTY = 64 * 1024 * 1024
 
@@ -34,12 +38,13 @@ class WatchedModel:
         self.batch_tokens = batch_tokens or model.batch_tokens
         self.reads: list[list[Segment]] = []
 
-    def read(self, segments: Sequence[Segment], keep_past: bool = False) -> Reading:
+    def logits(self, segments: Sequence[Segment]) -> Any:
         self.reads.append(list(segments))
-        return self._model.read(segments, keep_past)
+        return self._model.logits(segments)
 
-    def project(self, hidden: Any) -> list[tuple[float, ...]]:
-        return self._model.project(hidden)
+    def read(self, segments: Sequence[Segment]) -> Any:
+        self.reads.append(list(segments))
+        return self._model.read(segments)
 
     def values(self, hidden: Any) -> list[list[float]]:
         return self._model.values(hidden)
@@ -137,6 +142,69 @@ def test_equal_sequences_are_read_once(watched: WatchedModel) -> None:
     assert answers[0].logits == answers[2].logits == answers[3].logits != answers[1].logits
 
 
+def conversations(count: int, shared: int, own: int = 20) -> list[tuple[int, ...]]:
+    return [tokens_of(shared) + tokens_of(own, seed=seed + 1) for seed in range(count)]
+
+
+def test_a_long_beginning_that_many_share_is_read_once(any_model: RoutingModel) -> None:
+    watched, batch = WatchedModel(any_model, batch_tokens=200), conversations(8, shared=150)
+    answers = Reader(watched).read_many(batch)
+    assert watched.fresh_counts == [150, 8 * 19]
+    assert [answer.reused for answer in answers] == [150] * 8
+    for answer, tokens in zip(answers, batch, strict=True):
+        assert relative(flat(answer.logits), flat(Reader(any_model).read(tokens).logits)) <= 2e-5
+
+
+def test_a_short_beginning_is_not_worth_a_pass(any_model: RoutingModel) -> None:
+    watched = WatchedModel(any_model, batch_tokens=200)
+    Reader(watched).read_many(conversations(3, shared=10))
+    assert watched.fresh_counts == [3 * 29]
+
+
+def test_a_beginning_in_memory_is_not_read_again_for_others(any_model: RoutingModel) -> None:
+    watched, (first, *others) = WatchedModel(any_model, batch_tokens=200), conversations(6, shared=150)
+    reader = Reader(watched, PLENTY)
+    reader.read(first)
+    assert [answer.reused for answer in reader.read_many(others)] == [150] * 5
+    assert watched.fresh_counts == [169, 5 * 19]
+
+
+def test_conversations_read_together_go_on_from_their_own_pasts(any_model: RoutingModel) -> None:
+    watched, batch = WatchedModel(any_model, batch_tokens=1000), conversations(4, shared=150)
+    reader = Reader(watched, PLENTY)
+    for future in [reader.submit(tokens) for tokens in batch]:
+        future.result()
+    longer = [(*tokens, *tokens_of(5, seed=50 + place)) for place, tokens in enumerate(batch)]
+    assert [reader.read(tokens).reused for tokens in longer] == [169] * 4
+    assert watched.fresh_counts[-4:] == [5] * 4
+
+
+class Broken(WatchedModel):
+    """Gives no number for sequences that begin with 7."""
+
+    def logits(self, segments: Sequence[Segment]) -> Any:
+        rows, pasts = super().logits(segments)
+        return [
+            (math.nan,) * 10 if each.tokens[0] == 7 else row for each, row in zip(segments, rows, strict=True)
+        ], pasts
+
+
+def test_a_sequence_without_finite_logits_fails_alone(any_model: RoutingModel) -> None:
+    reader = Reader(Broken(any_model), PLENTY)
+    good, bad = reader.submit((1, 2, 3)), reader.submit((7, 2, 3))
+    with pytest.raises(NonFiniteLogits):
+        bad.result()
+    assert good.result().logits == reader.read((1, 2, 3)).logits
+
+
+def test_hidden_vectors_are_read_afresh(watched: WatchedModel, any_model: RoutingModel) -> None:
+    reader, batch = Reader(watched, PLENTY), [tokens_of(length) for length in (20, 1, 30)]
+    reader.read_many(batch)
+    expected = [builders.hidden(any_model, Segment(needed_tokens(tokens)))[0] for tokens in batch]
+    assert worst(np.array(reader.values(batch)), np.array(expected)) <= 2e-5
+    assert watched.fresh_counts == [19 + 1 + 29] * 2
+
+
 def test_nothing_to_read_reads_nothing(watched: WatchedModel) -> None:
     assert Reader(watched, PLENTY).read_many([]) == []
     assert watched.reads == []
@@ -230,6 +298,35 @@ def test_a_cache_of_no_bytes_remembers_nothing(watched: WatchedModel) -> None:
         reader.read_many([tokens])
     reader.read((*tokens, 1, 2))
     assert watched.fresh_counts == [19, 19, 19, 19, 21]
+
+
+def test_users_share_what_the_most_generous_allows(watched: WatchedModel) -> None:
+    reader, tokens = Reader(watched), tokens_of(20)
+    leave = reader.admit(0)
+    stay = reader.admit(PLENTY)
+    first = reader.read(tokens)
+    assert reader.read(tokens) == Answer(first.logits, 20)
+    assert reader.read(tokens, remember=False).reused == 0
+    leave()
+    assert reader.read(tokens).reused == 20
+    stay()
+    assert reader.read(tokens).reused == 0
+    assert watched.fresh_counts == [19, 19, 19]
+
+
+@pytest.mark.parametrize("length", [4, 40, 400])
+def test_remembered_answers_take_what_they_are_counted_as(length: int) -> None:
+    answers = Answers(2_000_000)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for number in range(12_000):
+        values = [number + 0.5 + place for place in range(10)]
+        answers.store((number, *range(300, 300 + length)), RouteLogits.split(values))
+    taken = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert 0 < len(answers) < 12_000
+    assert answers.nbytes <= 2_000_000
+    assert taken <= 1.1 * 2_000_000
 
 
 def test_threads_may_share_a_reader(any_model: RoutingModel) -> None:

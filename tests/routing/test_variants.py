@@ -54,7 +54,7 @@ def load(backend: str, base: Base, variant: Variant, dtype: str = "float32") -> 
 
 def continued(model: RoutingModel, tokens: tuple[int, ...], reuse: int) -> Segment:
     """``tokens`` with their first ``reuse`` positions from a past that goes on in another way."""
-    past = model.read([Segment((*tokens[:reuse], 7, 7))], keep_past=True).pasts[0]
+    past = builders.kept(model, Segment((*tokens[:reuse], 7, 7)))[0]
     return Segment(tokens, past, reuse)
 
 

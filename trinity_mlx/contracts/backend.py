@@ -19,6 +19,9 @@ ENTRY_POINT_GROUP = "trinity_mlx.backends"
 Hidden = Any
 """A batch of hidden vectors, [batch, hidden], on the backend's device and in its number type."""
 
+Row = tuple[float, ...]
+"""One sequence's logits, the slots' before the three roles'."""
+
 Array = Any
 """A numpy array; the contracts import no library, so docstrings give its shape and number type."""
 
@@ -83,25 +86,19 @@ class Past(Protocol):
 class Segment:
     """One sequence to read: its tokens up to the needed position, and how many of them ``past`` already covers.
 
-    ``reuse`` is at most ``past.length`` and less than ``len(tokens)``: the last token is always read.
+    ``reuse`` is at most ``past.length`` and less than ``len(tokens)``: the last token is always read. ``keep`` asks for
+    the sequence's own past, to continue from; one batch may mix sequences that continue with ones that do not.
     """
 
     tokens: tuple[int, ...]
     past: Past | None = None
     reuse: int = 0
+    keep: bool = False
 
     @property
     def fresh(self) -> tuple[int, ...]:
         """The tokens that must be read now."""
         return self.tokens[self.reuse :]
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What a read gives: the hidden vector at each segment's last token, and, where asked for, each new past."""
-
-    hidden: Hidden
-    pasts: tuple[Past, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,19 +120,20 @@ class RoutingModel(Protocol):
 
     @property
     def batch_tokens(self) -> int:
-        """About how many tokens one ``read`` should hold to be fast on this device."""
+        """About how many tokens one pass should hold to be fast on this device."""
 
-    def read(self, segments: Sequence[Segment], keep_past: bool = False) -> Reading:
-        """Hidden vectors after the final norm at the last token of each segment, in the order given.
+    def logits(self, segments: Sequence[Segment]) -> tuple[list[Row], tuple[Past | None, ...]]:
+        """Logits at the last token of each segment, in the order given, and the past of each that asks to keep it.
 
-        Nothing about one segment depends on the others, up to rounding.
+        A row is ``hidden @ W.T`` in float32, of ``slots + 3`` values, where ``hidden`` is taken after the final norm.
+        Nothing about one segment depends on the others, up to rounding. All is computed when this returns.
         """
 
-    def project(self, hidden: Hidden) -> list[tuple[float, ...]]:
-        """Head logits ``hidden @ W.T`` in float32, one row of ``slots + 3`` for each hidden vector."""
+    def read(self, segments: Sequence[Segment]) -> Hidden:
+        """The hidden vectors that ``logits`` projects, [segments, hidden]: for parity checks and training heads."""
 
     def values(self, hidden: Hidden) -> list[list[float]]:
-        """The hidden vectors as plain floats, [batch][hidden]: for parity checks."""
+        """Hidden vectors as plain floats."""
 
 
 class LoadedBase(Protocol):

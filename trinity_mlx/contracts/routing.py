@@ -9,7 +9,7 @@ from enum import IntEnum, StrEnum
 from typing import Any
 
 from .canonical import canonical_sha256, fixed6
-from .errors import NonFiniteLogits, SelectionError
+from .errors import NonFiniteLogits, SelectionError, UsageError
 
 
 class Role(IntEnum):
@@ -167,11 +167,73 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class Gap:
+    """The tokens of a transcript from ``start`` up to ``stop``, which a window left out."""
+
+    start: int
+    stop: int
+
+    def to_dict(self) -> dict[str, int]:
+        """As plain values."""
+        return {"start": self.start, "stop": self.stop, "tokens": self.stop - self.start}
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How a long transcript is read in part: its first ``head`` tokens and at most its last ``tail``.
+
+    What is left out ends at a multiple of ``step`` tokens. So while a conversation grows by less than that, the text
+    that is read grows at its end alone, and what was read of it in the turn before is read no more. A transcript of up
+    to ``head + tail`` tokens is read whole.
+
+    Raises:
+        UsageError: ``head`` is negative, or not 1 <= ``step`` <= ``tail``.
+    """
+
+    head: int
+    tail: int
+    step: int = 256
+
+    def __post_init__(self) -> None:
+        if self.head < 0 or not 1 <= self.step <= self.tail:
+            raise UsageError(
+                f"a window of head {self.head}, tail {self.tail} and step {self.step} reads nothing: "
+                "head must be 0 or more, step at least 1, and tail at least one step"
+            )
+
+    @property
+    def size(self) -> int:
+        """The most tokens that are read."""
+        return self.head + self.tail
+
+    def gap(self, count: int) -> Gap | None:
+        """What is left out of ``count`` tokens."""
+        if count <= self.size:
+            return None
+        return Gap(self.head, -(-(count - self.tail) // self.step) * self.step)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What reading a transcript gives, before anything is chosen from it.
+
+    ``token_count`` counts the tokens of the whole transcript, ``reused`` those that did not have to be read for it.
+    ``gap`` is what a window left out.
+    """
+
+    logits: RouteLogits
+    token_count: int
+    reused: int
+    transcript_hash: str
+    gap: Gap | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RouteDecision:
     """Who speaks next, in which role, and everything needed to check it.
 
     ``token_count`` counts the tokens of the whole input text; ``reused_tokens`` of them were not read again, because
-    an earlier call had read the same beginning.
+    an earlier call, or one beside it, had read the same beginning. ``gap`` is what a reading window left out.
     """
 
     choice: Choice
@@ -183,6 +245,7 @@ class RouteDecision:
     artifact: ArtifactIdentity
     profile: str
     timings: Timings
+    gap: Gap | None = None
 
     @property
     def slot(self) -> int:
@@ -223,6 +286,7 @@ class RouteDecision:
             "probabilities": _probabilities_dict(choice.probabilities),
             "token_count": self.token_count,
             "reused_tokens": self.reused_tokens,
+            "left_out": self.gap.to_dict() if self.gap else None,
             "transcript_hash": self.transcript_hash,
             "route_hash": self.route_hash,
             "artifact": {

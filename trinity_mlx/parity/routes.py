@@ -234,8 +234,8 @@ class Tracer:
         )
         try:
             model = lease.value.model
-            reading = model.read([Segment(needed_tokens(tokens))])
-            return tuple(model.values(reading.hidden)[0]), model.project(reading.hidden)[0]
+            segments = [Segment(needed_tokens(tokens))]
+            return tuple(model.values(model.read(segments))[0]), model.logits(segments)[0][0]
         finally:
             lease.release()
 

@@ -9,21 +9,23 @@ from __future__ import annotations
 import importlib.util
 import platform
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..contracts.errors import ProfileInvalid, ProfileUnavailable, UnknownProfile
+from ..contracts import routing
+from ..contracts.backend import Backend, BackendInfo
+from ..contracts.errors import ProfileInvalid, ProfileUnavailable, UnknownProfile, UsageError
 from ..files.models import first_fault
 from ..files.shipped import data_path
 from .backends import load_backend
 
 AUTO = "auto"
 DTypeName = Literal["float32", "bfloat16", "float16"]
-_Margin = Annotated[float, Field(ge=0)]
+_Margin = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Table(BaseModel):
@@ -46,6 +48,27 @@ class Requires(_Table):
     install: str = ""
 
 
+class ReadingWindow(_Table):
+    """How long transcripts are read in part; see ``contracts.routing.Window``."""
+
+    head: int
+    tail: int
+    step: int = 256
+
+    @model_validator(mode="after")
+    def _is_a_window(self) -> ReadingWindow:
+        try:
+            self.window  # noqa: B018
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    @property
+    def window(self) -> routing.Window:
+        """As routers take it."""
+        return routing.Window(self.head, self.tail, self.step)
+
+
 class Profile(_Table):
     """One runtime profile. ``device`` is a backend's own name for it, or ``auto`` for its first."""
 
@@ -56,6 +79,7 @@ class Profile(_Table):
     dtype: DTypeName
     requires: Requires = Requires()
     floors: Mapping[str, Floors] = Field(default_factory=dict)
+    window: ReadingWindow | None = None
     origin: Path
 
 
@@ -73,6 +97,33 @@ class Availability:
         return self.device is not None
 
 
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What decides which profiles can run: the platform, the modules that are there, and the backends."""
+
+    system: str = platform.system()
+    processor: str = platform.machine()
+    is_installed: Callable[[str], bool] = _is_installed
+    load_backend: Callable[[str], Backend] = load_backend
+
+    @property
+    def auto_order(self) -> tuple[str, ...]:
+        """Built-in profiles in the order in which ``auto`` tries them here."""
+        on_apple_silicon = (self.system, self.processor) == ("Darwin", "arm64")
+        return ("mlx", "cuda", "mps", "cpu") if on_apple_silicon else ("cuda", "mps", "cpu", "mlx")
+
+
+HERE = Machine()
+"""The machine that this process runs on."""
+
+
 class ProfileRegistry:
     """All profiles by name, the user's over the built-in ones.
 
@@ -80,7 +131,8 @@ class ProfileRegistry:
         ProfileInvalid: a file does not describe a profile.
     """
 
-    def __init__(self, config_dir: Path | None = None) -> None:
+    def __init__(self, config_dir: Path | None = None, machine: Machine = HERE) -> None:
+        self._machine = machine
         folders = [data_path("profiles")] + ([config_dir / "profiles"] if config_dir else [])
         self._profiles = {
             path.stem: _read_profile(path) for folder in folders for path in sorted(folder.glob("[!.]*.toml"))
@@ -108,30 +160,36 @@ class ProfileRegistry:
             UnknownProfile: there is no such profile.
             ProfileUnavailable: it cannot run here, or none can.
         """
-        candidates = auto_order() if name == AUTO else [name]
+        candidates = self._machine.auto_order if name == AUTO else (name,)
         refusals = []
         for candidate in candidates:
             profile = self.get(candidate)
-            found = availability(profile)
-            if found.device is not None:
-                return profile, found.device
-            refusals.append(f"profile {candidate!r} cannot run here: {found.reason}; {found.remedy}")
+            here = availability(profile, self._machine)
+            if here.device is not None:
+                return profile, here.device
+            refusals.append(f"profile {candidate!r} cannot run here: {here.reason}; {here.remedy}")
         raise ProfileUnavailable("\n".join(refusals))
 
 
-def auto_order() -> list[str]:
-    """Built-in profiles in the order in which ``auto`` tries them on this machine."""
-    on_apple_silicon = platform.system() == "Darwin" and platform.machine() == "arm64"
-    return ["mlx", "cuda", "mps", "cpu"] if on_apple_silicon else ["cuda", "mps", "cpu", "mlx"]
+def profile_of(info: BackendInfo) -> Profile:
+    """A profile for a backend that was handed over: its first device, its first number type."""
+    return Profile(
+        name=info.backend_id,
+        summary=f"the backend {info.backend_id}, as it was handed over",
+        backend=info.backend_id,
+        device=info.devices[0],
+        dtype=info.dtypes[0],  # type: ignore[arg-type]
+        origin=Path(),
+    )
 
 
-def availability(profile: Profile) -> Availability:
+def availability(profile: Profile, machine: Machine = HERE) -> Availability:
     """Whether ``profile`` can run here; imports its backend when the modules that it needs are there."""
-    missing = [module for module in profile.requires.modules if not _is_installed(module)]
+    missing = [module for module in profile.requires.modules if not machine.is_installed(module)]
     if missing:
         return Availability(None, f"{' and '.join(missing)} not installed", _installation(profile))
     try:
-        info = load_backend(profile.backend).info()
+        info = machine.load_backend(profile.backend).info()
     except ProfileUnavailable as error:
         return Availability(None, str(error), _installation(profile))
     device = info.devices[0] if profile.device == "auto" else profile.device
@@ -148,13 +206,6 @@ def availability(profile: Profile) -> Availability:
 
 def _installation(profile: Profile) -> str:
     return f"run: {profile.requires.install}" if profile.requires.install else "install it"
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
 
 
 def _read_profile(path: Path) -> Profile:

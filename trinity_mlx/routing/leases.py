@@ -7,109 +7,15 @@ its base, so two adapters on one base share the base's memory.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from threading import Lock
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..contracts.artifact import Adapter, Base, Head
 from ..contracts.backend import DEFAULT_VARIANT, Backend, LoadedBase, RoutingModel, Variant
+from ..sharing.leases import Lease, SharedPool
+from .reader import Reader
 
 MEMORY_LIMIT = 2 * 1024**3
-
-
-class _Sized(Protocol):
-    @property
-    def nbytes(self) -> int: ...
-
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V", bound=_Sized)
-
-
-@dataclass
-class _Entry(Generic[V]):
-    """A value being loaded or loaded, how many leases are out on it, and what to do when it leaves."""
-
-    loading: Future[V] = field(default_factory=Future)
-    users: int = 0
-
-    @property
-    def idle_bytes(self) -> int:
-        return 0 if self.users else self.loading.result().nbytes
-
-
-class Lease(Generic[V]):
-    """The right to use a shared value until ``release``; releasing twice does nothing."""
-
-    def __init__(self, value: V, release: Callable[[], None]) -> None:
-        self.value = value
-        self._release: Callable[[], None] | None = release
-
-    def release(self) -> None:
-        """Give the value back."""
-        release, self._release = self._release, None
-        if release:
-            release()
-
-
-class SharedPool(Generic[K, V]):
-    """Values by key, loaded once however many ask at a time, kept while used.
-
-    What nobody uses stays while all idle values together take at most ``max_idle_bytes``; the least recently used goes
-    first, through ``dispose``. A failed load reaches everyone who waited for it and leaves nothing behind.
-    """
-
-    def __init__(self, max_idle_bytes: int, dispose: Callable[[V], None] = lambda value: None) -> None:
-        self._max_idle_bytes = max_idle_bytes
-        self._dispose = dispose
-        self._entries: OrderedDict[K, _Entry[V]] = OrderedDict()
-        self._lock = Lock()
-
-    def lease(self, key: K, load: Callable[[], V]) -> Lease[V]:
-        """A lease on the value of ``key``, which ``load`` makes where there is none."""
-        with self._lock:
-            is_first = key not in self._entries
-            entry = self._entries.setdefault(key, _Entry())
-            entry.users += 1
-            self._entries.move_to_end(key)
-        if is_first:
-            self._load(key, entry, load)
-        return Lease(entry.loading.result(), lambda: self._release(entry))
-
-    def clear(self) -> None:
-        """Dispose of everything that nobody uses."""
-        self._evict(max_bytes=0)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def _load(self, key: K, entry: _Entry[V], load: Callable[[], V]) -> None:
-        try:
-            entry.loading.set_result(load())
-        except BaseException as error:
-            with self._lock:
-                del self._entries[key]
-            entry.loading.set_exception(error)
-
-    def _release(self, entry: _Entry[V]) -> None:
-        with self._lock:
-            entry.users -= 1
-        self._evict(self._max_idle_bytes)
-
-    def _evict(self, max_bytes: int) -> None:
-        with self._lock:
-            idle = [(key, entry) for key, entry in self._entries.items() if not entry.users]
-            held = sum(entry.idle_bytes for _, entry in idle)
-            gone = []
-            for key, entry in idle:
-                if held > max_bytes or max_bytes == 0:
-                    held -= entry.idle_bytes
-                    gone.append(self._entries.pop(key).loading.result())
-        for value in gone:
-            self._dispose(value)
 
 
 class BaseKey(NamedTuple):
@@ -133,9 +39,10 @@ class ModelKey(NamedTuple):
 
 @dataclass(frozen=True)
 class LeasedModel:
-    """A model together with its hold on the base that it runs on."""
+    """A model together with what reads for all its routers, and its hold on the base that it runs on."""
 
     model: RoutingModel
+    reader: Reader
     base: Lease[LoadedBase]
 
     @property
@@ -143,15 +50,17 @@ class LeasedModel:
         """Bytes that it keeps alive, its base among them: models that share a base count it once each."""
         return self.model.nbytes + self.base.value.nbytes
 
+    def dispose(self) -> None:
+        """Let go of the base; may run in the middle of anything, so it waits for nothing."""
+        self.base.release()
+
 
 class ModelRegistry:
     """Bases and models of one process. Safe to use from several threads."""
 
     def __init__(self, max_idle_bytes: int = MEMORY_LIMIT) -> None:
         self._bases: SharedPool[BaseKey, LoadedBase] = SharedPool(max_idle_bytes=0)
-        self._models: SharedPool[ModelKey, LeasedModel] = SharedPool(
-            max_idle_bytes, dispose=lambda leased: leased.base.release()
-        )
+        self._models: SharedPool[ModelKey, LeasedModel] = SharedPool(max_idle_bytes, dispose=LeasedModel.dispose)
 
     def lease(
         self,
@@ -177,13 +86,14 @@ class ModelRegistry:
         model_key = ModelKey(backend_id, base.ref, variant, adapter.ref, head.ref, merged)
 
         def load() -> LeasedModel:
-            held = self._bases.lease(
+            lease = self._bases.lease(
                 base_key, lambda: backend.load_base(base, device=device, dtype=dtype, variant=variant)
             )
             try:
-                return LeasedModel(held.value.attach(adapter, head, merged=merged), held)
+                model = lease.value.attach(adapter, head, merged=merged)
+                return LeasedModel(model, Reader(model), lease)
             except BaseException:
-                held.release()
+                lease.release()
                 raise
 
         return self._models.lease(model_key, load)

@@ -9,14 +9,13 @@ from typing import Literal
 from ..artifacts.base import open_base
 from ..artifacts.bundle import check_fit
 from ..artifacts.catalog import find_bundle
-from ..contracts.backend import Kernels, Variant
-from ..contracts.errors import BaseInvalid
-from ..contracts.routing import ArtifactIdentity
+from ..contracts.backend import Backend, Kernels, Variant
+from ..contracts.errors import BaseInvalid, UsageError
+from ..contracts.routing import ArtifactIdentity, Window
 from ..files.hashing import FileHashes
 from ..profiles.backends import load_backend
-from ..profiles.registry import AUTO, DTypeName, ProfileRegistry
-from .leases import REGISTRY
-from .reader import Reader
+from ..profiles.registry import AUTO, DTypeName, Machine, Profile, ProfileRegistry, profile_of
+from .leases import REGISTRY, ModelRegistry
 from .router import Router, RouterIdentity
 from .tokenizer import Tokenizer
 
@@ -33,6 +32,9 @@ def load_router(
     kernels: Kernels = "fused",
     quantize: int | None = None,
     cache_bytes: int = CACHE_BYTES,
+    window: Window | None = None,
+    backend: Backend | None = None,
+    registry: ModelRegistry = REGISTRY,
     config_dir: Path | None = None,
     hash_memory: Path | None = None,
 ) -> Router:
@@ -46,13 +48,20 @@ def load_router(
         execution: apply the adapter to activations, or merge it into copies of the weights that it changes.
         kernels: the framework's fused kernels, or the same composed from plain operations: slower, and a check on them.
         quantize: keep the base's matrices in 8 or 4 bits (MLX), or 8 (torch on the CPU); by default in ``dtype``.
-        cache_bytes: how much may be kept of keys and values for transcripts that continue; 0 remembers nothing.
+        cache_bytes: how much may be kept of keys and values for transcripts that continue, by all routers of a
+            model together as much as the most generous of them says; 0 remembers nothing.
+        window: read long transcripts in part; by default the profile's window, and without one a transcript with more
+            tokens than the base has positions is an error.
+        backend: what runs the model, instead of the one that the profile names; with ``profile="auto"`` on its own
+            first device, in its first number type.
+        registry: what keeps loaded models; by default this process's own.
         config_dir: a folder whose ``profiles/*.toml`` add to the built-in profiles.
         hash_memory: a file that remembers the hashes of large weight files between runs.
 
     Raises:
         UnknownProfile, ProfileInvalid, ProfileUnavailable: the profile cannot be used, or not with such a quantisation.
-        UsageError: ``kernels`` or ``quantize`` is unknown, or the shapes of this base cannot be quantised.
+        UsageError: ``kernels`` or ``quantize`` is unknown, the shapes of this base cannot be quantised, or the window
+            is wider than the base.
         ArtifactNotFound, BundleInvalid, TensorFileInvalid, BaseInvalid: a part is missing or broken.
         BaseMismatch: the bundle was made for another base.
     """
@@ -60,13 +69,19 @@ def load_router(
     variant = Variant(kernels, quantize)
     hashes = FileHashes(hash_memory)
     bundle = find_bundle(artifact, hashes)
-    chosen, device = ProfileRegistry(config_dir).resolve(profile)
+    chosen, device, engine = _resolve(profile, backend, config_dir)
     source = (
         open_base(base, hashes=hashes)
         if base
         else open_base(bundle.base_folder or bundle.base_id, bundle.base_revision, hashes)
     )
     check_fit(bundle, source)
+    window = window or (chosen.window.window if chosen.window else None)
+    if window and window.size > source.config.max_positions:
+        raise UsageError(
+            f"a window of {window.size} tokens is wider than the base of {bundle.name}, which reads at most "
+            f"{source.config.max_positions}"
+        )
     tokenizer = Tokenizer(source.tokenizer)
     if tokenizer.vocab_size > source.config.vocab_size:
         raise BaseInvalid(
@@ -74,8 +89,8 @@ def load_router(
             f"and the base embeds {source.config.vocab_size}"
         )
     number_type = dtype or chosen.dtype
-    lease = REGISTRY.lease(
-        load_backend(chosen.backend),
+    lease = registry.lease(
+        engine,
         source,
         bundle.adapter,
         bundle.head,
@@ -95,5 +110,25 @@ def load_router(
         dtype=number_type,
         variant=variant,
         load_ms=(time.perf_counter() - started) * 1000,
+        window=window,
     )
-    return Router(identity, tokenizer, Reader(lease.value.model, cache_bytes), lease.release)
+    reader = lease.value.reader
+    leave = reader.admit(cache_bytes)
+
+    def release() -> None:
+        leave()
+        lease.release()
+
+    return Router(identity, tokenizer, reader, release, remember=cache_bytes > 0)
+
+
+def _resolve(profile: str, backend: Backend | None, config_dir: Path | None) -> tuple[Profile, str, Backend]:
+    """The profile, the device, and the backend: the one that was handed over, else the profile's."""
+    if backend is None:
+        chosen, device = ProfileRegistry(config_dir).resolve(profile)
+        return chosen, device, load_backend(chosen.backend)
+    if profile == AUTO:
+        own = profile_of(backend.info())
+        return own, own.device, backend
+    machine = Machine(is_installed=lambda module: True, load_backend=lambda name: backend)
+    return *ProfileRegistry(config_dir, machine).resolve(profile), backend

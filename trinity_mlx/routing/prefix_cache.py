@@ -10,13 +10,13 @@ Tokens = tuple[int, ...]
 
 
 class PrefixCache:
-    """Pasts by the tokens they cover. Not safe for concurrent use: its owner holds a lock.
+    """Pasts by the tokens they cover. Not safe for concurrent use: one thread owns it.
 
     ``max_bytes`` bounds the sum of ``past.nbytes``; 0 keeps nothing. ``max_entries`` bounds the search.
     """
 
     def __init__(self, max_bytes: int, max_entries: int = 256) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._max_entries = max_entries
         self._pasts: OrderedDict[Tokens, Past] = OrderedDict()
         self.nbytes = 0
@@ -39,14 +39,18 @@ class PrefixCache:
 
     def store(self, tokens: Tokens, past: Past) -> None:
         """Keep ``past`` for ``tokens``, if it fits at all; whatever it merely continues is dropped."""
-        if past.nbytes > self._max_bytes:
+        if past.nbytes > self.max_bytes:
             return
         for known in [known for known in self._pasts if known == tokens[: len(known)]]:
             self._drop(known)
         self._pasts[tokens] = past
         self.nbytes += past.nbytes
-        while self._pasts and (self.nbytes > self._max_bytes or len(self._pasts) > self._max_entries):
-            self._drop(next(iter(self._pasts)))
+        self._shrink()
+
+    def resize(self, max_bytes: int) -> None:
+        """Keep at most ``max_bytes`` from now on."""
+        self.max_bytes = max_bytes
+        self._shrink()
 
     def clear(self) -> None:
         """Forget everything."""
@@ -55,6 +59,10 @@ class PrefixCache:
 
     def __len__(self) -> int:
         return len(self._pasts)
+
+    def _shrink(self) -> None:
+        while self._pasts and (self.nbytes > self.max_bytes or len(self._pasts) > self._max_entries):
+            self._drop(next(iter(self._pasts)))
 
     def _drop(self, tokens: Tokens) -> None:
         self.nbytes -= self._pasts.pop(tokens).nbytes

@@ -2,93 +2,211 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from threading import Lock
+import sys
+from array import array
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
 
-from ..contracts.backend import RoutingModel, Segment
+from ..contracts.backend import RoutingModel, Row, Segment
+from ..contracts.errors import NonFiniteLogits
 from ..contracts.routing import RouteLogits
+from .batcher import Answer, Ask, Batcher
+from .beginnings import common_beginnings
 from .prefix_cache import PrefixCache, Tokens
 
-_REMEMBERED_TOKENS = 1 << 20
-"""How many tokens the remembered answers may span: about 40 MB."""
+ANSWER_BYTES = 40 * 1024 * 1024
+"""How much memory remembered answers may take."""
+_PLACE_BYTES = 220
+"""What one entry of an ordered dictionary takes: its place in the table and its link."""
+_WORTH = 4
+"""A common beginning is read first where that saves this part of a full pass; a pass more costs about as much."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Logits of one token sequence, and how many of its tokens did not have to be read for them."""
+class Answers:
+    """Logits by the tokens that they belong to, bounded by what they take in memory, oldest out."""
 
-    logits: RouteLogits
-    reused: int
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._logits: OrderedDict[bytes, RouteLogits] = OrderedDict()
+        self.nbytes = 0
+
+    def get(self, tokens: Tokens) -> RouteLogits | None:
+        """The logits of ``tokens``, if they are remembered."""
+        return self._logits.get(_key(tokens))
+
+    def store(self, tokens: Tokens, logits: RouteLogits) -> None:
+        """Remember ``logits``."""
+        key = _key(tokens)
+        if key in self._logits:
+            return
+        self._logits[key] = logits
+        self.nbytes += _cost(key, logits)
+        while self.nbytes > self._max_bytes:
+            self.nbytes -= _cost(*self._logits.popitem(last=False))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._logits.clear()
+        self.nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self._logits)
 
 
 class Reader:
-    """Reads token sequences with one model; safe to call from several threads, one at a time inside.
+    """Reads token sequences with one model, for every router of that model and from any thread.
 
-    Two memories make it fast. Keys and values of what was read one by one serve later sequences that begin alike, up
-    to ``cache_bytes``. And answers are kept, so that the same tokens give the same logits bit for bit in one process:
-    without that, a sequence read afresh and read from a cache differ in the last bits, as shapes differ.
+    Two memories make it fast. Keys and values of sequences that may continue serve later ones that begin alike. And
+    answers are kept, so that the same tokens give the same logits bit for bit in one process: without that, a sequence
+    read afresh, from a cache or beside others differs in the last bits, as shapes differ. Keys and values take as much
+    as the most generous user allows (``admit``); with ``remember=False`` a sequence is read without both memories.
+
+    What several callers ask at once is read together (``batcher``), and a long beginning that they share is read once.
     """
 
-    def __init__(self, model: RoutingModel, cache_bytes: int) -> None:
-        self._model = model
-        self._prefixes = PrefixCache(cache_bytes)
-        self._answers: OrderedDict[Tokens, RouteLogits] = OrderedDict()
-        self._answered_tokens = 0
-        self._remembers = cache_bytes > 0
-        self._lock = Lock()
+    def __init__(self, model: RoutingModel, cache_bytes: int = 0) -> None:
+        self._batch_tokens = model.batch_tokens
+        self._passes = _Passes(model, cache_bytes)
+        self._batcher = Batcher(self._passes.prepare, self._passes.read, model.batch_tokens)
 
-    def read(self, tokens: Tokens) -> Answer:
+    def read(self, tokens: Tokens, remember: bool = True) -> Answer:
         """The answer for one sequence of at least one token; its keys and values are kept for the next."""
-        needed = needed_tokens(tokens)
-        with self._lock:
-            if needed in self._answers:
-                return Answer(self._answers[needed], len(tokens))
-            return self._read([needed], keep_past=self._remembers)[0]
+        return self.submit(tokens, remember).result()
 
-    def read_many(self, sequences: Sequence[Tokens]) -> list[Answer]:
+    def submit(self, tokens: Tokens, remember: bool = True) -> Future[Answer]:
+        """What ``read`` gives, later; one that is cancelled before its pass begins is not read."""
+        ask = Ask(needed_tokens(tokens), len(tokens), keep=remember, remember=remember)
+        self._batcher.submit([ask])
+        return ask.future
+
+    def read_many(self, sequences: Sequence[Tokens], remember: bool = True) -> list[Answer]:
         """The answers for many sequences, in order, packed into as few passes as the model's batch size allows.
 
         What earlier calls left is reused; what these leave is not kept, since a batch seldom continues.
         """
-        needed = [needed_tokens(tokens) for tokens in sequences]
-        with self._lock:
-            known = {
-                short: Answer(self._answers[short], len(tokens))
-                for short, tokens in zip(needed, sequences, strict=True)
-                if short in self._answers
-            }
-            fresh = [short for short in dict.fromkeys(needed) if short not in known]
-            for batch in in_batches(fresh, self._model.batch_tokens):
-                known |= zip(batch, self._read(batch, keep_past=False), strict=True)
-        return [known[short] for short in needed]
+        asks = [Ask(needed_tokens(tokens), len(tokens), keep=False, remember=remember) for tokens in sequences]
+        self._batcher.submit(asks)
+        return [ask.future.result() for ask in asks]
+
+    def values(self, sequences: Sequence[Tokens]) -> list[list[float]]:
+        """The hidden vectors that route ``sequences``, read afresh: [sequences][hidden]."""
+        batches = in_batches([needed_tokens(tokens) for tokens in sequences], self._batch_tokens)
+        reads = [self._batcher.run(partial(self._passes.values, batch)) for batch in batches]
+        return [vector for read in reads for vector in read.result()]
+
+    def admit(self, cache_bytes: int) -> Callable[[], object]:
+        """Let a user in who allows ``cache_bytes`` of keys and values; what is returned lets it go, without waiting."""
+        self._batcher.run(partial(self._passes.allow, cache_bytes))
+        return partial(self._batcher.run, partial(self._passes.disallow, cache_bytes))
 
     def forget(self) -> None:
         """Drop both memories."""
-        with self._lock:
-            self._prefixes.clear()
-            self._answers.clear()
-            self._answered_tokens = 0
+        self._batcher.run(self._passes.forget).result()
 
-    def _read(self, batch: Sequence[Tokens], keep_past: bool) -> list[Answer]:
-        segments = [Segment(tokens, *self._prefixes.match(tokens)) for tokens in batch]
-        reading = self._model.read(segments, keep_past)
-        rows = self._model.project(reading.hidden)
-        for segment, past in zip(segments, reading.pasts, strict=False):
-            self._prefixes.store(segment.tokens, past)
-        answers = [Answer(RouteLogits.split(row), segment.reuse) for row, segment in zip(rows, segments, strict=True)]
-        self._remember(batch, answers)
-        return answers
+    def close(self) -> None:
+        """End the thread that reads, once it has answered what was asked."""
+        self._batcher.close()
 
-    def _remember(self, batch: Sequence[Tokens], answers: Sequence[Answer]) -> None:
-        if not self._remembers:
+
+class _Passes:
+    """A model and its memories, used by one thread alone."""
+
+    def __init__(self, model: RoutingModel, cache_bytes: int) -> None:
+        self._model = model
+        self._worth = max(model.batch_tokens // _WORTH, 1)
+        self._allowed = Counter([cache_bytes])
+        self._prefixes = PrefixCache(cache_bytes)
+        self._answers = Answers(ANSWER_BYTES)
+
+    def allow(self, cache_bytes: int) -> None:
+        """Let the memories be as large as that, or as somebody else allows."""
+        self._allowed[cache_bytes] += 1
+        self._resize()
+
+    def disallow(self, cache_bytes: int) -> None:
+        """Take that back."""
+        self._allowed -= Counter([cache_bytes])
+        self._resize()
+
+    def forget(self) -> None:
+        """Empty both memories."""
+        self._prefixes.clear()
+        self._answers.clear()
+
+    def prepare(self, asks: list[Ask]) -> None:
+        """Answer what is known, and find what the others can begin from: in memory, or among themselves."""
+        unknown = [ask for ask in asks if not self._settle_known(ask)]
+        for ask in unknown:
+            if ask.remember:
+                ask.past, ask.reuse = self._prefixes.match(ask.tokens)
+        self._read_beginnings(list({ask.tokens: ask for ask in unknown}.values()))
+
+    def read(self, batch: list[Ask]) -> None:
+        """Read a batch in one pass, equal sequences once, and answer it."""
+        unknown: dict[Tokens, list[Ask]] = {}
+        for ask in batch:
+            if not self._settle_known(ask):
+                unknown.setdefault(ask.tokens, []).append(ask)
+        if not unknown:
             return
-        for tokens, answer in zip(batch, answers, strict=True):
-            self._answers[tokens] = answer.logits
-            self._answered_tokens += len(tokens)
-        while self._answered_tokens > _REMEMBERED_TOKENS:
-            self._answered_tokens -= len(self._answers.popitem(last=False)[0])
+        segments = [_segment(tokens, asks) for tokens, asks in unknown.items()]
+        rows, pasts = self._model.logits(segments)
+        for segment, past in zip(segments, pasts, strict=True):
+            if past is not None:
+                self._prefixes.store(segment.tokens, past)
+        for segment, asks, row in zip(segments, unknown.values(), rows, strict=True):
+            self._settle(asks, segment, row)
+
+    def values(self, batch: Sequence[Tokens]) -> list[list[float]]:
+        """The hidden vectors of a batch."""
+        return self._model.values(self._model.read([Segment(tokens) for tokens in batch]))
+
+    def _read_beginnings(self, asks: Sequence[Ask]) -> None:
+        """Read what several sequences have in common, where that saves enough, and let them begin from there."""
+        beginnings = common_beginnings([ask.tokens for ask in asks], [ask.reuse for ask in asks], self._worth)
+        for beginning in beginnings:
+            members = [asks[member] for member in beginning.members]
+            best = max(members, key=lambda ask: ask.reuse)
+            segment = Segment(best.tokens[: beginning.length], best.past, best.reuse, keep=True)
+            _, (past,) = self._model.logits([segment])
+            for ask in members:
+                if ask.reuse < beginning.length:
+                    ask.past, ask.reuse = past, beginning.length
+
+    def _settle_known(self, ask: Ask) -> bool:
+        logits = self._answers.get(ask.tokens) if ask.remember else None
+        if logits is not None:
+            ask.settle(Answer(logits, ask.count))
+        return logits is not None
+
+    def _settle(self, asks: Sequence[Ask], segment: Segment, row: Row) -> None:
+        try:
+            answer = Answer(RouteLogits.split(row), segment.reuse)
+        except NonFiniteLogits as error:
+            for ask in asks:
+                ask.fail(error)
+            return
+        if self._remembers and any(ask.remember for ask in asks):
+            self._answers.store(segment.tokens, answer.logits)
+        for ask in asks:
+            ask.settle(answer)
+
+    @property
+    def _remembers(self) -> bool:
+        return self._prefixes.max_bytes > 0
+
+    def _resize(self) -> None:
+        self._prefixes.resize(max(self._allowed, default=0))
+        if not self._remembers:
+            self._answers.clear()
+
+
+def _segment(tokens: Tokens, asks: Sequence[Ask]) -> Segment:
+    """What has to be read for several asks of the same tokens."""
+    best = max(asks, key=lambda ask: ask.reuse)
+    return Segment(tokens, best.past, best.reuse, keep=any(ask.keep for ask in asks))
 
 
 def needed_tokens(tokens: Tokens) -> Tokens:
@@ -102,12 +220,22 @@ def needed_tokens(tokens: Tokens) -> Tokens:
 def in_batches(sequences: Sequence[Tokens], batch_tokens: int) -> Iterator[list[Tokens]]:
     """Consecutive runs of sequences that hold at most ``batch_tokens`` together, or one longer sequence alone."""
     batch: list[Tokens] = []
-    held = 0
+    total = 0
     for tokens in sequences:
-        if batch and held + len(tokens) > batch_tokens:
+        if batch and total + len(tokens) > batch_tokens:
             yield batch
-            batch, held = [], 0
+            batch, total = [], 0
         batch.append(tokens)
-        held += len(tokens)
+        total += len(tokens)
     if batch:
         yield batch
+
+
+def _key(tokens: Tokens) -> bytes:
+    return array("I", tokens).tobytes()
+
+
+def _cost(key: bytes, logits: RouteLogits) -> int:
+    """Bytes that one answer keeps alive: its key, its place in the dictionary, two tuples and their floats."""
+    numbers = (len(logits.agent) + len(logits.role)) * sys.getsizeof(0.0)
+    return sum(map(sys.getsizeof, (key, logits, logits.agent, logits.role))) + numbers + _PLACE_BYTES

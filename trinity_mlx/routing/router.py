@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, overload
 
 from ..contracts.backend import Variant
 from ..contracts.errors import ContextLengthError, TranscriptError, TrinityError, UsageError
-from ..contracts.routing import ArtifactIdentity, RouteDecision, Selection, Timings
+from ..contracts.routing import ArtifactIdentity, Gap, Read, RouteDecision, Selection, Timings, Window
 from ..contracts.text_format import TextFormat
 from ..contracts.transcript import Transcript, TranscriptSource
 from ..rules.choice import choose
-from .reader import Answer, Reader
+from .batcher import Answer
+from .reader import Reader
 from .tokenizer import Tokenizer
 
 
@@ -33,14 +36,27 @@ class RouterIdentity:
     dtype: str
     variant: Variant
     load_ms: float
+    window: Window | None = None
 
 
 @dataclass(frozen=True)
 class _Input:
-    """A transcript ready to be read."""
+    """A transcript ready to be read: its hash, how many tokens it has, and those of them that are read."""
 
-    transcript: Transcript
+    sha256: str
+    count: int
     tokens: tuple[int, ...]
+    gap: Gap | None
+
+    def read(self, answer: Answer) -> Read:
+        """``answer``, as this transcript's."""
+        return Read(answer.logits, self.count, answer.reused, self.sha256, self.gap)
+
+
+_PREPARING = ThreadPoolExecutor(2, thread_name_prefix="trinity-mlx-tokenizer")
+"""Where transcripts become tokens for callers on an event loop: a long one takes seconds."""
+_PIECE = 1 << 20
+"""Characters after which a long text is looked at, whether it can fit at all."""
 
 
 class Router:
@@ -48,15 +64,23 @@ class Router:
 
     A decision depends on the transcript, the artifact, the profile, the number type and the variant alone. A router
     remembers its answers, so the same transcript gives the same logits bit for bit for as long as they are remembered
-    (a million tokens back; not at all with ``cache_bytes=0``). ``forget`` makes it compute from nothing.
+    (40 MB of them; not at all with ``remember=False``). ``forget`` makes it compute from nothing. Memories, and the
+    thread that reads, belong to the model, so all its routers share them.
     """
 
     def __init__(
-        self, identity: RouterIdentity, tokenizer: Tokenizer, reader: Reader, release: Callable[[], None]
+        self,
+        identity: RouterIdentity,
+        tokenizer: Tokenizer,
+        reader: Reader,
+        release: Callable[[], None] = lambda: None,
+        *,
+        remember: bool = True,
     ) -> None:
         self.identity = identity
         self._tokenizer = tokenizer
-        self._reader: Reader | None = reader
+        self._open: Reader | None = reader
+        self._remember = remember
         self._release = weakref.finalize(self, release)
 
     def route(
@@ -80,9 +104,31 @@ class Router:
         """
         started = time.perf_counter()
         prepared = self._prepare(transcript)
-        answer = self._open_reader().read(prepared.tokens)
+        answer = self._reader.read(prepared.tokens, self._remember)
         elapsed = _milliseconds(started)
-        return self._decide(prepared, answer, selection, allow_slots, elapsed)
+        return self._decide(prepared.read(answer), selection, allow_slots, elapsed)
+
+    async def read(self, transcript: TranscriptSource) -> Read:
+        """The logits of a transcript; what is asked for while others are being read is read together.
+
+        The event loop never waits for tokens or for the model. Cancelled, it is read only if that had begun.
+
+        Raises:
+            TranscriptError, ContextLengthError: as ``route``.
+        """
+        loop = asyncio.get_running_loop()
+        prepared = await loop.run_in_executor(_PREPARING, self._prepare, transcript)
+        return prepared.read(await asyncio.wrap_future(self._reader.submit(prepared.tokens, self._remember)))
+
+    def values(self, transcripts: Iterable[TranscriptSource]) -> list[list[float]]:
+        """The hidden vectors that the head projects, [transcripts][hidden]: what a head alone is trained on.
+
+        They are read afresh, in batches, and nothing of them is remembered.
+
+        Raises:
+            TranscriptError, ContextLengthError: as ``route``.
+        """
+        return self._reader.values([self._prepare(transcript).tokens for transcript in transcripts])
 
     @overload
     def route_many(
@@ -126,20 +172,22 @@ class Router:
         started = time.perf_counter()
         prepared = [self._try_prepare(transcript, errors) for transcript in transcripts]
         readable = [item for item in prepared if isinstance(item, _Input)]
-        answers = iter(self._open_reader().read_many([item.tokens for item in readable]))
+        answers = iter(self._reader.read_many([item.tokens for item in readable], self._remember))
         elapsed = _milliseconds(started) / max(len(readable), 1)
         return [
-            self._decide(item, next(answers), selection, allow_slots, elapsed) if isinstance(item, _Input) else item
+            self._decide(item.read(next(answers)), selection, allow_slots, elapsed)
+            if isinstance(item, _Input)
+            else item
             for item in prepared
         ]
 
     def forget(self) -> None:
-        """Drop what earlier routes left in memory, so that the next one is computed from nothing."""
-        self._open_reader().forget()
+        """Drop what earlier routes with this model left in memory, so that the next one is computed from nothing."""
+        self._reader.forget()
 
     def close(self) -> None:
-        """Give the model back and drop the caches; the router cannot be used afterwards."""
-        self._reader = None
+        """Give the model back, and its memories where nobody else uses it; the router cannot be used afterwards."""
+        self._open = None
         self._release()
 
     def __enter__(self) -> Router:
@@ -150,23 +198,39 @@ class Router:
     ) -> None:
         self.close()
 
-    def _open_reader(self) -> Reader:
-        if self._reader is None:
+    @property
+    def _reader(self) -> Reader:
+        if self._open is None:
             raise UsageError("this router is closed: load a new one")
-        return self._reader
+        return self._open
 
     def _prepare(self, source: TranscriptSource) -> _Input:
         transcript = Transcript.of(source)
-        tokens = self._tokenizer.encode(self.identity.text_format.render(transcript))
+        tokens = self._encode(self.identity.text_format.render(transcript))
         if not tokens:
             raise TranscriptError("the transcript gives no token at all, so there is nothing to read")
+        window = self.identity.window
+        gap = window.gap(len(tokens)) if window else None
+        shown = tokens[: gap.start] + tokens[gap.stop :] if gap else tokens
+        if len(shown) > self.identity.max_positions:
+            raise self._too_long(f"{len(tokens)}")
+        return _Input(transcript.sha256, len(tokens), shown, gap)
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        """The tokens of ``text``; one that is far too long is refused by its beginning alone."""
         limit = self.identity.max_positions
-        if len(tokens) > limit:
-            raise ContextLengthError(
-                f"the transcript has {len(tokens)} tokens, and the base of {self.identity.artifact.name} reads at "
-                f"most {limit}: shorten it"
-            )
-        return _Input(transcript, tokens)
+        size = _PIECE
+        while size < len(text) and not self.identity.window:
+            if len(self._tokenizer.encode(text[:size])) > 2 * limit:
+                raise self._too_long(f"more than {limit}")
+            size *= 2
+        return self._tokenizer.encode(text)
+
+    def _too_long(self, count: str) -> ContextLengthError:
+        return ContextLengthError(
+            f"the transcript has {count} tokens, and the base of {self.identity.artifact.name} reads at "
+            f"most {self.identity.max_positions}: shorten it, or read it through a window"
+        )
 
     def _try_prepare(self, source: TranscriptSource, errors: Literal["raise", "return"]) -> _Input | TrinityError:
         try:
@@ -178,24 +242,23 @@ class Router:
 
     def _decide(
         self,
-        prepared: _Input,
-        answer: Answer,
+        read: Read,
         selection: Selection | None,
         allow_slots: Collection[int] | None,
         route_ms: float,
     ) -> RouteDecision:
-        transcript_hash = prepared.transcript.sha256
-        choice = choose(answer.logits, selection, allow_slots, draw_key=transcript_hash)
+        choice = choose(read.logits, selection, allow_slots, draw_key=read.transcript_hash)
         return RouteDecision(
             choice=choice,
             label=self.identity.labels[choice.slot],
-            logits=answer.logits,
-            token_count=len(prepared.tokens),
-            reused_tokens=answer.reused,
-            transcript_hash=transcript_hash,
+            logits=read.logits,
+            token_count=read.token_count,
+            reused_tokens=read.reused,
+            transcript_hash=read.transcript_hash,
             artifact=self.identity.artifact,
             profile=self.identity.profile,
             timings=Timings(self.identity.load_ms, route_ms),
+            gap=read.gap,
         )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from dataclasses import dataclass, field
 
 import pytest
 
-from trinity_mlx.routing.leases import SharedPool
+from trinity_mlx.sharing.leases import SharedPool
 
 
 @dataclass(eq=False)
@@ -140,6 +142,61 @@ def test_a_slow_load_does_not_hold_up_other_keys() -> None:
     assert pool.lease("fast", lambda: Thing("fast")).value.name == "fast"
     finish.set()
     thread.join()
+
+
+class CollectingKey(str):
+    """A key that has the garbage collected whenever it is looked up: in the middle of the pool's own work."""
+
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        gc.collect()
+        return super().__hash__()
+
+
+def drop_in_a_cycle(pool: SharedPool[str, Thing], key: str) -> None:
+    """Lose a user in a reference cycle, so that only the collector releases its lease."""
+
+    class User:
+        def __init__(self) -> None:
+            self.me = self
+
+    weakref.finalize(User(), pool.lease(key, lambda: Thing(key)).release)
+
+
+@pytest.mark.timeout(30)
+def test_a_lease_released_by_the_collector_inside_the_pool_neither_hangs_nor_is_lost() -> None:
+    pool, gone = pool_of(0)
+    drop_in_a_cycle(pool, "lost")
+    lease = pool.lease(CollectingKey("other"), lambda: Thing("other"))
+    assert gone == ["lost"]
+    drop_in_a_cycle(pool, "lost again")
+    lease.release()
+    pool.lease(CollectingKey("third"), lambda: Thing("third"))
+    assert gone == ["lost", "other", "lost again"]
+
+
+def test_a_release_that_meets_a_busy_pool_is_made_up_for_by_whoever_is_in_it() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    class SlowKey(str):
+        __slots__ = ()
+
+        def __hash__(self) -> int:
+            entered.set()
+            leave.wait(10)
+            return super().__hash__()
+
+    pool, gone = pool_of(0)
+    lease = pool.lease("a", lambda: Thing("a"))
+    thread = threading.Thread(target=lambda: pool.lease(SlowKey("b"), lambda: Thing("b")))
+    thread.start()
+    entered.wait(10)
+    lease.release()
+    assert gone == []
+    leave.set()
+    thread.join()
+    assert gone == ["a"]
 
 
 @pytest.mark.parametrize("limit", [0, 5, 15])

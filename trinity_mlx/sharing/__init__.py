@@ -1,0 +1,1 @@
+"""What several users hold at once: values on lease, and threads that own what they run."""
