@@ -30,7 +30,7 @@ import trustme
 
 REASONS = {200: "OK", 302: "Found", 429: "Too Many Requests", 500: "Internal Server Error"}
 HUGE = 100 * 1024 * 1024
-ANTHROPIC_STOPS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal"}
+ANTHROPIC_STOPS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 JSON = "application/json"
 EVENTS = "text/event-stream"
 
@@ -63,6 +63,16 @@ class Received:
         return str(messages[-1]["content"])
 
 
+@dataclass(frozen=True)
+class Said:
+    """What a model says: text, calls of tools as (id, name, arguments), or a refusal."""
+
+    text: str | None = None
+    calls: tuple[tuple[str, str, str], ...] = ()
+    refusal: str | None = None
+    finish: str | None = "stop"
+
+
 @dataclass
 class Exchange:
     """One request, and the means to answer it."""
@@ -93,12 +103,16 @@ class Exchange:
 
     async def reply(self, text: str, finish: str | None = "stop") -> None:
         """A right answer of the API that was asked, streamed if that was asked for."""
+        await self.say(Said(text, finish=finish))
+
+    async def say(self, said: Said) -> None:
+        """A right answer of any kind, streamed if that was asked for."""
         if self.received.is_streamed:
             await self.head(200, EVENTS, None)
-            for event in stream_events(self.received, text, finish):
+            for event in events_of(self.received, said):
                 await self.send(event)
         else:
-            await self.json(whole_answer(self.received, text, finish))
+            await self.json(answer_of(self.received, said))
 
     async def forever(self) -> None:
         """Do nothing until the client goes or the server ends."""
@@ -110,7 +124,7 @@ class Exchange:
 
 
 Behaviour = Callable[[Exchange], Awaitable[None]]
-Answer = Callable[[Received], str]
+Answer = Callable[[Received], str | Said]
 
 
 def echo(received: Received) -> str:
@@ -120,26 +134,51 @@ def echo(received: Received) -> str:
 
 def whole_answer(received: Received, text: str | None, finish: str | None = "stop") -> dict[str, Any]:
     """A whole reply as the API shapes it; usage counts words."""
-    asked, made = count_words(received), len((text or "").split())
+    return answer_of(received, Said(text, finish=finish))
+
+
+def answer_of(received: Received, said: Said) -> dict[str, Any]:
+    """A whole reply of any kind as the API shapes it."""
+    asked, made = count_words(received), len((said.text or "").split())
     if received.api == "anthropic":
+        text = [] if said.text is None else [{"type": "text", "text": said.text}]
         return {
             "id": "msg_1",
             "type": "message",
             "role": "assistant",
             "model": received.model,
-            "content": [] if text is None else [{"type": "text", "text": text}],
-            "stop_reason": ANTHROPIC_STOPS.get(finish or "", finish),
-            "stop_sequence": None,
+            "content": [*text, *(tool_use(call) for call in said.calls)],
+            **anthropic_stop(said),
             "usage": {"input_tokens": asked, "output_tokens": made},
         }
+    message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": said.refusal}
+    if said.calls:
+        message["tool_calls"] = [function_call(call) for call in said.calls]
     return {
         "id": "chatcmpl-1",
         "object": "chat.completion",
         "created": 1,
         "model": received.model,
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}],
+        "choices": [{"index": 0, "message": message, "finish_reason": said.finish, "logprobs": None}],
         "usage": {"prompt_tokens": asked, "completion_tokens": made, "total_tokens": asked + made},
     }
+
+
+def function_call(call: tuple[str, str, str]) -> dict[str, Any]:
+    identity, name, arguments = call
+    return {"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def tool_use(call: tuple[str, str, str]) -> dict[str, Any]:
+    identity, name, arguments = call
+    return {"type": "tool_use", "id": identity, "name": name, "input": json.loads(arguments)}
+
+
+def anthropic_stop(said: Said) -> dict[str, Any]:
+    if said.refusal is not None:
+        details = {"type": "refusal", "category": None, "explanation": said.refusal}
+        return {"stop_reason": "refusal", "stop_sequence": None, "stop_details": details}
+    return {"stop_reason": ANTHROPIC_STOPS.get(said.finish or "", said.finish), "stop_sequence": None}
 
 
 def count_words(received: Received) -> int:
@@ -148,22 +187,48 @@ def count_words(received: Received) -> int:
 
 def stream_events(received: Received, text: str, finish: str | None = "stop") -> list[bytes]:
     """A streamed reply word by word, as the API shapes it; without ``finish`` it just ends."""
-    words = re.findall(r"\s*\S+\s*|\s+", text)
+    return events_of(received, Said(text, finish=finish))
+
+
+def events_of(received: Received, said: Said) -> list[bytes]:
+    """A streamed reply of any kind: text and refusal word by word, arguments in pieces, calls interleaved where they
+    may be."""
+    words = re.findall(r"\s*\S+\s*|\s+", said.text or "")
     make = anthropic_events if received.api == "anthropic" else openai_events
-    return make(received, words, finish)
+    return make(received, words, said)
 
 
-def openai_events(received: Received, words: list[str], finish: str | None) -> list[bytes]:
+def pieces_of(text: str, size: int = 4) -> list[str]:
+    return [text[begin : begin + size] for begin in range(0, len(text), size)]
+
+
+def call_deltas(said: Said) -> list[dict[str, Any]]:
+    """The deltas of all calls: each begins, and then their arguments come by turns."""
+    begun = [
+        {"index": index, "id": identity, "type": "function", "function": {"name": name, "arguments": ""}}
+        for index, (identity, name, _) in enumerate(said.calls)
+    ]
+    rest = [
+        (place, {"index": index, "function": {"arguments": piece}})
+        for index, (_, _, arguments) in enumerate(said.calls)
+        for place, piece in enumerate(pieces_of(arguments))
+    ]
+    return begun + [delta for _, delta in sorted(rest, key=lambda pair: pair[0])]
+
+
+def openai_events(received: Received, words: list[str], said: Said) -> list[bytes]:
     def chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
         head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": received.model}
         return f"data: {json.dumps({**head, 'choices': choices, **more})}\n\n".encode()
 
-    def piece(delta: dict[str, str], reason: str | None = None) -> bytes:
+    def piece(delta: dict[str, Any], reason: str | None = None) -> bytes:
         return chunk([{"index": 0, "delta": delta, "finish_reason": reason}])
 
     events = [piece({"role": "assistant", "content": ""}), *(piece({"content": word}) for word in words)]
-    if finish:
-        events.append(piece({}, finish))
+    events += [piece({"refusal": word}) for word in pieces_of(said.refusal or "")]
+    events += [piece({"tool_calls": [delta]}) for delta in call_deltas(said)]
+    if said.finish:
+        events.append(piece({}, said.finish))
     if (received.body.get("stream_options") or {}).get("include_usage"):
         asked = count_words(received)
         usage = {"prompt_tokens": asked, "completion_tokens": len(words), "total_tokens": asked + len(words)}
@@ -171,7 +236,7 @@ def openai_events(received: Received, words: list[str], finish: str | None) -> l
     return [*events, b"data: [DONE]\n\n"]
 
 
-def anthropic_events(received: Received, words: list[str], finish: str | None) -> list[bytes]:
+def anthropic_events(received: Received, words: list[str], said: Said) -> list[bytes]:
     def event(kind: str, **fields: Any) -> bytes:
         return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n".encode()
 
@@ -184,8 +249,15 @@ def anthropic_events(received: Received, words: list[str], finish: str | None) -
         *(event("content_block_delta", index=0, delta={"type": "text_delta", "text": word}) for word in words),
         event("content_block_stop", index=0),
     ]
-    if finish:
-        stop = {"stop_reason": ANTHROPIC_STOPS.get(finish, finish), "stop_sequence": None}
+    for index, call in enumerate(said.calls, start=1):
+        deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in ["", *pieces_of(call[2])]]
+        events += [
+            event("content_block_start", index=index, content_block={**tool_use(call), "input": {}}),
+            *(event("content_block_delta", index=index, delta=delta) for delta in deltas),
+            event("content_block_stop", index=index),
+        ]
+    if said.finish:
+        stop = anthropic_stop(said)
         events.append(event("message_delta", delta=stop, usage={"output_tokens": len(words)}))
     return [*events, event("message_stop")]
 
@@ -202,6 +274,22 @@ def status(code: int, kind: str = "some_error", **headers: object) -> Behaviour:
 
 def reply(text: str, finish: str | None = "stop") -> Behaviour:
     return lambda exchange: exchange.reply(text, finish)
+
+
+def say(**said: Any) -> Behaviour:
+    return lambda exchange: exchange.say(Said(**said))
+
+
+def with_usage(**numbers: Any) -> Behaviour:
+    """A right answer whose counts are these, whatever the API calls them."""
+
+    async def behave(exchange: Exchange) -> None:
+        answer = whole_answer(exchange.received, "ACCEPT: 42")
+        names = list(answer["usage"])[:2]
+        answer["usage"] |= dict(zip(names, numbers.values(), strict=True))
+        await exchange.json(answer)
+
+    return behave
 
 
 def whole(content: bytes, content_type: str = JSON, **headers: object) -> Behaviour:
@@ -379,6 +467,18 @@ FAULTS: dict[str, Behaviour] = {
 }
 
 
+ODD: dict[str, Behaviour] = {
+    "refused": say(refusal="I will not help with that.", finish="stop"),
+    "refused-wordless": say(refusal="", finish="stop"),
+    "calls": say(calls=(("call_1", "look_up", '{"city": "Köln"}'),), finish="tool_calls"),
+    "negative-counts": with_usage(input=-1_000_000_000, output=5),
+    "counts-beyond": with_usage(input=2**70, output=5),
+    "counts-of-text": with_usage(input="many", output=5),
+    "counts-of-thousands-of-digits": whole(b'{"choices": [], "content": [], "usage": {"n": ' + b"9" * 5000 + b"}}"),
+}
+"""Answers that are no failures, and one number that no program reads."""
+
+
 @dataclass
 class ProviderServer:
     """Serves between ``with`` and its end, on a free port of the loopback, on a thread of its own."""
@@ -388,7 +488,7 @@ class ProviderServer:
     delay_s: float = 0.0
     """Waited before each right answer."""
     drip_s: float = 1.0
-    faults: dict[str, Behaviour] = field(default_factory=lambda: dict(FAULTS))
+    faults: dict[str, Behaviour] = field(default_factory=lambda: FAULTS | ODD)
     requests: list[Received] = field(default_factory=list)
     sent_bytes: int = 0
     """What was sent of huge replies."""
@@ -477,7 +577,8 @@ class ProviderServer:
 
     async def _answer(self, exchange: Exchange) -> None:
         await asyncio.sleep(self.delay_s)
-        await exchange.reply(self.answer(exchange.received))
+        said = self.answer(exchange.received)
+        await exchange.say(Said(said) if isinstance(said, str) else said)
 
 
 async def requests_of(reader: asyncio.StreamReader) -> AsyncIterator[Received]:

@@ -84,6 +84,7 @@ CASES = [
     Case("hung-up", ProviderUnreachable),
 ]
 SLOW = ("stalled", "dripped", "slow-header")
+NOT_OF = {("anthropic", "withheld")}
 ELSEWHERE = {"429-retry-date", "no-finish", "huge", "length", "thinking", "wrong-type"}
 
 
@@ -146,6 +147,8 @@ def test_a_fault_becomes_the_error_that_says_so(
     server: ProviderServer, provider: str, case: Case, is_streamed: bool
 ) -> None:
     agent = agent_of(provider, f"fault:{case.fault}", server.url, timeout_s=20)
+    if (provider, case.fault) in NOT_OF:
+        pytest.skip("the provider has no such end")
     before = len(server.requests)
     error = failure_of(agent, is_streamed)
     assert len(server.requests) == before + 1, "the SDK has tried again by itself"
@@ -254,7 +257,7 @@ def test_cancelling_closes_the_connection(server: ProviderServer, provider: str,
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await until(lambda: server.connections == before)
+        await until(lambda: server.connections <= before)
         await made.close()
 
     asyncio.run(cancel())
@@ -271,7 +274,7 @@ def test_what_a_listener_raises_is_no_failure_of_the_provider_and_closes_the_con
         before = server.connections
         with pytest.raises(ValueError, match="closed file"):
             await made.reply(ASKED, broken)
-        await until(lambda: server.connections == before)
+        await until(lambda: server.connections <= before)
         await made.close()
 
     asyncio.run(call())

@@ -5,26 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
-
-from pydantic import AfterValidator
 
 from ..contracts.errors import ReplyInvalid
-from ..contracts.parts import Part, Refusal, ToolCall
-from ..contracts.parts import Text as TextPart
+from ..contracts.parts import Part, Refusal, Text, ToolCall
 from ..contracts.provider import Finish, Reply, Usage, counted
 from ..contracts.transcript import Message
 from .wire.failures import Callee
 from .wire.thinking import strip_thinking
-
-
-def _encodable(text: str) -> str:
-    text.encode("utf-8")
-    return text
-
-
-Text = Annotated[str, AfterValidator(_encodable)]
-"""Text of a model that is valid Unicode: JSON can spell half a character, which nothing after it could write down."""
 
 
 def finished_reply(
@@ -45,7 +32,7 @@ def finished_reply(
         ReplyInvalid: there is none of them but space.
     """
     answer = strip_thinking(text)
-    said: list[Part] = [TextPart(answer)] if answer.strip() else []
+    said: list[Part] = [Text(answer)] if answer.strip() else []
     parts = (*said, *calls, *([Refusal(refusal)] if refusal is not None else []))
     if parts:
         ending = _ending(finish, bool(calls), refusal is not None)

@@ -18,9 +18,11 @@ from any_llm.providers.openai.base import BaseOpenAIProvider
 from ..contracts.errors import EnvironmentUnavailable, PoolInvalid
 from ..contracts.pool import Agent
 from ..contracts.provider import OnText, Provider, Reply, Request
-from .wire.chat import ChunkReader, chat_fields, checked_extra, stream_fields, whole_reply
+from .wire.extra import checked_extra
 from .wire.failures import Callee, callee_of, provider_failure
 from .wire.limits import http_client
+from .wire.openai_reply import ChunkReader, from_wire
+from .wire.openai_request import stream_fields, to_wire
 
 NO_KEY = "none"
 
@@ -53,9 +55,9 @@ class AnyLlm:
 
     async def reply(self, request: Request, on_text: OnText | None = None) -> Reply:
         """One attempt; see ``Provider``."""
-        fields = {**chat_fields(self._agent, request), **self._extra}
+        fields = to_wire(self._agent, request, self._extra)
         if on_text is None:
-            return whole_reply(self._callee, await self._completion(fields))
+            return from_wire(self._callee, await self._completion(fields))
         reader = ChunkReader(self._callee, on_text)
         async with aclosing(self._chunks({**fields, **stream_fields(self._extra)})) as chunks:
             async for chunk in chunks:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import httpx2
-from openai import AsyncOpenAI, AsyncStream, Omit, OpenAIError
+from openai import AsyncOpenAI, Omit, OpenAIError
 from typing_extensions import override
 
 from ..contracts.pool import Agent
 from ..contracts.provider import OnText, Provider, Reply, Request
-from .wire.chat import ChunkReader, chat_fields, checked_extra, stream_fields, whole_reply
-from .wire.failures import Callee, callee_of, not_json, provider_failure
-from .wire.limits import BodyRefused, http_client
+from .wire.extra import checked_extra
+from .wire.failures import Callee, callee_of
+from .wire.http_provider import HttpProvider, Reader
+from .wire.limits import http_client
+from .wire.openai_reply import ChunkReader, from_wire
+from .wire.openai_request import stream_fields, to_wire
 
 DEFAULT_URL = "https://api.openai.com/v1"
 NO_KEY = "none"
-
-_FAILURES = (OpenAIError, BodyRefused, httpx2.HTTPError, json.JSONDecodeError, UnicodeDecodeError, RecursionError)
 
 
 def make_provider(agent: Agent, api_key: str | None) -> Provider:
@@ -30,7 +30,8 @@ def make_provider(agent: Agent, api_key: str | None) -> Provider:
     Raises:
         PoolInvalid: the base_url is no address, the key cannot be sent, or ``extra`` holds what each call sets.
     """
-    return OpenAICompatible(agent, callee_of(agent, api_key, DEFAULT_URL), checked_extra(agent))
+    callee = callee_of(agent, api_key, DEFAULT_URL)
+    return HttpProvider(callee, _OpenAI(callee, checked_extra(agent)))
 
 
 class _Client(AsyncOpenAI):
@@ -47,13 +48,13 @@ class _Client(AsyncOpenAI):
         }
 
 
-class OpenAICompatible:
-    """Calls one model over HTTP."""
+class _OpenAI:
+    """OpenAI's SDK; see ``Sdk``."""
 
-    is_live = True
+    failures: tuple[type[Exception], ...] = (OpenAIError, httpx2.HTTPError)
+    request_id_header = "x-request-id"
 
-    def __init__(self, agent: Agent, callee: Callee, extra: dict[str, Any]) -> None:
-        self._agent = agent
+    def __init__(self, callee: Callee, extra: dict[str, Any]) -> None:
         self._callee = callee
         self._extra = extra
         self._client = _Client(
@@ -62,46 +63,25 @@ class OpenAICompatible:
             organization="",
             project="",
             webhook_secret="",
-            base_url=agent.base_url or DEFAULT_URL,
+            base_url=callee.agent.base_url or DEFAULT_URL,
             timeout=None,
             max_retries=0,
             http_client=http_client(httpx2),
         )
 
-    async def reply(self, request: Request, on_text: OnText | None = None) -> Reply:
-        """One attempt; see ``Provider``."""
-        try:
-            return await (self._whole(request) if on_text is None else self._streamed(request, on_text))
-        except _FAILURES as error:
-            raise provider_failure(self._callee, error) from None
+    async def create(self, request: Request, stream: bool) -> Any:
+        body = to_wire(self._callee.agent, request, self._extra) | (stream_fields(self._extra) if stream else {})
+        messages = body.pop("messages")
+        model = self._callee.agent.model
+        return await self._client.chat.completions.create(
+            model=model, messages=messages, stream=stream, extra_body=body
+        )
+
+    def whole(self, answer: object, request_id: str | None) -> Reply:
+        return from_wire(self._callee, answer, request_id)
+
+    def reader(self, on_text: OnText, request_id: str | None) -> Reader:
+        return ChunkReader(self._callee, on_text, request_id)
 
     async def close(self) -> None:
-        """Give back the connections."""
         await self._client.close()
-
-    async def _whole(self, request: Request) -> Reply:
-        completion = await self._create(request, self._extra)
-        if isinstance(completion, str):  # what the SDK makes of a body that is not JSON
-            raise not_json(self._callee, completion)
-        return whole_reply(self._callee, completion, completion._request_id)
-
-    async def _streamed(self, request: Request, on_text: OnText) -> Reply:
-        stream: AsyncStream[Any]
-        async with await self._create(request, {**self._extra, **stream_fields(self._extra)}) as stream:
-            headers = stream.response.headers
-            request_id = headers.get("x-request-id")
-            if not headers.get("content-type", "").startswith("text/event-stream"):
-                reply = whole_reply(self._callee, json.loads(await stream.response.aread()), request_id)
-                on_text(reply.text)
-                return reply
-            reader = ChunkReader(self._callee, on_text, request_id)
-            async for chunk in stream:
-                reader.add(chunk)
-            return reader.reply()
-
-    async def _create(self, request: Request, body: dict[str, Any]) -> Any:
-        """What the SDK makes of the answer: a completion, or a stream where ``body`` asks for one."""
-        fields = chat_fields(self._agent, request)
-        return await self._client.chat.completions.create(
-            model=self._agent.model, stream=body.get("stream", False), extra_body=body, **fields
-        )

@@ -41,8 +41,9 @@ from ..contracts.errors import (
 from ..contracts.pool import Agent
 from ..contracts.provider import Finish, OnText, Provider, Reply, Request, Usage
 from ..files.models import first_fault
-from .answers import Text, finished_reply
+from .answers import finished_reply
 from .wire.failures import Callee
+from .wire.shape import Text
 from .wire.thinking import ThinkingFilter
 
 ERRORS: dict[str, type[ProviderError]] = {

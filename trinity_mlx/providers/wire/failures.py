@@ -99,7 +99,7 @@ def provider_failure(callee: Callee, error: BaseException) -> ProviderError:
     for cause in causes:
         if isinstance(cause, BodyRefused):
             return callee.error(ReplyInvalid, str(cause), retryable=False)
-        if isinstance(cause, _UNREADABLE):
+        if isinstance(cause, _UNREADABLE) or type(cause) is ValueError:  # a number of more digits than Python reads
             return callee.error(ReplyInvalid, f"the reply is not JSON that can be read: {callee.quoted(str(cause))}")
     status = _first(causes, "status_code") or 0
     if status >= HTTPStatus.MULTIPLE_CHOICES:
