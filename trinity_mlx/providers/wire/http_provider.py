@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from ...contracts.provider import OnText, Reply, Request
 from .failures import Callee, not_json, provider_failure
 from .limits import BodyRefused
+
+_END = object()
 
 
 class Reader(Protocol):
@@ -81,19 +83,18 @@ class HttpProvider:
                     on_text(reply.text)
                 return reply
             reader = self._sdk.reader(on_text, request_id)
-            async with aclosing(self._pieces(stream)) as pieces:
-                async for piece in pieces:
-                    reader.add(piece)
+            pieces = aiter(stream)
+            while (piece := await self._next(pieces)) is not _END:
+                reader.add(piece)
             return reader.reply()
 
     async def _body(self, stream: Any) -> object:
         with self._translated():
             return json.loads(await stream.response.aread())
 
-    async def _pieces(self, stream: Any) -> AsyncGenerator[object, None]:
+    async def _next(self, pieces: AsyncIterator[object]) -> object:
         with self._translated():
-            async for piece in stream:
-                yield piece
+            return await anext(pieces, _END)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
