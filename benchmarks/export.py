@@ -168,10 +168,10 @@ def _scaling(base: Path) -> dict[str, Any]:
     """Seconds to decompose the first rows of the embedding, and the machine's speed at matrix products."""
     from trinity_mlx.artifacts.base import open_base
     from trinity_mlx.factorization.gram import gram_matrix, spectrum_of
-    from trinity_mlx.factorization.tiles import map_matrix
+    from trinity_mlx.files.safetensors import map_tensor
 
     embedding = open_base(base).tensors["model.embed_tokens.weight"]
-    matrix = map_matrix(embedding)
+    matrix = map_tensor(embedding)
     sums = {rows: _fastest(lambda rows=rows: gram_matrix(matrix[:rows])) for rows in ROWS}  # type: ignore[misc]
     gram = gram_matrix(matrix[:4096])
     return {

@@ -14,7 +14,8 @@ import numpy as np
 from trinity_mlx.contracts.artifact import Execution, TensorLocation
 from trinity_mlx.contracts.backend import Tick
 from trinity_mlx.factorization.gram import gram_matrix
-from trinity_mlx.factorization.tiles import map_matrix, spans
+from trinity_mlx.factorization.tiles import spans
+from trinity_mlx.files.safetensors import map_tensor
 
 from .owner import mlx_thread
 
@@ -31,7 +32,7 @@ class MlxFactorizer:
 
     def gram(self, tensor: TensorLocation, tick: Tick | None = None) -> np.ndarray:
         """The Gram matrix of the smaller side in float64, [side, side]."""
-        return gram_matrix(map_matrix(tensor), tick)
+        return gram_matrix(map_tensor(tensor), tick)
 
     def svd(self, tensor: TensorLocation) -> tuple[np.ndarray, np.ndarray]:
         """Singular values and the smaller side's vectors from ``mx.linalg.svd`` in float32, on the CPU."""
@@ -39,14 +40,14 @@ class MlxFactorizer:
 
     def adapted_tiles(self, tensor: TensorLocation, execution: Execution, change: np.ndarray) -> Iterator[memoryview]:
         """The adapted tensor's bytes in row order."""
-        matrix, dtype = map_matrix(tensor), _DTYPES[tensor.dtype]
+        matrix, dtype = map_tensor(tensor), _DTYPES[tensor.dtype]
         factor = self._owner.run(lambda _: mx.array(change.astype(np.float32)))
         for span in spans(*matrix.shape):
             yield self._owner.run(lambda _, span=span: _adapted_tile(matrix, dtype, execution, factor, span))  # type: ignore[misc]
 
 
 def _svd(tensor: TensorLocation) -> tuple[np.ndarray, np.ndarray]:
-    whole = _tile(map_matrix(tensor), _DTYPES[tensor.dtype])
+    whole = _tile(map_tensor(tensor), _DTYPES[tensor.dtype])
     if not mx.isfinite(whole).all().item():
         raise ValueError("the matrix holds NaN or infinity")
     left, singular, right = mx.linalg.svd(whole, stream=mx.cpu)

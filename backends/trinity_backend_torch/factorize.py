@@ -16,7 +16,8 @@ from torch import Tensor
 from trinity_mlx.contracts.artifact import Execution, TensorLocation
 from trinity_mlx.contracts.backend import Tick
 from trinity_mlx.factorization.gram import gram_matrix
-from trinity_mlx.factorization.tiles import map_matrix, spans
+from trinity_mlx.factorization.tiles import spans
+from trinity_mlx.files.safetensors import map_tensor
 
 
 class TorchFactorizer:
@@ -33,7 +34,7 @@ class TorchFactorizer:
     def gram(self, tensor: TensorLocation, tick: Tick | None = None) -> np.ndarray:
         """The Gram matrix of the smaller side in float64, [side, side]."""
         if not self._on_cuda:
-            return gram_matrix(map_matrix(tensor), tick)
+            return gram_matrix(map_tensor(tensor), tick)
         matrix = _map(tensor)
         rows, columns = matrix.shape
         oriented = matrix if rows >= columns else matrix.T
@@ -82,7 +83,7 @@ class TorchFactorizer:
 
 def _map(tensor: TensorLocation) -> Tensor:
     """``tensor`` as it is stored, memory-mapped."""
-    stored = torch.from_numpy(map_matrix(tensor))
+    stored = torch.from_numpy(map_tensor(tensor))
     return stored.view(torch.bfloat16) if tensor.dtype == "BF16" else stored
 
 

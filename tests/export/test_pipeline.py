@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -393,6 +394,12 @@ def bad_vectors(folder: Path) -> Iterator[tuple[str, Path, str]]:
     yield "truncated", truncated, "not a .npy file of numbers"
     (folder / "empty.npy").write_bytes(b"")
     yield "empty", folder / "empty.npy", "not a .npy file of numbers"
+    for what, begin in broken_beginnings(write_npy(folder / "whole.npy", good).read_bytes()):
+        (folder / f"{what}.npy").write_bytes(begin)
+        yield what, folder / f"{what}.npy", "not a .npy file of numbers"
+    os.mkfifo(folder / "pipe.npy")
+    yield "pipe", folder / "pipe.npy", "no regular file"
+    yield "long name", folder / ("v" * 300 + ".npy"), "cannot be read"
     np.savez(folder / "archive", good)
     yield "archive", (folder / "archive.npz").rename(folder / "archive.npy"), "archive"
     save_file({"a": torch.zeros(3), "b": torch.zeros(3)}, folder / "two.safetensors")
@@ -401,6 +408,17 @@ def bad_vectors(folder: Path) -> Iterator[tuple[str, Path, str]]:
     yield "whole numbers", folder / "int.safetensors", "I32"
     (folder / "junk.safetensors").write_bytes(b"junk")
     yield "junk", folder / "junk.safetensors", "truncated or no safetensors file"
+
+
+def broken_beginnings(whole: bytes) -> Iterator[tuple[str, bytes]]:
+    """A ``.npy`` file with other first bytes: numpy's own reader ends each with an error of another kind."""
+    yield "PK in front", b"PK\x03\x04" + whole
+    yield "torn header", whole.replace(b"'shape': (", b"'shape': ((")
+    yield "no header", whole.replace(b"{'descr'", b"['descr'")
+    yield "36 TB", whole.replace(b"(1216,)", b"(4503599627370496,)")
+    yield "negative", whole.replace(b"(1216,)", b"(-1216,)")
+    yield "deep", whole[:8] + (3000).to_bytes(2, "little") + b"(" * 3000 + whole
+    yield "long", whole[:8] + (60000).to_bytes(2, "little") + b" " * 60000 + whole
 
 
 def test_a_malformed_vector_is_refused(request_for: Any, tmp_path: Path) -> None:

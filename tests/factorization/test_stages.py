@@ -21,12 +21,11 @@ from trinity_mlx.factorization.stages import (
     Stage,
     StageMaker,
     Stages,
-    blocks,
-    from_bfloat16,
     relative_gap,
-    to_bfloat16,
 )
 from trinity_mlx.factorization.svf import change_of
+from trinity_mlx.factorization.tiles import blocks
+from trinity_mlx.files.safetensors import as_floats, to_bfloat16
 
 from ..builders import svf_in_float64
 
@@ -154,7 +153,7 @@ def test_blocks_cover_a_matrix_once(rows: int, columns: int, numbers: int) -> No
 def test_bfloat16_rounds_as_torch_does(patterns: list[int]) -> None:
     values = np.array(patterns, np.uint32).view(np.float32)
     expected = torch.from_numpy(values.copy()).to(torch.bfloat16)
-    found = from_bfloat16(to_bfloat16(values))
+    found = as_floats(to_bfloat16(values))
     np.testing.assert_array_equal(found, expected.float().numpy())
 
 
@@ -162,7 +161,7 @@ def test_bfloat16_rounds_as_torch_does(patterns: list[int]) -> None:
 def test_bfloat16_ties_overflow_and_special_values(pattern: int) -> None:
     values = np.array([pattern], np.uint32).view(np.float32)
     expected = torch.from_numpy(values.copy()).to(torch.bfloat16).float().numpy()
-    np.testing.assert_array_equal(from_bfloat16(to_bfloat16(values)), expected)
+    np.testing.assert_array_equal(as_floats(to_bfloat16(values)), expected)
 
 
 def test_the_smallest_gap_is_relative_to_the_largest_value() -> None:

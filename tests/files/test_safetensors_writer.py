@@ -10,12 +10,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import numpy as numpy_files
 from safetensors import safe_open
+from safetensors import torch as torch_files
 from safetensors.torch import load_file
 
-from trinity_mlx.contracts.errors import TensorFileInvalid
-from trinity_mlx.files.safetensors import read_header
-from trinity_mlx.files.safetensors_writer import SafetensorsWriter, TensorSpec, write_safetensors
+from trinity_mlx.contracts.errors import FolderUnavailable, TensorFileInvalid
+from trinity_mlx.files.safetensors import as_floats, map_tensor, read_header
+from trinity_mlx.files.safetensors_writer import SafetensorsWriter, TensorSpec, new_safetensors, write_safetensors
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12)
@@ -112,22 +114,92 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
         SafetensorsWriter(path, specs)
 
 
-def test_publishing_replaces_the_target_at_once(tmp_path: Path) -> None:
-    target, spec = tmp_path / "target", TensorSpec("a", "F32", (3,))
-    target.write_bytes(b"old")
-    writer = SafetensorsWriter(tmp_path / "partial", [spec])
-    writer.write("a", [values_for(spec)])
-    assert target.read_bytes() == b"old"
-    writer.publish(target)
-    assert [path.name for path in tmp_path.iterdir()] == ["target"]
-    assert list(load_file(target)) == ["a"]
-
-
 def test_a_whole_file_replaces_what_was_there_and_what_was_left_over(tmp_path: Path) -> None:
     spec = TensorSpec("head", "F32", (2, 3))
     (tmp_path / "f").write_bytes(b"old")
     (tmp_path / ".f.partial").write_bytes(b"left over")
-    write_safetensors(tmp_path / "f", [(spec, values_for(spec))])
+    write_safetensors(tmp_path / "f", [(spec, [values_for(spec)])])
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
     with safe_open(tmp_path / "f", framework="np") as file:
         assert file.get_tensor("head").tobytes() == values_for(spec)
+
+
+# --- blocks --------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.booleans())
+def test_blocks_in_any_order_give_the_file_that_another_library_reads(
+    tmp_path_factory: pytest.TempPathFactory, rows: int, columns: int, step: int, by_columns: bool
+) -> None:
+    path = tmp_path_factory.mktemp("blocks") / "file.safetensors"
+    matrix = np.random.default_rng(rows * 100 + columns).normal(size=(rows, columns))
+    length = columns if by_columns else rows
+    parts = [slice(start, min(start + step, length)) for start in range(0, length, step)]
+    with new_safetensors(path, [TensorSpec("m", "F64", (rows, columns)), TensorSpec("n", "F32", ())]) as file:
+        for part in reversed(parts):
+            block = (slice(None), part) if by_columns else (part, slice(None))
+            file.write_block("m", matrix[block], block)
+        file.write_block("n", np.asarray(np.float32(2.5)))
+    read = numpy_files.load_file(path)
+    np.testing.assert_array_equal(read["m"], matrix)
+    assert read["n"] == np.float32(2.5)
+
+
+def test_tensors_of_every_number_type_lie_aligned(tmp_path: Path) -> None:
+    path = tmp_path / "file.safetensors"
+    with new_safetensors(path, [TensorSpec("b", "BF16", (3,)), TensorSpec("d", "F64", (1,))]) as file:
+        file.write_block("b", torch.tensor([1.0, -2.0, 3.5]).bfloat16().view(torch.uint16).numpy())
+        file.write_block("d", np.array([4.0]))
+    assert all(location.start % 8 == 0 for name, location in read_header(path).items() if name == "d")
+    read = torch_files.load_file(path)
+    assert read["b"].tolist() == [1.0, -2.0, 3.5]
+    assert read["d"].tolist() == [4.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_parts_of_a_file_come_as_numbers(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensor = torch.randn(6, 4, dtype=torch.float64).to(dtype)
+    torch_files.save_file({"t": tensor, "one": tensor[0, 0].clone()}, tmp_path / "file.safetensors")
+    header = read_header(tmp_path / "file.safetensors")
+    mapped = map_tensor(header["t"])
+    np.testing.assert_array_equal(as_floats(mapped[2:5]), tensor[2:5].double().numpy())
+    np.testing.assert_array_equal(as_floats(mapped[:, 1:3]), tensor[:, 1:3].double().numpy())
+    assert as_floats(mapped[:1]).dtype == (np.float64 if dtype == torch.float64 else np.float32)
+    assert as_floats(map_tensor(header["one"])[...]) == tensor[0, 0].double().item()
+
+
+def test_an_empty_tensor_can_be_mapped(tmp_path: Path) -> None:
+    numpy_files.save_file({"t": np.empty((0, 4), np.float32)}, tmp_path / "file.safetensors")
+    assert map_tensor(read_header(tmp_path / "file.safetensors")["t"]).shape == (0, 4)
+
+
+def test_a_failed_write_leaves_nothing_behind_and_what_was_there_in_place(tmp_path: Path) -> None:
+    path = tmp_path / "file.safetensors"
+    path.write_bytes(b"before")
+    with pytest.raises(IndexError), new_safetensors(path, [TensorSpec("t", "F32", (2,))]) as file:
+        file.write_block("t", np.zeros((2, 2))[:, 5])
+    assert [each.name for each in tmp_path.iterdir()] == ["file.safetensors"]
+    assert path.read_bytes() == b"before"
+
+
+def test_what_a_killed_process_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    (tmp_path / ".file.safetensors.partial").write_bytes(b"half")
+    with new_safetensors(tmp_path / "file.safetensors", [TensorSpec("t", "F32", (2,))]) as file:
+        file.write_block("t", np.zeros(2))
+    assert [each.name for each in tmp_path.iterdir()] == ["file.safetensors"]
+
+
+def test_a_file_with_a_part_left_out_is_never_published(tmp_path: Path) -> None:
+    specs = [TensorSpec("t", "F32", (4, 2))]
+    with pytest.raises(ValueError, match="16 bytes"), new_safetensors(tmp_path / "file.safetensors", specs) as file:
+        file.write_block("t", np.zeros((2, 2)), (slice(0, 2), slice(None)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_an_error_for_people(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with (
+        pytest.raises(FolderUnavailable, match="cannot be written"),
+        new_safetensors(tmp_path / "file" / "stages.safetensors", []),
+    ):
+        pass

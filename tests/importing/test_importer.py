@@ -36,7 +36,7 @@ from trinity_mlx.contracts.errors import (
     UsageError,
 )
 from trinity_mlx.factorization import tiles
-from trinity_mlx.importing import importer, svd_weights, tensors
+from trinity_mlx.importing import importer, svd_weights
 from trinity_mlx.importing.component_export import safe_name
 from trinity_mlx.importing.importer import ImportReport, import_bundle
 from trinity_mlx.importing.request import ImportRequest
@@ -575,7 +575,7 @@ def test_an_imported_published_bundle_gives_identical_logits(
 def test_tensors_are_copied_bit_by_bit_in_source_orientation(
     run: Callable[..., ImportReport], published: Path, tiny_base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensors, "_TILE_ROWS", 7)
+    monkeypatch.setattr(tiles, "TILE_ELEMENTS", 500)
     held = torch_files.load_file(run(published).folder / "adapter.safetensors")
     meant = adapted_weights(tiny_base)
     assert held.keys() == meant.keys() - {"lm_head.weight"}

@@ -17,7 +17,6 @@ from safetensors import torch as torch_files
 from trinity_mlx.contracts.errors import ParitySetupError, TensorFileInvalid
 from trinity_mlx.factorization import tiles
 from trinity_mlx.files.safetensors import read_header
-from trinity_mlx.parity.blocks import MappedTensor
 from trinity_mlx.parity.checks import Check, Comparison
 from trinity_mlx.parity.compare import compare, open_stages
 from trinity_mlx.parity.difference import Difference, difference
@@ -314,7 +313,7 @@ def test_chunks_give_what_whole_arrays_give(
     header = read_header(path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiles, "TILE_ELEMENTS", chunk)
-        found = difference(*(MappedTensor(header[name]) for name in ("one", "two")), align=align)
+        found = difference(header["one"], header["two"], align=align)
     signs = np.where(np.sum(one.astype(np.float64) * two, axis=0) < 0, -1, 1) if align else np.ones(columns)
     distance = np.abs(two * signs - one.astype(np.float64))
     assert found.max_abs == distance.max()

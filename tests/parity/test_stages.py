@@ -12,7 +12,7 @@ import torch
 from safetensors import torch as torch_files
 
 from trinity_mlx.contracts.artifact import Base
-from trinity_mlx.contracts.errors import BaseInvalid, BundleInvalid, ParitySetupError, TensorFileInvalid
+from trinity_mlx.contracts.errors import BaseInvalid, ParitySetupError, TensorFileInvalid, VectorInvalid
 from trinity_mlx.factorization import tiles
 from trinity_mlx.parity.checks import Comparison
 from trinity_mlx.parity.compare import compare, open_stages
@@ -249,7 +249,7 @@ def test_an_unknown_tensor_is_refused_with_the_choices(small_base: Base, vector:
 
 
 def test_a_vector_of_another_length_is_refused_with_the_arithmetic(small_base: Base, vector: np.ndarray) -> None:
-    with pytest.raises(BundleInvalid, match="9 tensors take 576 offsets"):
+    with pytest.raises(VectorInvalid, match="9 tensors take 576 offsets"):
         plan(small_base, vector[:-1], "")
 
 

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
+import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..contracts.artifact import BackboneConfig
-from ..contracts.errors import BundleInvalid
+from ..contracts.artifact import BackboneConfig, TensorLocation
+from ..contracts.errors import VectorInvalid
 from ..factorization.adapted import EMBEDDING, LAYER_MATRICES
+from ..files.regular import read_regular
+from ..files.safetensors import STORED, as_floats, header_of
 
 VECTOR_TENSOR = "trinity_router_es_vector"
 LM_HEAD = "lm_head.weight"
 """Adapted by the published vector, and without effect on a route: no logit over the vocabulary is computed."""
+
+_NPY = re.compile(rb"\x93NUMPY(?:\x01.(?P<short>..)|[\x02\x03].(?P<long>....))", re.DOTALL)
+_NPY_HEADER_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class VectorFile:
+    """The numbers of a vector's file, float32 or float64 [n], and the sha256 of its bytes."""
+
+    values: np.ndarray
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -39,16 +58,93 @@ def split_vector(vector: np.ndarray, shapes: dict[str, tuple[int, int]], hidden:
     """Cut ``vector`` [n] into offsets of ``min(shape)`` for each tensor, in order, and the head's rows.
 
     Raises:
-        BundleInvalid: what remains for the head is not a whole number of rows, with the arithmetic in the message.
+        VectorInvalid: what remains for the head is not a whole number of rows, with the arithmetic in the message.
     """
     counts = {name: min(shape) for name, shape in shapes.items()}
     scale_count = sum(counts.values())
     rest = vector.size - scale_count
     if vector.ndim != 1 or rest <= 0 or rest % hidden:
-        raise BundleInvalid(
+        raise VectorInvalid(
             f"the vector is shaped {list(vector.shape)}: {len(counts)} tensors take {scale_count} offsets, "
             f"{vector.size} - {scale_count} = {rest} are left for the head, and that is no multiple of {hidden}"
         )
     starts = np.cumsum([0, *counts.values()])[:-1]
     offsets = {name: vector[start : start + counts[name]] for name, start in zip(counts, starts, strict=True)}
     return TrainedVector(offsets, vector[scale_count:].reshape(-1, hidden))
+
+
+def read_vector(path: Path) -> VectorFile:
+    """The numbers of a ``.safetensors`` or ``.npy`` file, which is read once.
+
+    A safetensors file holds one tensor, or several of which one is named ``trinity_router_es_vector``.
+
+    Raises:
+        VectorInvalid: the file cannot be read, has neither ending, is malformed, or its numbers are no finite vector.
+        TensorFileInvalid: the safetensors file is truncated or malformed.
+    """
+    readers = {".safetensors": _safetensors, ".npy": _npy}
+    if path.suffix not in readers:
+        raise VectorInvalid(f"{path}: a vector is a .safetensors or .npy file, and this one ends in {path.suffix!r}")
+    try:
+        content = read_regular(path)
+    except OSError as error:
+        raise VectorInvalid(f"{path} cannot be read: {error.strerror or error}") from None
+    vector = readers[path.suffix](path, content)
+    if vector.ndim != 1 or vector.dtype not in (np.float32, np.float64):
+        raise VectorInvalid(f"{path} holds {vector.dtype} {list(vector.shape)}, and a vector is float32 or float64 [n]")
+    wrong = np.flatnonzero(~np.isfinite(vector))
+    if wrong.size:
+        raise VectorInvalid(f"{path}: {wrong.size} of {vector.size} numbers are not finite; the first is at {wrong[0]}")
+    return VectorFile(vector, hashlib.sha256(content).hexdigest())
+
+
+def _safetensors(path: Path, content: bytes) -> np.ndarray:
+    tensor = _only_tensor(path, header_of(io.BytesIO(content), len(content), path))
+    if tensor.dtype not in STORED:
+        raise VectorInvalid(f"{path}: tensor {tensor.name[:80]!r} is {tensor.dtype}, and a vector is F32 or F64")
+    raw = content[tensor.start : tensor.start + tensor.nbytes]
+    return as_floats(np.frombuffer(raw, STORED[tensor.dtype])).reshape(tensor.shape)
+
+
+def _only_tensor(path: Path, tensors: dict[str, TensorLocation]) -> TensorLocation:
+    if VECTOR_TENSOR in tensors:
+        return tensors[VECTOR_TENSOR]
+    if len(tensors) != 1:
+        names = ", ".join(sorted(tensors)[:4]) or "no tensor"
+        raise VectorInvalid(f"{path} holds {names[:200]}: a vector's file holds {VECTOR_TENSOR!r}, or one tensor alone")
+    return next(iter(tensors.values()))
+
+
+def _npy(path: Path, content: bytes) -> np.ndarray:
+    """The array of a ``.npy`` file. Its header is held against the bytes that are there, which numpy does not do."""
+    try:
+        dtype, shape, start = _npy_header(content)
+    except (ValueError, TypeError, KeyError, SyntaxError, RecursionError, MemoryError) as error:
+        raise VectorInvalid(f"{path} is not a .npy file of numbers: {str(error)[:200]}") from None
+    if dtype.newbyteorder("=") not in (np.float32, np.float64) or len(shape) != 1:
+        raise VectorInvalid(f"{path} holds {dtype} {list(shape)!s:.80}, and a vector is float32 or float64 [n]")
+    if shape[0] * dtype.itemsize != len(content) - start:
+        raise VectorInvalid(
+            f"{path} is not a .npy file of numbers that is whole: {str(shape[0])[:40]} of {dtype} do not take "
+            f"{len(content) - start} bytes"
+        )
+    return np.frombuffer(content, dtype, offset=start).astype(dtype.newbyteorder("="), copy=False)
+
+
+def _npy_header(content: bytes) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+    """Number type and shape, and where the numbers begin."""
+    begin = _NPY.match(content)
+    if begin is None:
+        raise ValueError("it is an archive of arrays" if content[:2] == b"PK" else "it does not begin like one")
+    length = int.from_bytes(begin["short"] or begin["long"], "little")
+    if length > _NPY_HEADER_BYTES:
+        raise ValueError(f"its header takes {length} bytes")
+    end = begin.end() + length
+    header = ast.literal_eval(content[begin.end() : end].decode("utf-8").strip())
+    kind, shape = header["descr"], header["shape"]
+    if not isinstance(kind, str) or not isinstance(shape, tuple) or not all(type(side) is int for side in shape):
+        raise ValueError("its header does not say what numbers there are, and how many")
+    dtype = np.dtype(kind)
+    if dtype.hasobject:
+        raise ValueError("it holds objects, and what they are is never run")
+    return dtype, shape, end

@@ -22,11 +22,13 @@ from ..contracts.canonical import canonical_sha256
 from ..contracts.errors import PinInvalid
 from ..files.atomic import write_atomically
 from ..files.hashing import FileHashes
+from ..files.paths import is_file
 from ..files.regular import read_regular
 from .fetch import WORK_FOLDER, matches
 from .pins import Pin
 
 _KEY_DIGITS = 16
+_REMOVED = ".removed"
 
 
 class _Record(BaseModel):
@@ -74,6 +76,8 @@ class Store:
     def record(self, pin: Pin, folder: Path) -> FetchedArtifact:
         """Remember that the files of ``pin`` lie in ``folder``; a former record of that name is replaced.
 
+        Files of a removal that was broken off go before anything is fetched (see ``shelf``).
+
         Raises:
             OSError: the record cannot be written.
         """
@@ -89,7 +93,9 @@ class Store:
         Raises:
             PinInvalid: a record cannot be read.
         """
-        return [_read_record(path) for path in sorted(self._fetched.glob("*.json"))]
+        with suppress(OSError):
+            self._finish_removals()
+        return [_read_record(path) for path in sorted(self._fetched.glob("[!.]*.json"))]
 
     def find(self, name: str) -> FetchedArtifact | None:
         """What was fetched as ``name``, if it was.
@@ -98,7 +104,7 @@ class Store:
             PinInvalid: its record cannot be read.
         """
         path = self._record_path(name)
-        return _read_record(path) if Path(name).name == name and path.is_file() else None
+        return _read_record(path) if Path(name).name == name and is_file(path) else None
 
     def shelf(self) -> dict[str, Path]:
         """Fetched files by sha256, as recorded; whoever takes one verifies it."""
@@ -133,19 +139,29 @@ class Store:
     def remove(self, name: str) -> None:
         """Delete what was fetched and built as ``name``: the pin's own files and the folders that are then empty.
 
+        Its record and its bundles lose their names first, so it is gone at once; a removal that was broken off is
+        carried on by whoever looks into the store next.
+
         Raises:
             OSError: a file cannot be deleted.
             PinInvalid: its record cannot be read.
         """
         for folder in self.built(name):
+            folder.rename(folder.with_name(f".{folder.name}{_REMOVED}"))
+        if self.find(name) is not None:
+            self._record_path(name).rename(self._fetched / f".{name}{_REMOVED}")
+        self._finish_removals()
+
+    def _finish_removals(self) -> None:
+        for folder in self._built.glob(f".*{_REMOVED}"):
             shutil.rmtree(folder)
-        found = self.find(name)
-        if found is not None:
-            for file in found.pin.files:
-                (found.folder / file.path).unlink(missing_ok=True)
-            shutil.rmtree(found.folder / WORK_FOLDER, ignore_errors=True)
-            _remove_empty(found.folder)
-            self._record_path(name).unlink()
+        for path in self._fetched.glob(f".*{_REMOVED}"):
+            artifact = _read_record(path)
+            for file in artifact.pin.files:
+                (artifact.folder / file.path).unlink(missing_ok=True)
+            shutil.rmtree(artifact.folder / WORK_FOLDER, ignore_errors=True)
+            _remove_empty(artifact.folder)
+            path.unlink()
 
     def _record_path(self, name: str) -> Path:
         return self._fetched / f"{name}.json"

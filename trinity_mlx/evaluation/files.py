@@ -24,15 +24,6 @@ def plain(text: str) -> str:
     return _NOT_PLAIN.sub("\ufffd", text)
 
 
-def existing_file(name: str | Path) -> Path | None:
-    """The file that ``name`` means, ``~`` expanded; None where there is none, or where no path can have that name."""
-    try:
-        path = Path(name).expanduser()
-        return path if path.exists() and not path.is_dir() else None
-    except (OSError, RuntimeError, ValueError):
-        return None
-
-
 def read_model(path: Path, model: type[M], invalid: type[TrinityError]) -> tuple[M, str]:
     """The file's content as ``model``, and the sha256 of its bytes.
 

@@ -18,11 +18,12 @@ from ..contracts.backend import Variant
 from ..contracts.errors import LaneInvalid, SnapshotInvalid
 from ..contracts.routing import ArtifactIdentity
 from ..files.atomic import write_json
+from ..files.paths import existing_file
 from ..files.shipped import data_path
 from ..profiles.registry import Floors as ProfileFloors
 from ..profiles.registry import Profile
 from ..routing.router import RouterIdentity
-from .files import existing_file, plain, read_model
+from .files import plain, read_model
 from .results import Evaluation, Floors
 from .snapshot import OWN_HASHES, Snapshot, SnapshotCase, make_snapshot, snapshot_case
 

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..contracts.errors import InputFileError, SuiteInvalid, TranscriptError
 from ..contracts.routing import Role
 from ..contracts.transcript import Transcript
+from ..files.paths import existing_file
 from ..files.shipped import data_path
-from .files import existing_file, plain, read_model
+from .files import plain, read_model
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,9 +55,8 @@ def export(request: ExportRequest, progress: Progress | None = None) -> Bundle:
             return _finished(request.out, draft)
         plan = plan_work(request, work)
         plan.check(request.out)
-        description = json.loads(json.dumps(draft.describe()))
         specs = output_specs(work, request.write)
-        with claim(request.out, description, specs, resume=request.resume, force=request.force) as workspace:
+        with claim(request.out, draft.describe(), specs, resume=request.resume, force=request.force) as workspace:
             return _Run(request, work, workspace, EventLog(request.out, progress), plan).carry_out(draft)
 
 
@@ -141,7 +140,7 @@ class _Run:
     def _seal(self, draft: BundleDraft) -> Bundle:
         head = self._work.head
         spec = TensorSpec(HEAD_TENSOR, "F32", head.shape)
-        write_safetensors(self._workspace.stage(HEAD_FILE), [(spec, head.data.cast("B"))])
+        write_safetensors(self._workspace.stage(HEAD_FILE), [(spec, [head.data.cast("B")])])
         text = card(self._request, self._work, draft)
         self._workspace.stage(CARD_NAME).write_text(text, encoding="utf-8")
         return self._workspace.publish(lambda folder: seal_bundle(folder, draft))
@@ -189,7 +188,7 @@ def _finished(out: Path, draft: BundleDraft) -> Bundle:
     """The sealed bundle in ``out``, verified, if it is what ``draft`` describes."""
     bundle = open_bundle(out)
     manifest = json.loads((out / MANIFEST_NAME).read_bytes())
-    described = json.loads(json.dumps(draft.describe()))
+    described = draft.describe()
     changed = differences({key: manifest.get(key) for key in described}, described)
     refuse_differences(out, "a finished bundle", changed)
     tidy(out)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..artifacts.published import AGENTS, router_name
-from ..artifacts.vector import LM_HEAD, adapted_shapes, split_vector
-from ..artifacts.vector_file import read_vector
+from ..artifacts.vector import LM_HEAD, adapted_shapes, read_vector, split_vector
 from ..contracts.artifact import BackboneConfig, Base, Execution, TensorLocation
 from ..contracts.errors import UsageError, VectorInvalid
 from ..contracts.routing import Role
 from ..factorization.adapted import EMBEDDING
 from ..factorization.svf import execution_for
-from ..factorization.tiles import map_matrix, spans
-from ..files.safetensors import require
+from ..factorization.tiles import spans
+from ..files.safetensors import map_tensor, require
 from .request import ExportRequest, TiedEmbedding, Write
 
 
@@ -64,22 +62,21 @@ def work_for(request: ExportRequest) -> Work:
 
     Raises:
         UsageError: it names a layer, a tensor or a number of agents that does not exist here.
-        VectorInvalid, BundleInvalid: the vector is malformed, or its numbers do not add up.
+        VectorInvalid: the vector is malformed, or its numbers do not add up.
         TensorFileInvalid: a source tensor is missing or has another shape.
     """
     base, shapes = request.base, _shapes(request)
     vector = read_vector(request.vector)
-    trained = split_vector(vector, shapes, base.config.hidden_size)
+    trained = split_vector(vector.values, shapes, base.config.hidden_size)
     sources, tied = _sources(base, shapes)
     offsets = _with_tied(trained.offsets, request.tied_embedding, tied)
-    sha256 = hashlib.sha256(request.vector.read_bytes()).hexdigest()
     return Work(
-        request.name or router_name(sha256, request.out),
+        request.name or router_name(vector.sha256, request.out),
         tuple(Target(name, sources[name], offsets[name]) for name in _chosen(shapes, request.only)),
         shapes,
         np.ascontiguousarray(trained.head, dtype="<f4"),
-        _agents(request.agents, _head_arithmetic(vector.size, shapes, trained.head), len(trained.head)),
-        sha256,
+        _agents(request.agents, _head_arithmetic(vector.values.size, shapes, trained.head), len(trained.head)),
+        vector.sha256,
     )
 
 
@@ -121,7 +118,7 @@ def _sources(base: Base, shapes: Mapping[str, tuple[int, int]]) -> tuple[dict[st
 def _same_bytes(one: TensorLocation, other: TensorLocation) -> bool:
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
-    left, right = (map_matrix(tensor).view(np.uint8) for tensor in (one, other))
+    left, right = (map_tensor(tensor).view(np.uint8) for tensor in (one, other))
     return all(np.array_equal(left[span], right[span]) for span in spans(*left.shape))
 
 

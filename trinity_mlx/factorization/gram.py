@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..contracts.backend import Tick
-from .tiles import spans, widen
+from ..files.safetensors import as_floats
+from .tiles import spans
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def gram_matrix(matrix: np.ndarray, tick: Tick | None = None) -> np.ndarray:
     tall, side = rows >= columns, min(rows, columns)
     total, product = np.zeros((side, side)), np.empty((side, side))
     for span in spans(max(rows, columns), side):
-        tile = widen(matrix[span] if tall else matrix[:, span])
+        tile = as_floats(matrix[span] if tall else matrix[:, span]).astype(np.float64)
         np.matmul(tile.T, tile, out=product) if tall else np.matmul(tile, tile.T, out=product)
         total += product
         if tick:

@@ -15,20 +15,17 @@ to a ``Product``, so the same stages run in numpy and on any device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
 
-from .tiles import spans
+from ..files.safetensors_writer import Block
 
 Product = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """``left @ right``, [n, k] and [k, m] to [n, m], in a number type of its own choice."""
-
-Block = tuple[slice, slice]
-"""Rows and columns of the source matrix."""
 
 Stages = dict["Stage", np.ndarray]
 
@@ -168,15 +165,6 @@ class FromWideGram:
         }
 
 
-def blocks(shape: tuple[int, int]) -> Iterator[Block]:
-    """One tile after the other of a matrix: of rows where it is at least as tall as wide, else of columns."""
-    rows, columns = shape
-    every = slice(None)
-    if rows >= columns:
-        return ((span, every) for span in spans(rows, columns))
-    return ((every, span) for span in spans(columns, rows))
-
-
 def relative_gap(singular: np.ndarray) -> float:
     """The smallest distance of two neighbouring singular values, relative to the largest value.
 
@@ -187,16 +175,3 @@ def relative_gap(singular: np.ndarray) -> float:
         return 1.0
     largest = float(singular[0])
     return float(np.min(np.abs(np.diff(singular)))) / largest if largest else 0.0
-
-
-def to_bfloat16(values: np.ndarray) -> np.ndarray:
-    """float32 values rounded to the nearest bfloat16, ties to even, as uint16 bit patterns; NaN stays NaN."""
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
-    quiet_nan = ((bits >> 16) | 0x40).astype(np.uint16)
-    return np.where(np.isnan(values), quiet_nan, rounded)
-
-
-def from_bfloat16(bits: np.ndarray) -> np.ndarray:
-    """The float32 values of uint16 bit patterns."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)

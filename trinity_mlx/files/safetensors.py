@@ -1,4 +1,4 @@
-"""Safetensors files without a tensor framework: checked headers, lazy rows, hashes.
+"""Safetensors files without a tensor framework: checked headers, tensors mapped and as numbers.
 
 A file is 8 bytes of header length (little-endian), a JSON header, then the tensors' bytes, gap-free.
 """
@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from .regular import open_regular
 
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 FLOAT_TYPES = ("F32", "BF16", "F16")
+STORED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+"""numpy's names of the float types; it has no BF16, whose bits are taken as whole numbers."""
+
 _MAX_HEADER_BYTES = 100_000_000
 
 
@@ -32,13 +35,22 @@ def read_header(path: Path) -> dict[str, TensorLocation]:
     """
     try:
         with open_regular(path) as (file, status):
-            size = status.st_size
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
-                raise _invalid(path, f"is truncated or no safetensors file: {size} bytes, header of {length}")
-            header = _parse_header(path, file.read(length))
+            return header_of(file, status.st_size, path)
     except OSError as error:
         raise _invalid(path, f"cannot be read: {error.strerror or error}") from None
+
+
+def header_of(file: BinaryIO, size: int, path: Path) -> dict[str, TensorLocation]:
+    """The same of an open file of ``size`` bytes, which is called ``path``.
+
+    Raises:
+        TensorFileInvalid: it is truncated, or its header is not one.
+        OSError: it cannot be read.
+    """
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
+        raise _invalid(path, f"is truncated or no safetensors file: {size} bytes, header of {length}")
+    header = _parse_header(path, file.read(length))
     tensors = {name: _locate(path, name, entry, 8 + length) for name, entry in header.items()}
     _check_coverage(path, tensors, 8 + length, size)
     return tensors
@@ -69,13 +81,34 @@ def find(tensors: Mapping[str, TensorLocation], name: str, path: Path) -> Tensor
     return tensors[name]
 
 
+def map_tensor(tensor: TensorLocation) -> np.ndarray:
+    """``tensor`` as it is stored [*shape], BF16 as ``uint16`` bits; its pages are the file's own.
+
+    Writing to the array changes no file.
+    """
+    if not tensor.nbytes:
+        return np.empty(tensor.shape, STORED[tensor.dtype])
+    return np.memmap(tensor.path, STORED[tensor.dtype], mode="c", offset=tensor.start, shape=tensor.shape)
+
+
 def read_float32(tensor: TensorLocation) -> np.ndarray:
     """A whole tensor as float32 [*shape]; the file is memory-mapped, so a float32 tensor costs no copy."""
-    item = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[tensor.dtype]
-    raw = np.memmap(tensor.path, dtype=item, mode="r", offset=tensor.start, shape=tensor.shape)
-    if tensor.dtype == "BF16":
-        return (raw.astype(np.uint32) << 16).view(np.float32)
-    return raw.astype(np.float32, copy=False)
+    return as_floats(map_tensor(tensor)).astype(np.float32, copy=False)
+
+
+def as_floats(stored: np.ndarray) -> np.ndarray:
+    """Numbers as a file stores them, in at least float32, exactly; ``uint16`` always means BF16 bits."""
+    if stored.dtype == np.uint16:
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    return stored.astype(np.promote_types(stored.dtype, np.float32), copy=False)
+
+
+def to_bfloat16(values: np.ndarray) -> np.ndarray:
+    """float32 values rounded to the nearest bfloat16, ties to even, as ``uint16`` bits; NaN stays NaN."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
+    quiet_nan = ((bits >> 16) | 0x40).astype(np.uint16)
+    return np.where(np.isnan(values), quiet_nan, rounded)
 
 
 def _parse_header(path: Path, raw: bytes) -> dict[str, Any]:

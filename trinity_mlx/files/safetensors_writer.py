@@ -10,16 +10,23 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ..contracts.errors import TensorFileInvalid
-from .safetensors import ITEM_BYTES, read_header
+import numpy as np
+
+from ..contracts.errors import FolderUnavailable, TensorFileInvalid
+from .safetensors import ITEM_BYTES, STORED, read_header
 
 Buffer = bytes | bytearray | memoryview
+Block = tuple[slice, slice]
+"""Rows and columns of a matrix."""
+
+WHOLE: Block = (slice(None), slice(None))
 _ALIGNMENT = 8
 _CHUNK_BYTES = 1 << 22
 _SYNC_BYTES = 1 << 25
@@ -27,7 +34,7 @@ _SYNC_BYTES = 1 << 25
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A tensor to be written: its name, number type (``F32``, ``BF16``, ``F16``) and shape."""
+    """A tensor to be written: its name, number type (``F64``, ``F32``, ``BF16``, ``F16``) and shape."""
 
     name: str
     dtype: str
@@ -54,6 +61,7 @@ class SafetensorsWriter:
         self._specs = {spec.name: spec for spec in sorted(specs, key=lambda spec: -ITEM_BYTES[spec.dtype])}
         if len(self._specs) < len(specs):
             raise ValueError(f"a tensor is named twice: {[spec.name for spec in specs]}")
+        self._left = sum(spec.nbytes for spec in self._specs.values())
         header, self._starts = _layout(self._specs.values())
         if path.exists():
             self._check_begun(header)
@@ -80,7 +88,24 @@ class SafetensorsWriter:
             raise ValueError(
                 f"tensor {name!r} {spec.dtype}{list(spec.shape)} takes {spec.nbytes} bytes, not {sink.written}"
             )
+        self._left -= spec.nbytes
         return sink.digest.hexdigest()
+
+    def write_block(self, name: str, values: np.ndarray, block: Block = WHOLE) -> None:
+        """Fill in ``values``, shaped as ``block`` of the tensor ``name`` (BF16 as ``uint16`` bits), in their place."""
+        spec = self._specs[name]
+        values = np.ascontiguousarray(values, dtype=STORED[spec.dtype])
+        first, start = block[0].start or 0, self._starts[name]
+        row_bytes = values.itemsize * math.prod(spec.shape[1:])
+        with self._path.open("r+b") as file:
+            if len(spec.shape) < 2 or values.shape[1] == spec.shape[1]:
+                file.seek(start + first * row_bytes)
+                file.write(values.data)
+            else:
+                for index, row in enumerate(values, start=first):
+                    file.seek(start + index * row_bytes + block[1].start * values.itemsize)
+                    file.write(row.data)
+        self._left -= values.nbytes
 
     def sha256(self, name: str) -> str:
         """Hash of the bytes that now stand for tensor ``name``."""
@@ -92,9 +117,16 @@ class SafetensorsWriter:
                 left -= len(chunk)
         return digest.hexdigest()
 
-    def publish(self, target: Path) -> None:
-        """Give the file its final name, in place of what lay there."""
-        self._path.replace(target)
+    def finish(self) -> None:
+        """Wait until all is on the disk.
+
+        Raises:
+            ValueError: not every byte was written, and just once.
+        """
+        if self._left:
+            raise ValueError(f"{self._path}: {self._left} bytes of its tensors were not written")
+        with self._path.open("r+b") as file:
+            os.fsync(file.fileno())
 
     def _begin(self, header: bytes) -> None:
         """A file of its final length, put in place at once: one that exists has its header."""
@@ -153,15 +185,41 @@ def _feed(sink: _Sink, tiles: Iterable[Buffer]) -> None:
             pending.result()
 
 
-def write_safetensors(path: Path, tensors: Iterable[tuple[TensorSpec, Buffer]]) -> None:
-    """A whole small file at once, in place of what lay at ``path``."""
-    held = list(tensors)
+@contextmanager
+def new_safetensors(path: Path, specs: Sequence[TensorSpec]) -> Iterator[SafetensorsWriter]:
+    """A new file that has its name when the ``with`` block has ended well, and else leaves nothing.
+
+    What a killed process left goes when the next one begins.
+
+    Raises:
+        FolderUnavailable: it cannot be written.
+        ValueError: the ``with`` block ended, and not every byte was written just once.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    writer = SafetensorsWriter(partial, [spec for spec, _ in held])
-    for spec, values in held:
-        writer.write(spec.name, [values])
-    writer.publish(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)
+        writer = SafetensorsWriter(partial, specs)
+        yield writer
+        writer.finish()
+        partial.replace(path)
+    except OSError as error:
+        raise FolderUnavailable(f"{path} cannot be written: {error.strerror or error}") from None
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_safetensors(path: Path, tensors: Iterable[tuple[TensorSpec, Iterable[Buffer]]]) -> None:
+    """A whole file of tensors, each given by its tiles, in place of what lay at ``path``.
+
+    Raises:
+        FolderUnavailable: it cannot be written.
+    """
+    listed = list(tensors)
+    with new_safetensors(path, [spec for spec, _ in listed]) as writer:
+        for spec, tiles in listed:
+            writer.write(spec.name, tiles)
 
 
 def _layout(specs: Iterable[TensorSpec]) -> tuple[bytes, dict[str, int]]:

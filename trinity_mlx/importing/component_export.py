@@ -17,7 +17,7 @@ from ..contracts.errors import BundleInvalid, TensorFileInvalid
 from ..files.hashing import FileHashes
 from ..files.models import first_fault
 from ..files.regular import read_regular
-from ..files.safetensors import read_header
+from ..files.safetensors import map_tensor, read_header
 from .components import OffsetComponents
 from .content import Content, adaptable_shapes, checked_components, checked_head, checked_labels
 
@@ -27,7 +27,6 @@ OFFSETS = "trinity_svf_scale_offsets.safetensors"
 HEAD = "trinity_router_head.safetensors"
 _HEAD_TENSOR = "trinity.router_head.linear.weight"
 _OFFSET_TENSOR = "svf.scale_offsets."
-_NUMPY_TYPES = {"F32": "<f4", "F64": "<f8"}
 
 
 class _Read(BaseModel):
@@ -128,10 +127,10 @@ def _check_keys(path: Path, held: Mapping[str, TensorLocation], listed: set[str]
 def _array(tensors: Mapping[str, TensorLocation], name: str, path: Path) -> np.ndarray:
     """A tensor as a memory-mapped array."""
     tensor = tensors.get(name)
-    if tensor is None or tensor.dtype not in _NUMPY_TYPES or not tensor.nbytes:
+    if tensor is None or tensor.dtype not in ("F32", "F64") or not tensor.nbytes:
         what = "no such tensor" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"
         raise TensorFileInvalid(f"{path}: {name!r} must be floats, F32 or F64, and is {what}")
-    return np.memmap(path, dtype=_NUMPY_TYPES[tensor.dtype], mode="r", offset=tensor.start, shape=tensor.shape)
+    return map_tensor(tensor)
 
 
 def _lineage(folder: Path, manifest: _Manifest) -> dict[str, str]:

@@ -9,9 +9,10 @@ import numpy as np
 from ..contracts.artifact import Execution, TensorLocation
 from ..contracts.errors import BaseMismatch, BundleInvalid
 from ..factorization.gram import Spectrum
-from ..factorization.stages import Components, FromComponents, Scaling, Stage, blocks
+from ..factorization.stages import Components, FromComponents, Scaling, Stage
 from ..factorization.svf import Factor, change_of, execution_for
-from ..factorization.tiles import map_matrix, widen
+from ..factorization.tiles import blocks
+from ..files.safetensors import as_floats, map_tensor
 
 TOLERANCE = 1e-3
 """How far components may be from a base, relative to its largest entry: more means another base, or another order."""
@@ -82,9 +83,9 @@ def _compare(given: OffsetComponents, factor: Factor, weight: TensorLocation) ->
     singular = parts.s.astype(np.float32)
     stages = FromComponents(Components(parts.u, singular, parts.v), Scaling.of(singular, given.offsets), np.matmul)
     applied = Factor(factor.execution, factor.change.astype(np.float32))
-    matrix, zero, adapted = map_matrix(weight), _Difference(), _Difference()
+    matrix, zero, adapted = map_tensor(weight), _Difference(), _Difference()
     for block in blocks(given.shape):
-        source = widen(matrix[block]).astype(np.float32)
+        source = as_floats(matrix[block])
         made = stages.block(source, block)
         zero.see(made[Stage.ZERO], source)
         adapted.see(applied.apply(source), made[Stage.ADAPTED])

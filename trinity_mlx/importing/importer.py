@@ -17,13 +17,14 @@ from ..contracts.errors import FolderUnavailable
 from ..files.folders import put_in_place, scratch_beside
 from ..files.hashing import FileHashes
 from ..files.safetensors import read_float32
+from ..files.safetensors_writer import write_safetensors
 from .card import CARD_FILE, card
 from .component_export import read_component_export
 from .components import Fidelity, faithful_factor
 from .content import Content
 from .request import ImportRequest, SourceKind, check_out, recognise
 from .svd_weights import read_svd_weights
-from .tensors import NewTensor, copied_tensor, float32_tensor, write_tensors
+from .tensors import NewTensor, copied_tensor, float32_tensor
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,8 @@ def _write(
         made=_made(kind, tensors),
         lineage=content.lineage,
     )
-    write_tensors(folder / ADAPTER_FILE, new)
-    write_tensors(folder / HEAD_FILE, [float32_tensor(HEAD_TENSOR, content.head)])
+    write_safetensors(folder / ADAPTER_FILE, new)
+    write_safetensors(folder / HEAD_FILE, [float32_tensor(HEAD_TENSOR, content.head)])
     (folder / CARD_FILE).write_text(card(draft), encoding="utf-8")
     return seal_bundle(folder, draft), tensors
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..artifacts.manifest import MANIFEST_NAME
 from ..artifacts.published_manifest import is_published
 from ..contracts.errors import ArtifactNotFound, UsageError
+from ..files.paths import existing_folder, exists, is_file
 from .component_export import MANIFEST as COMPONENT_MANIFEST
 
 
@@ -36,8 +37,7 @@ class ImportRequest:
     @property
     def base_folder(self) -> Path | None:
         """The base's folder, where it is one and not a repository's name."""
-        folder = Path(self.base).expanduser()
-        return folder if folder.is_dir() else None
+        return existing_folder(self.base)
 
 
 def recognise(request: ImportRequest) -> SourceKind:
@@ -56,9 +56,9 @@ def recognise(request: ImportRequest) -> SourceKind:
 
 
 def _kind(source: Path) -> SourceKind:
-    if source.is_file() and source.suffix == ".pt":
+    if is_file(source) and source.suffix == ".pt":
         return SourceKind.SVD_WEIGHTS
-    if (source / COMPONENT_MANIFEST).is_file():
+    if is_file(source / COMPONENT_MANIFEST):
         return SourceKind.COMPONENTS
     if is_published(source):
         return SourceKind.PUBLISHED
@@ -75,11 +75,11 @@ def check_out(request: ImportRequest) -> None:
         UsageError: something is there that is not to be overwritten.
     """
     out = request.out
-    if not out.exists():
+    if not exists(out):
         return
     if not request.force:
         raise UsageError(f"{out} exists: choose another --out, or --force to put the new bundle in its place")
-    if not (out / MANIFEST_NAME).is_file() and not (out.is_dir() and not any(out.iterdir())):
+    if not is_file(out / MANIFEST_NAME) and not (out.is_dir() and not any(out.iterdir())):
         raise UsageError(f"{out} is no bundle, so it is not overwritten even with --force")
     inputs = [path for path in (request.source, request.base_folder, request.vector) if path]
     if any(path.resolve().is_relative_to(out.resolve()) for path in inputs):

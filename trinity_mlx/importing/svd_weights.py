@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..artifacts.vector import LM_HEAD, adapted_shapes, split_vector
-from ..artifacts.vector_file import read_vector
+from ..artifacts.vector import LM_HEAD, adapted_shapes, read_vector, split_vector
 from ..contracts.artifact import Base
 from ..contracts.backend import SvdWeightsReader
 from ..contracts.errors import EnvironmentUnavailable, ProfileUnavailable, TensorFileInvalid
@@ -23,10 +22,11 @@ def read_svd_weights(file: Path, vector_file: Path, base: Base) -> Content:
     Raises:
         EnvironmentUnavailable: torch is not installed.
         TensorFileInvalid: a file is missing or malformed, needs more than weights, or lacks a tensor or a shape.
-        BundleInvalid, VectorInvalid: the vector is none, or its length does not add up.
+        VectorInvalid: the vector is none, or its length does not add up.
     """
     shapes = adapted_shapes(base.config)
-    trained = split_vector(read_vector(vector_file), shapes, base.config.hidden_size)
+    vector = read_vector(vector_file)
+    trained = split_vector(vector.values, shapes, base.config.hidden_size)
     weights = _reader().read_svd_weights(file)
     components = {
         name: checked_components(_parts(weights, name, offsets, file), shapes[name], f"{file}: {name}")
@@ -34,8 +34,7 @@ def read_svd_weights(file: Path, vector_file: Path, base: Base) -> Content:
         if name != LM_HEAD
     }
     head = checked_head(trained.head, base, vector_file)
-    hashes = FileHashes()
-    lineage = {"components": hashes.sha256(file), "vector": hashes.sha256(vector_file)}
+    lineage = {"components": FileHashes().sha256(file), "vector": vector.sha256}
     return Content(head, checked_labels((), head, vector_file), lineage, None, components=components)
 
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from ..contracts.artifact import AdapterEntry
-from ..files.safetensors import ITEM_BYTES
-from ..files.safetensors_writer import SafetensorsWriter, TensorSpec
+from ..factorization.tiles import spans
+from ..files.safetensors import map_tensor
+from ..files.safetensors_writer import Buffer, TensorSpec
 
-_TILE_ROWS = 4096
 
-
-@dataclass(frozen=True)
-class NewTensor:
+class NewTensor(NamedTuple):
     """A tensor to write, and its values' bytes in row order, in pieces."""
 
     spec: TensorSpec
-    tiles: Iterable[bytes]
+    tiles: Iterable[Buffer]
 
 
 def float32_tensor(name: str, values: np.ndarray) -> NewTensor:
@@ -30,21 +27,7 @@ def float32_tensor(name: str, values: np.ndarray) -> NewTensor:
 
 def copied_tensor(entry: AdapterEntry) -> NewTensor:
     """An entry's tensor bit by bit, turned as its source lies; read from the memory map a tile at a time."""
-    tensor = entry.tensor
-    bits = np.memmap(
-        tensor.path, dtype=f"<u{ITEM_BYTES[tensor.dtype]}", mode="r", offset=tensor.start, shape=tensor.shape
-    )
-    turned = bits.T if entry.transposed else bits
-    tiles = (turned[start : start + _TILE_ROWS].tobytes() for start in range(0, len(turned), _TILE_ROWS))
-    return NewTensor(TensorSpec(entry.source, tensor.dtype, turned.shape), tiles)
-
-
-def write_tensors(path: Path, tensors: Sequence[NewTensor]) -> None:
-    """A safetensors file at ``path``, flushed to the disk.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    writer = SafetensorsWriter(path, [tensor.spec for tensor in tensors])
-    for tensor in tensors:
-        writer.write(tensor.spec.name, tensor.tiles)
+    stored = map_tensor(entry.tensor)
+    turned = stored.T if entry.transposed else stored
+    tiles = (turned[rows].tobytes() for rows in spans(*turned.shape))
+    return NewTensor(TensorSpec(entry.source, entry.tensor.dtype, turned.shape), tiles)

@@ -17,8 +17,8 @@ from typing import Literal
 from ..contracts.artifact import TensorLocation
 from ..contracts.errors import ParitySetupError
 from ..factorization.stages import Stage
-from ..files.safetensors import read_header
-from .blocks import FLOAT_TYPES, MappedTensor
+from ..files.paths import exists
+from ..files.safetensors import STORED, read_header
 from .checks import LIMITS, UNKNOWN, Check, Comparison
 from .difference import Advance, difference, in_silence
 from .report import StageReport, read_report
@@ -42,7 +42,7 @@ def open_stages(path: Path) -> StageBundle:
             not of floats.
         TensorFileInvalid: the file is truncated or corrupt.
     """
-    if not path.exists():
+    if not exists(path):
         raise ParitySetupError(f"no stage bundle at {path}: make one with `trinity-mlx parity reference` or `run`")
     report = read_report(path) if path.is_dir() else None
     file = path / STAGES_FILE if path.is_dir() else path
@@ -85,7 +85,7 @@ def _check(
     found = None
     if reference and candidate and reference.shape == candidate.shape:
         turns = align and stage == Stage.U_SCALED and len(reference.shape) == 2
-        found = difference(MappedTensor(reference), MappedTensor(candidate), align=turns, advance=advance)
+        found = difference(reference, candidate, align=turns, advance=advance)
     same_dtype = bool(reference and candidate and reference.dtype == candidate.dtype)
     return Check(tensor, stage, LIMITS.get(stage, UNKNOWN), shapes[0], shapes[1], same_dtype, found)
 
@@ -105,8 +105,8 @@ def _require_all(keys: Sequence[str], reference: StageBundle, candidate: StageBu
 
 def _require_floats(file: Path, tensors: Mapping[str, TensorLocation]) -> None:
     for key, location in tensors.items():
-        if location.dtype not in FLOAT_TYPES:
-            raise ParitySetupError(f"{file}: stage {key} is {location.dtype}, not one of {', '.join(FLOAT_TYPES)}")
+        if location.dtype not in STORED:
+            raise ParitySetupError(f"{file}: stage {key} is {location.dtype}, not one of {', '.join(STORED)}")
 
 
 def _relation(reference: StageReport | None, candidate: StageReport | None) -> Literal["same", "different", "unknown"]:

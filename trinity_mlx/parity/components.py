@@ -7,7 +7,7 @@ The file is the component file of the Python tools, ``trinity_svf_components.saf
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,17 +16,17 @@ import numpy as np
 from ..contracts.artifact import TensorLocation
 from ..contracts.backend import ThinSvd
 from ..contracts.errors import BaseInvalid, ParitySetupError, ProfileUnavailable
-from ..factorization.stages import Components, blocks
-from ..factorization.tiles import spans
-from ..files.safetensors import read_header
+from ..factorization.stages import Components
+from ..factorization.tiles import blocks, spans
+from ..files.paths import is_file
+from ..files.safetensors import as_floats, map_tensor, read_header
+from ..files.safetensors_writer import SafetensorsWriter, TensorSpec, new_safetensors
 from ..profiles.backends import load_backend
-from .blocks import BlockFile, MappedTensor, TensorSpec
 from .progress import Progress
 from .stages import Subject
 
 COMPONENTS_FILE = "trinity_svf_components.safetensors"
 _STORED = {"float32": "F32", "float64": "F64"}
-_NUMPY = {"F32": "<f4", "F64": "<f8"}
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def write_components(
     sharing: dict[TensorLocation, list[Subject]] = {}
     for subject in subjects:
         sharing.setdefault(subject.source, []).append(subject)
-    specs = {key: spec for subject in subjects for key, spec in _specs(subject, _STORED[dtype]).items()}
-    with BlockFile(folder / COMPONENTS_FILE, specs) as file:
+    specs = [spec for subject in subjects for spec in _specs(subject, _STORED[dtype])]
+    with new_safetensors(folder / COMPONENTS_FILE, specs) as file:
         for shared in sharing.values():
             progress.begin(f"decompose {shared[0].name}", None)
             found = decomposer.decompose(_whole(shared[0], np.dtype(dtype)))
@@ -91,7 +91,7 @@ class ComponentStore:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / COMPONENTS_FILE
-        if not self.path.is_file():
+        if not is_file(self.path):
             raise ParitySetupError(f"{folder} has no {COMPONENTS_FILE}: make it with `trinity-mlx parity reference`")
         self._tensors = read_header(self.path)
 
@@ -103,7 +103,7 @@ class ComponentStore:
         """
         (rows, columns), rank = subject.shape, min(subject.shape)
         shapes = {"U": (rows, rank), "S": (rank,), "V": (columns, rank)}
-        u, s, v = (_map(self._locate(subject, part, shape)) for part, shape in shapes.items())
+        u, s, v = (map_tensor(self._locate(subject, part, shape)) for part, shape in shapes.items())
         if not u.dtype == s.dtype == v.dtype:
             raise ParitySetupError(f"{self.path}: U, S and V of {subject.name} must have one number type")
         return Components(u, np.array(s), v)
@@ -113,7 +113,7 @@ class ComponentStore:
         found = self._tensors.get(key)
         if found is None:
             raise ParitySetupError(f"{self.path} has no {key}: make the reference for this tensor, or with --all")
-        if found.shape != shape or found.dtype not in _NUMPY:
+        if found.shape != shape or found.dtype not in _STORED.values():
             raise ParitySetupError(
                 f"{self.path}: {key} is {found.dtype}{list(found.shape)}, and {list(shape)} of F32 or F64 is needed "
                 "(V as columns, not transposed)"
@@ -121,14 +121,10 @@ class ComponentStore:
         return found
 
 
-def _map(location: TensorLocation) -> np.ndarray:
-    return np.memmap(location.path, _NUMPY[location.dtype], "r", location.start, location.shape)
-
-
 def _whole(subject: Subject, dtype: np.dtype[np.floating]) -> np.ndarray:
-    source, whole = MappedTensor(subject.source), np.empty(subject.shape, dtype)
+    source, whole = map_tensor(subject.source), np.empty(subject.shape, dtype)
     for block in blocks(subject.shape):
-        whole[block] = source[block]
+        whole[block] = as_floats(source[block])
         if not np.isfinite(whole[block]).all():
             raise BaseInvalid(
                 f"{subject.source.path}: {subject.name} holds NaN or infinity: there is nothing to decompose"
@@ -136,17 +132,17 @@ def _whole(subject: Subject, dtype: np.dtype[np.floating]) -> np.ndarray:
     return whole
 
 
-def _specs(subject: Subject, dtype: str) -> Mapping[str, TensorSpec]:
+def _specs(subject: Subject, dtype: str) -> list[TensorSpec]:
     (rows, columns), rank = subject.shape, min(subject.shape)
     shapes: dict[str, tuple[int, ...]] = {"U": (rows, rank), "S": (rank,), "V": (columns, rank)}
-    return {f"svd.{part}.{subject.name}": TensorSpec(dtype, shape) for part, shape in shapes.items()}
+    return [TensorSpec(f"svd.{part}.{subject.name}", dtype, shape) for part, shape in shapes.items()]
 
 
-def _write(file: BlockFile, name: str, found: Components) -> None:
-    file.write(f"svd.S.{name}", found.s)
+def _write(file: SafetensorsWriter, name: str, found: Components) -> None:
+    file.write_block(f"svd.S.{name}", found.s)
     for part, vectors in (("U", found.u), ("V", found.v)):
         for block in blocks(vectors.shape):
-            file.write(f"svd.{part}.{name}", vectors[block], block)
+            file.write_block(f"svd.{part}.{name}", vectors[block], block)
 
 
 def _numpy_svd(matrix: np.ndarray) -> Components:

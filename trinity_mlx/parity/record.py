@@ -18,8 +18,8 @@ from ..contracts.errors import ParitySetupError, ProfileUnavailable
 from ..factorization.adapted import EMBEDDING
 from ..factorization.stages import Stage, relative_gap
 from ..factorization.tiles import spans
-from ..files.safetensors import read_header, require
-from .blocks import BlockFile, MappedTensor
+from ..files.safetensors import map_tensor, read_header, require
+from ..files.safetensors_writer import SafetensorsWriter, new_safetensors
 from .components import ComponentStore, Decomposer, reference_decomposer, write_components
 from .makers import Engine, GivenComponents, Made, Origin, OwnGram
 from .progress import SILENCE, Progress
@@ -42,7 +42,7 @@ def plan(base: Base, vector: np.ndarray, vector_sha256: str, tensor: str | None 
 
     Raises:
         ParitySetupError: the base has a single layer, or the vector does not adapt ``tensor``.
-        BundleInvalid: the vector's length does not add up.
+        VectorInvalid: the vector's length does not add up.
         TensorFileInvalid: the base has no ``lm_head.weight`` of the right shape, and does not tie it to the embedding.
     """
     if base.config.num_layers < 2:
@@ -114,8 +114,8 @@ def _record(
     task: Task, folder: Path, kind: str, engine: Engine, origin: Origin, dtype: str, progress: Progress
 ) -> dict[str, Any]:
     layouts = [Layout(subject, task.is_single) for subject in task.subjects]
-    specs = {key: spec for layout in layouts for key, spec in layout.specs().items()}
-    with BlockFile(folder / STAGES_FILE, specs) as file:
+    specs = [spec for layout in layouts for spec in layout.specs()]
+    with new_safetensors(folder / STAGES_FILE, specs) as file:
         tensors = [_record_tensor(file, layout, origin, progress) for layout in layouts]
     stored = read_header(folder / STAGES_FILE)
     for entry, layout in zip(tensors, layouts, strict=True):
@@ -140,7 +140,7 @@ def _record(
     )
 
 
-def _record_tensor(file: BlockFile, layout: Layout, origin: Origin, progress: Progress) -> dict[str, Any]:
+def _record_tensor(file: SafetensorsWriter, layout: Layout, origin: Origin, progress: Progress) -> dict[str, Any]:
     subject, started = layout.subject, time.perf_counter()
     made: Made = origin.make(subject, progress)
     progress.begin(f"stages of {subject.name}", subject.shape[0] * subject.shape[1])
@@ -161,7 +161,7 @@ def _source(base: Base, name: str, shape: tuple[int, int]) -> TensorLocation:
 
 
 def _sha256(location: TensorLocation) -> str:
-    digest, tensor = hashlib.sha256(), MappedTensor(location)
-    for rows in spans(location.shape[0], location.shape[1]):
-        digest.update(np.ascontiguousarray(tensor.bits(rows)).data)
+    digest, stored = hashlib.sha256(), map_tensor(location)
+    for rows in spans(*stored.shape):
+        digest.update(np.ascontiguousarray(stored[rows]).data)
     return digest.hexdigest()

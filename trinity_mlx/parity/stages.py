@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..contracts.artifact import TensorLocation
-from ..factorization.stages import Block, Stage, StageMaker, Stages, blocks, to_bfloat16
-from .blocks import BlockFile, MappedTensor, TensorSpec
+from ..factorization.stages import Stage, StageMaker, Stages
+from ..factorization.tiles import blocks
+from ..files.safetensors import as_floats, map_tensor, to_bfloat16
+from ..files.safetensors_writer import Block, SafetensorsWriter, TensorSpec
 from .difference import Advance
 
 STAGES_FILE = "stages.safetensors"
@@ -50,8 +52,8 @@ class Layout:
         """The tensor's name in the file."""
         return stage_key(stage, None if self.is_single else self.subject.name)
 
-    def specs(self) -> dict[str, TensorSpec]:
-        """Number type and shape of each stage by its name in the file."""
+    def specs(self) -> list[TensorSpec]:
+        """Name in the file, number type and shape of each stage."""
         rows, columns = self.subject.shape
         rank = min(rows, columns)
         final = (columns, rows) if self.transposed else (rows, columns)
@@ -63,12 +65,10 @@ class Layout:
             Stage.FINAL: final,
             Stage.FINAL_BF16: final,
         }
-        return {
-            self.key(stage): TensorSpec(
-                "BF16" if stage is Stage.FINAL_BF16 else "F32", shapes.get(stage, (rows, columns))
-            )
-            for stage in Stage
-        }
+        kinds = {Stage.FINAL_BF16: "BF16"}
+        return [
+            TensorSpec(self.key(stage), kinds.get(stage, "F32"), shapes.get(stage, (rows, columns))) for stage in Stage
+        ]
 
 
 def stage_key(stage: str, tensor: str | None) -> str:
@@ -85,27 +85,27 @@ def parse_key(key: str) -> tuple[str | None, str] | None:
     return (tensor, stage) if kind == "tensor" and tensor and stage else None
 
 
-def write_stages(file: BlockFile, layout: Layout, maker: StageMaker, advance: Advance) -> None:
+def write_stages(file: SafetensorsWriter, layout: Layout, maker: StageMaker, advance: Advance) -> None:
     """Put all stages of one tensor into ``file``, block by block."""
     subject, scaling = layout.subject, maker.scaling
-    file.write(layout.key(Stage.OFFSETS), subject.offsets)
-    file.write(layout.key(Stage.SCALED_S), scaling.scaled)
-    file.write(layout.key(Stage.NORMALIZATION), np.asarray(scaling.norm))
-    source = MappedTensor(subject.source)
+    file.write_block(layout.key(Stage.OFFSETS), subject.offsets)
+    file.write_block(layout.key(Stage.SCALED_S), scaling.scaled)
+    file.write_block(layout.key(Stage.NORMALIZATION), np.asarray(scaling.norm))
+    source = map_tensor(subject.source)
     for block in blocks(subject.shape):
-        values = source[block]
+        values = as_floats(source[block])
         _write_block(file, layout, block, {Stage.SOURCE: values, **maker.block(values, block)})
         advance(values.size)
 
 
-def _write_block(file: BlockFile, layout: Layout, block: Block, stages: Stages) -> None:
+def _write_block(file: SafetensorsWriter, layout: Layout, block: Block, stages: Stages) -> None:
     rows, columns = block
     u_scaled = stages.pop(Stage.U_SCALED)
     if not columns.start:
-        file.write(layout.key(Stage.U_SCALED), u_scaled, (rows, slice(None)))
+        file.write_block(layout.key(Stage.U_SCALED), u_scaled, (rows, slice(None)))
     for stage, values in stages.items():
-        file.write(layout.key(stage), values, block)
+        file.write_block(layout.key(stage), values, block)
     final = stages[Stage.ADAPTED].astype(np.float32)
     final, place = (final.T, (columns, rows)) if layout.transposed else (final, block)
-    file.write(layout.key(Stage.FINAL), final, place)
-    file.write(layout.key(Stage.FINAL_BF16), to_bfloat16(final), place)
+    file.write_block(layout.key(Stage.FINAL), final, place)
+    file.write_block(layout.key(Stage.FINAL_BF16), to_bfloat16(final), place)

@@ -32,6 +32,7 @@ from ..contracts.errors import PoolInvalid
 from ..contracts.pool import ACCEPTS, ALL_ROLES, Agent, Pool, Price
 from ..contracts.routing import Role
 from ..files.models import first_fault
+from ..files.paths import expanded, is_file
 from ..files.shipped import data_path
 
 DEMO = "demo"
@@ -125,10 +126,10 @@ def find_pool(name: str | Path, config_dir: Path | None = None) -> Pool:
     """
     for folder in _folders(config_dir):
         path = folder / f"{name}.toml"
-        if _is_file(path):
+        if is_file(path):
             return read_pool(path)
     path = Path(name)
-    if not _is_file(path):
+    if not is_file(path):
         known = ", ".join(pool_names(config_dir))
         raise PoolInvalid(f"no pool {str(name)!r}: name a TOML file, or one of the pools that are here: {known}")
     return read_pool(path)
@@ -189,14 +190,6 @@ def check_agents(agents: Sequence[Agent], origin: str) -> None:
         raise PoolInvalid(f"{origin}: no agent may be a Worker, so nobody can answer: allow that role to one")
 
 
-def _is_file(path: Path) -> bool:
-    """Whether there is a file; a name that no file can have, or a folder that cannot be looked into, has none."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
 def _folders(config_dir: Path | None) -> list[Path]:
     return [*([config_dir / "pools"] if config_dir else []), data_path("fixtures", "pools")]
 
@@ -205,20 +198,12 @@ def _agent(agent: _Agent, folder: Path) -> Agent:
     values = agent.model_dump(exclude={"price", "roles", "accepts"})
     extra = values["extra"]
     if agent.provider == "scripted" and isinstance(extra.get("script"), str):
-        extra["script"] = str(folder / _expanded(extra["script"]))
+        extra["script"] = str(folder / expanded(extra["script"]))
     if agent.provider == "local" and agent.model:
-        values["model"] = str(folder / _expanded(agent.model))
+        values["model"] = str(folder / expanded(agent.model))
     return Agent(
         **values,
         price=Price(agent.price.input, agent.price.output) if agent.price else None,
         roles=frozenset(Role[role.upper()] for role in agent.roles) if agent.roles else ALL_ROLES,
         accepts=tuple(each for each in ACCEPTS if each in agent.accepts),
     )
-
-
-def _expanded(text: str) -> Path:
-    """``text`` with the home folder for a leading ``~``; as it is where that user has none."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        return Path(text)

@@ -50,8 +50,8 @@ def compare_lanes(ctx: click.Context, first: str, second: str, as_json: bool) ->
 
 
 def _find(name: str) -> Lane:
-    from ...evaluation.files import existing_file
     from ...evaluation.lane import lane_names, read_lane, shipped_lanes, user_lanes
+    from ...files.paths import existing_file
 
     folders = (user_lanes(settings.config_dir()), shipped_lanes())
     for place in (*(folder / f"{name}.json" for folder in folders), Path(name)):

@@ -208,17 +208,15 @@ def trace(
 
 def _task(base: str, vector: Path, tensor: str | None, whole: bool, progress: Progress) -> Task:
     from ...artifacts.base import open_base
-    from ...artifacts.vector_file import read_vector
+    from ...artifacts.vector import read_vector
     from ...files.hashing import FileHashes
     from ...parity.record import plan
 
     if (tensor is None) != whole:
         raise UsageError("give --tensor NAME or --all, one of the two")
     progress.begin("checking the base", None)
-    hashes = FileHashes(settings.hash_memory())
-    file = vector
-    values = read_vector(file)
-    return plan(open_base(base, hashes=hashes), values, hashes.sha256(file), tensor)
+    trained = read_vector(vector)
+    return plan(open_base(base, hashes=FileHashes(settings.hash_memory())), trained.values, trained.sha256, tensor)
 
 
 def _print_report(report: dict[str, Any], out: Path, as_json: bool) -> None:
