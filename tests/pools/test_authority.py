@@ -89,11 +89,11 @@ def test_keys_come_from_files_alone_and_live_calls_still_need_permission(
         "api_key": f"file:{tmp_path}/key",
     }
     authority = read_authority(write(tmp_path / "a.json", held))
-    with pytest.raises(LiveCallRefused):
-        Coordinator.governed(TEAM, authority)  # type: ignore[arg-type]
     with pytest.raises(SecretUnavailable, match="agent 'solver' of pool 'governed': the key file"):
         Coordinator.governed(TEAM, authority, live=True)  # type: ignore[arg-type]
     (tmp_path / "key").write_text(KEY)
+    with Coordinator.governed(TEAM, authority) as coordinator, pytest.raises(LiveCallRefused):  # type: ignore[arg-type]
+        coordinator.run("6 * 7?")
     with Coordinator.governed(TEAM, authority, live=True) as coordinator:  # type: ignore[arg-type]
         result = coordinator.run("6 * 7?")
     assert result.turns[0].fallback_from == 0

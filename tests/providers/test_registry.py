@@ -11,10 +11,12 @@ import pytest
 
 from trinity_mlx.contracts.errors import EnvironmentUnavailable, PoolInvalid
 from trinity_mlx.contracts.pool import Agent
+from trinity_mlx.files.shipped import data_path
 from trinity_mlx.providers import registry
-from trinity_mlx.providers.registry import make_provider, provider_names
+from trinity_mlx.providers.registry import Row, make_provider, provider_names, row_of
 from trinity_mlx.providers.scripted import Scripted
 
+NANO = data_path("fixtures") / "artifacts" / "nano" / "base"
 OURS = ("anthropic", "any-llm", "local", "openai-compatible", "scripted")
 
 
@@ -29,6 +31,17 @@ def offer(folder: Path, **points: str) -> None:
 
 def test_there_are_five_of_ours() -> None:
     assert provider_names() == OURS
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_what_is_known_of_ours_before_they_are_made_is_true_of_them_afterwards(name: str) -> None:
+    fields = {"scripted": {"extra": {"replies": [{"text": "x"}]}}, "local": {"model": str(NANO)}}
+    agent = Agent(0, "a", name, **{"model": "openai:m", **fields.get(name, {})})  # type: ignore[arg-type]
+    assert row_of(name).is_offline is not make_provider(agent).is_live
+
+
+def test_nothing_is_known_of_another_packages_provider_before_it_is_made() -> None:
+    assert row_of("acme") == Row()
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:

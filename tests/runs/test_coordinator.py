@@ -300,9 +300,12 @@ def test_a_policy_cannot_name_a_slot_without_an_agent(option: str) -> None:
         carry_out(SOLVER, policy=Policy(**options))
 
 
-def test_live_providers_need_permission_also_those_that_claim_to_be_none(odd_installed: None) -> None:
-    with pytest.raises(LiveCallRefused, match=r"agent-0 \(odd\).*--live"):
-        coordinator_of(odd(0, "uncounted", extra={"live": False}))
+def test_a_live_provider_of_another_package_needs_permission_and_an_offline_one_does_not(odd_installed: None) -> None:
+    with pytest.raises(LiveCallRefused, match=r"agent-0 \(odd\)"):
+        carry_out(odd(0, "uncounted"))
+    result = carry_out(odd(0, "uncounted", extra={"live": False}))
+    assert result.answer is not None
+    assert result.answer.startswith("ACCEPT: ")
 
 
 def test_a_missing_key_is_named_by_its_reference() -> None:

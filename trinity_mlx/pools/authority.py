@@ -21,6 +21,7 @@ from ..contracts.canonical import unique_keys
 from ..contracts.errors import AuthorityInvalid, PoolInvalid, UsageError
 from ..contracts.pool import Pool
 from ..files.models import first_fault
+from ..providers.registry import row_of
 from ..rules.budgets import Limits
 from .files import parse_pool
 
@@ -74,10 +75,10 @@ def read_authority(path: Path) -> Authority:
                 f"{path}: agent {agent.name!r} takes its key from the environment, which a governed run does not "
                 "read: give a file: reference"
             )
-        if agent.provider == "any-llm":
+        if row_of(agent.provider).reads_environment:
             raise AuthorityInvalid(
-                f"{path}: agent {agent.name!r} uses any-llm, whose packages may read credentials from the environment, "
-                "which a governed run does not: give openai-compatible or anthropic"
+                f"{path}: agent {agent.name!r} uses {agent.provider}, whose packages may read credentials from the "
+                "environment, which a governed run does not: give openai-compatible or anthropic"
             )
     return Authority({name: getattr(held, name) for name in REFS}, pool, limits)
 

@@ -34,6 +34,7 @@ from ..contracts.routing import Role
 from ..files.models import first_fault
 from ..files.paths import expanded, is_file
 from ..files.shipped import data_path
+from ..providers.registry import row_of
 
 DEMO = "demo"
 """The shipped pool, which answers from a script."""
@@ -196,11 +197,11 @@ def _folders(config_dir: Path | None) -> list[Path]:
 
 def _agent(agent: _Agent, folder: Path) -> Agent:
     values = agent.model_dump(exclude={"price", "roles", "accepts"})
-    extra = values["extra"]
-    if agent.provider == "scripted" and isinstance(extra.get("script"), str):
-        extra["script"] = str(folder / expanded(extra["script"]))
-    if agent.provider == "local" and agent.model:
-        values["model"] = str(folder / expanded(agent.model))
+    for path in row_of(agent.provider).paths:
+        place, _, name = path.rpartition(".")
+        table = values[place] if place else values
+        if isinstance(table.get(name), str) and table[name]:
+            table[name] = str(folder / expanded(table[name]))
     return Agent(
         **values,
         price=Price(agent.price.input, agent.price.output) if agent.price else None,

@@ -21,24 +21,41 @@ from ..contracts.provider import ENTRY_POINT_GROUP, Provider, ProviderFactory
 
 
 @dataclass(frozen=True, slots=True)
-class _BuiltIn:
-    """Where a provider of this package is, and the extra that brings what it needs, if any."""
+class Row:
+    """All that is known of a provider before it is made.
 
-    module: str
+    Attributes:
+        module: where it is, below this package; None for one that another package offers.
+        extra: the extra of this package that brings what it needs, if any.
+        is_offline: whether it never leaves this process, so that no permission is needed; None until it is made.
+        paths: which fields of an agent, or of its ``extra``, are paths; a pool takes them from its own folder.
+        reads_environment: whether packages below it may read credentials by themselves; a governed run refuses it.
+    """
+
+    module: str | None = None
     extra: str | None = None
+    is_offline: bool | None = None
+    paths: tuple[str, ...] = ()
+    reads_environment: bool = False
 
     @property
     def remedy(self) -> str:
+        """What to do where a package is missing."""
         return f"pip install 'trinity-mlx[{self.extra}]'" if self.extra else "reinstall trinity-mlx"
 
 
 BUILT_IN = {
-    "openai-compatible": _BuiltIn("openai_compatible"),
-    "anthropic": _BuiltIn("anthropic", extra="anthropic"),
-    "any-llm": _BuiltIn("any_llm", extra="any-llm"),
-    "local": _BuiltIn("local.provider"),
-    "scripted": _BuiltIn("scripted"),
+    "openai-compatible": Row("openai_compatible", is_offline=False),
+    "anthropic": Row("anthropic", extra="anthropic", is_offline=False),
+    "any-llm": Row("any_llm", extra="any-llm", is_offline=False, reads_environment=True),
+    "local": Row("local.provider", is_offline=True, paths=("model",)),
+    "scripted": Row("scripted", is_offline=True, paths=("extra.script",)),
 }
+
+
+def row_of(name: str) -> Row:
+    """What is known of the provider ``name``; of one that another package offers, nothing."""
+    return BUILT_IN.get(name, Row())
 
 
 def provider_names() -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from ..contracts.transcript import Transcript, TranscriptSource
 from ..pools.authority import Authority
 from ..pools.files import DEMO, check_agents, find_pool
 from ..pools.secrets import resolve_pool
-from ..providers.registry import make_provider, provider_factory
+from ..providers.registry import make_provider, provider_factory, row_of
 from ..routing.router import Router
 from ..rules.budgets import Limits
 from ..rules.policy import Policy
@@ -30,9 +30,6 @@ from .guard import GuardedProvider
 from .result import RunResult
 from .retry import AgentClient, RetryPolicy
 from .run import OnText, Run, RunSetup
-
-OFFLINE = frozenset({"local", "scripted"})
-"""Providers that never leave this process: no permission is needed to call them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +91,7 @@ class Coordinator:
         check_agents(self.pool.agents, f"pool {self.pool.name!r}")
         _check_size(self.pool, len(router.identity.labels), router.identity.artifact.name)
         _check_prices(self.pool, self.limits)
-        self._check_live(agent for agent in self.pool.agents if agent.provider not in OFFLINE)
+        self._check_live(agent for agent in self.pool.agents if row_of(agent.provider).is_offline is False)
         self._secrets = resolve_pool(self.pool, environment or {})
         for agent in self.pool.agents:
             provider_factory(agent)  # the imports come now, and not in the middle of somebody's event loop
