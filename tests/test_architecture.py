@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ HEAVY = {"numpy", "pydantic", "tokenizers", "safetensors", "huggingface_hub", "c
 FRAMEWORKS = {"torch", "mlx", "mlx_lm", "transformers", "jax", "tensorflow"}
 LOCAL_MODELS = {"providers/local/mlx.py", "providers/local/transformers.py"}
 """The provider that runs a model in this process: the one part of the core that a framework may enter."""
+VISIBLE_TO_BACKENDS = {f"trinity_mlx.{room}" for room in ("contracts", "factorization", "files", "sharing")}
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.getenvb", "Path.home", "os.path.expanduser"}
 
 
@@ -61,6 +63,37 @@ def test_every_import_contract_is_kept() -> None:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "0 broken" in result.stdout
+
+
+def package_imports(path: Path) -> Iterator[str]:
+    """What ``path`` imports of this package: ``trinity_mlx.<room>``, or the package itself."""
+    for node in ast.walk(tree_of(path)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            module = node.module or ""
+            names = [f"{module}.{alias.name}" for alias in node.names] if module == "trinity_mlx" else [module]
+        yield from (".".join(name.split(".")[:2]) for name in names if name.split(".")[0] == "trinity_mlx")
+
+
+@pytest.mark.parametrize("backend", ["trinity_backend_mlx", "trinity_backend_torch"])
+def test_backends_see_contracts_and_tools_alone(backend: str) -> None:
+    package = importlib.util.find_spec(backend)
+    assert package is not None
+    assert package.submodule_search_locations
+    modules = [path for folder in package.submodule_search_locations for path in Path(folder).rglob("*.py")]
+    seen = {name for path in modules for name in package_imports(path)}
+    assert "trinity_mlx.contracts" in seen
+    assert seen <= VISIBLE_TO_BACKENDS
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["import trinity_mlx.tracing", "from trinity_mlx import runs", "from trinity_mlx.pools.files import find_pool"],
+)
+def test_the_check_of_backends_sees_every_way_to_import(text: str, tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text(text)
+    assert not set(package_imports(module)) <= VISIBLE_TO_BACKENDS
 
 
 def test_there_are_modules_to_check() -> None:

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from .contracts.parts import Image, Refusal, Text, ToolCall, ToolResult
     from .contracts.pool import Agent, Pool, Price
     from .contracts.provider import Tool
-    from .contracts.routing import Role, RouteDecision, RouteLogits, Selection, SelectionMode
+    from .contracts.routing import Read, Role, RouteDecision, RouteLogits, Selection, SelectionMode, Window
     from .contracts.text_format import TextFormat
     from .contracts.transcript import Message, Transcript
+    from .library import Library
     from .pools.authority import Authority, read_authority
     from .pools.files import find_pool
     from .routing.loading import load_router
@@ -52,9 +53,10 @@ _PLACES = {
     "contracts.parts": ("Image", "Refusal", "Text", "ToolCall", "ToolResult"),
     "contracts.pool": ("Agent", "Pool", "Price"),
     "contracts.provider": ("Tool",),
-    "contracts.routing": ("Role", "RouteDecision", "RouteLogits", "Selection", "SelectionMode"),
+    "contracts.routing": ("Read", "Role", "RouteDecision", "RouteLogits", "Selection", "SelectionMode", "Window"),
     "contracts.text_format": ("TextFormat",),
     "contracts.transcript": ("Message", "Transcript"),
+    "library": ("Library",),
     "pools.authority": ("Authority", "read_authority"),
     "pools.files": ("find_pool",),
     "routing.loading": ("load_router",),
@@ -75,12 +77,14 @@ __all__ = [
     "Coordinator",
     "EnvironmentUnavailable",
     "Image",
+    "Library",
     "Limits",
     "Message",
     "Policy",
     "Pool",
     "Price",
     "ProviderError",
+    "Read",
     "Refusal",
     "RetryPolicy",
     "Role",
@@ -100,6 +104,7 @@ __all__ = [
     "Transcript",
     "TrinityError",
     "UsageError",
+    "Window",
     "find_pool",
     "load_router",
     "read_authority",

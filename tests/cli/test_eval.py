@@ -332,9 +332,7 @@ def test_the_cases_are_listed_for_people_and_for_programs(suite: Path) -> None:
 
 def test_listing_finds_the_suite_of_an_artifact_by_its_own_name(tmp_path: Path, tiny_bundle: Bundle) -> None:
     assert len(json.loads(invoke("eval", "--list-cases", "--json").stdout)) == 64
-    assert_fails(
-        invoke("eval", "--list-cases", "--artifact", tiny_bundle.folder), 2, "for tiny: pass --suite with yours"
-    )
+    assert_fails(invoke("eval", "--list-cases", "--artifact", tiny_bundle.folder), 2, "for tiny: give one of your own")
     assert_fails(invoke("eval", "--list-cases", "--artifact", tmp_path / "none"), 4, "no artifact")
 
 
@@ -391,7 +389,7 @@ def test_a_floor_that_is_no_number_is_a_usage_error(suite: Path, value: str) -> 
 
 def test_a_bundle_without_a_suite_asks_for_one(tiny_folders: dict[str, Path]) -> None:
     result = invoke("eval", "--artifact", tiny_folders["artifact"], "--base", tiny_folders["base"], "--profile", "mlx")
-    assert_fails(result, 2, "for tiny: pass --suite with yours")
+    assert_fails(result, 2, "for tiny: give one of your own")
 
 
 def test_a_file_that_finds_no_room_keeps_its_old_content(tmp_path: Path, suite: Path) -> None:

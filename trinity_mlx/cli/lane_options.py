@@ -17,14 +17,9 @@ from .options import NAME, artifact_option, base_option, dtype_option, profile_o
 
 if TYPE_CHECKING:
     from ..evaluation.certify import RouterSource
-    from ..evaluation.lane import Lane
     from ..evaluation.suite import Suite
-    from ..routing.router import Router
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-DEFAULT_SUITES = {"nano": "nano-64", "sakana": "seed-12", "sakana-adapted": "seed-12"}
-"""The suite of an artifact whose lane names none."""
 
 
 def lane_options(command: F) -> F:
@@ -104,45 +99,6 @@ class LaneOptions:
         from ..evaluation.suite import find_suite
 
         return find_suite(self.suite) if self.suite else None
-
-
-def default_suite(artifact: str, lane: Lane | None = None) -> Suite:
-    """The suite of the lane where it ships with the package, else the one that ships for the artifact.
-
-    Raises:
-        UsageError: none of these is known.
-    """
-    from ..contracts.errors import UsageError
-    from ..evaluation.suite import builtin_suites, find_suite
-
-    of_lane = lane.suite.name if lane and lane.suite else None
-    name = of_lane if of_lane in builtin_suites() else DEFAULT_SUITES.get(artifact)
-    if name is None:
-        measured = f"; its lane was measured with {of_lane}" if of_lane else ""
-        raise UsageError(f"no suite that ships with this package is for {artifact}: pass --suite with yours{measured}")
-    return find_suite(name)
-
-
-def lane_of(router: Router, variant: Variant) -> tuple[Lane | None, list[str]]:
-    """The lane that belongs to a loaded router, and what people should know about it."""
-    from ..evaluation.lane import find_lane
-
-    identity = router.identity
-    lane = find_lane(identity.profile, identity.artifact.name, variant, settings.config_dir())
-    if lane is None:
-        return None, [f"no lane is known for {identity.artifact.name} on {identity.profile}: see trinity-mlx certify"]
-    if not lane.describes(identity.artifact, identity.head_ref):
-        return None, [f"lane {lane.name} was measured with another {identity.artifact.name}: it is not used"]
-    notes = []
-    if lane.status != "measured":
-        notes.append(f"lane {lane.name} is {lane.status}{': ' if lane.note else ''}{lane.note}")
-    if lane.variant != variant.label:
-        notes.append(f"{variant.label} has no lane of its own: it is held against {lane.name}")
-    for name, actual in (("dtype", identity.dtype), ("device", identity.device)):
-        held = lane.provenance.get(name)
-        if held not in (None, actual):
-            notes.append(f"lane {lane.name} was measured with {name} {held}, and this is {actual}")
-    return lane, notes
 
 
 def command_line() -> str:

@@ -119,7 +119,7 @@ def _in_fresh_process(source: RouterSource, suite: Suite) -> list[Outcome]:
             return pool.submit(_load_and_route, source, suite).result()
         except BrokenProcessPool:
             raise EnvironmentUnavailable(
-                "a fresh process was killed before it had routed the suite: free some memory, or pass --processes 0"
+                "a fresh process was killed before it had routed the suite: free memory, or use no fresh process"
             ) from None
 
 

@@ -200,13 +200,13 @@ def measured_lane(
 
 
 def choose_floors(
-    agent: float | None, role: float | None, lane: Lane | None, profile: Profile, artifact: str
+    agent: float | None, role: float | None, lane: Lane | None, profile: Profile | None, artifact: str
 ) -> Floors:
-    """The floor of each split: the flag's, else the lane's, else the profile's, else none."""
+    """The floor of each split: the given one, else the lane's, else the profile's, else none."""
     sources: list[tuple[LaneFloors | ProfileFloors, str]] = []
     if lane and lane.floors:
         sources.append((lane.floors, f"lane {lane.name}, {lane.status}"))
-    if known := profile.floors.get(artifact):
+    if profile and (known := profile.floors.get(artifact)):
         sources.append((known, f"profile {profile.name}, {known.source}"))
     agents = [(agent, "given"), *((held.agent, source) for held, source in sources), (None, "none known")]
     roles = [(role, "given"), *((held.role, source) for held, source in sources), (None, "none known")]

@@ -48,15 +48,17 @@ class Suite:
     cases: tuple[Case, ...]
 
     def only(self, ids: tuple[str, ...]) -> Suite:
-        """The same suite with the cases ``ids`` alone.
+        """The same suite with the cases ``ids`` alone; without any, all of it.
 
         Raises:
             SuiteInvalid: there is no case of that name.
         """
+        if not ids:
+            return self
         known = {case.id for case in self.cases}
         unknown = [wanted for wanted in ids if wanted not in known]
         if unknown:
-            raise SuiteInvalid(f"suite {self.name} has no case {unknown[0]!r}: see trinity-mlx eval --list-cases")
+            raise SuiteInvalid(f"suite {self.name} has no case {unknown[0][:200]!r}")
         return Suite(self.name, self.sha256, tuple(case for case in self.cases if case.id in ids))
 
 

@@ -11,9 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from ..artifacts.base import open_base
-from ..artifacts.bundle import check_fit
-from ..artifacts.catalog import find_bundle
 from ..contracts.artifact import Base, Bundle
 from ..contracts.backend import Backend, Segment
 from ..contracts.errors import ContextLengthError, TranscriptError
@@ -24,6 +21,7 @@ from ..files.safetensors import read_float32
 from ..profiles.backends import load_backend
 from ..profiles.registry import ProfileRegistry
 from ..routing.leases import REGISTRY
+from ..routing.loading import open_artifact
 from ..routing.reader import needed_tokens
 from ..routing.tokenizer import Tokenizer
 from ..rules.choice import choose
@@ -180,9 +178,7 @@ class Tracer:
         hash_memory: Path | None = None,
     ) -> Tracer:
         """The artifact and its base, held against each other."""
-        bundle = find_bundle(artifact)
-        source = open_base(base or bundle.base_folder or bundle.base_id, bundle.base_revision, FileHashes(hash_memory))
-        check_fit(bundle, source)
+        bundle, source = open_artifact(artifact, base, FileHashes(hash_memory))
         return cls(bundle, source, ProfileRegistry(config_dir))
 
     def compare(self, transcript: Transcript, a: str, b: str) -> RouteComparison:

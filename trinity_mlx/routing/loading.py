@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from ..artifacts.base import open_base
 from ..artifacts.bundle import check_fit
 from ..artifacts.catalog import find_bundle
+from ..contracts.artifact import Base, Bundle
 from ..contracts.backend import Backend, Kernels, Variant
-from ..contracts.errors import BaseInvalid, UsageError
+from ..contracts.errors import ArtifactNotFound, BaseInvalid, UsageError
 from ..contracts.routing import ArtifactIdentity, Window
+from ..downloads.pins import shipped_pins
 from ..files.hashing import FileHashes
+from ..files.paths import existing_folder
 from ..profiles.backends import load_backend
 from ..profiles.registry import AUTO, DTypeName, Machine, Profile, ProfileRegistry, profile_of
 from .leases import REGISTRY, ModelRegistry
@@ -22,12 +26,36 @@ from .tokenizer import Tokenizer
 CACHE_BYTES = 512 * 1024 * 1024
 
 
+@dataclass(frozen=True)
+class ArtifactChoice:
+    """What ``load_router`` takes; ``base`` is None where the bundle itself says which base it needs."""
+
+    artifact: str | Path
+    base: str | Path | None
+
+
+class FindsArtifacts(Protocol):
+    """What knows artifacts by name beyond those that ship with the package; ``library.Library`` is one."""
+
+    @property
+    def config_dir(self) -> Path | None:
+        """A folder with the user's own profiles."""
+
+    @property
+    def hash_memory(self) -> Path | None:
+        """A file that remembers the hashes of large weight files."""
+
+    def find(self, artifact: str, base: str | Path | None, profile: str) -> ArtifactChoice:
+        """The bundle and the base that ``artifact`` means."""
+
+
 def load_router(
     artifact: str | Path = "nano",
     base: str | Path | None = None,
     profile: str = AUTO,
     dtype: DTypeName | None = None,
     *,
+    library: FindsArtifacts | None = None,
     execution: Literal["factored", "merged"] = "factored",
     kernels: Kernels = "fused",
     quantize: int | None = None,
@@ -41,10 +69,11 @@ def load_router(
     """Load a router. Routers of the same artifact on the same profile share one model, found in ``routing.leases``.
 
     Args:
-        artifact: the name of an embedded artifact, or a bundle's folder.
+        artifact: the name of an embedded artifact, or a bundle's folder; with a library, any name that it knows.
         base: a folder in Hugging Face layout, or ``OWNER/NAME[@REVISION]`` on the Hub; by default the bundle's own.
         profile: a runtime profile's name, or ``auto`` for the best one here.
         dtype: the number type of the model; by default the profile's.
+        library: what has been fetched and built; its folders are also where profiles are found and hashes remembered.
         execution: apply the adapter to activations, or merge it into copies of the weights that it changes.
         kernels: the framework's fused kernels, or the same composed from plain operations: slower, and a check on them.
         quantize: keep the base's matrices in 8 or 4 bits (MLX), or 8 (torch on the CPU); by default in ``dtype``.
@@ -67,28 +96,17 @@ def load_router(
     """
     started = time.perf_counter()
     variant = Variant(kernels, quantize)
-    hashes = FileHashes(hash_memory)
-    bundle = find_bundle(artifact, hashes)
+    if library:
+        choice = library.find(str(artifact), base, profile)
+        artifact, base = choice.artifact, choice.base
+        config_dir, hash_memory = config_dir or library.config_dir, hash_memory or library.hash_memory
+    else:
+        _check_embedded(artifact)
+    bundle, source = open_artifact(artifact, base, FileHashes(hash_memory))
     chosen, device, engine = _resolve(profile, backend, config_dir)
-    source = (
-        open_base(base, hashes=hashes)
-        if base
-        else open_base(bundle.base_folder or bundle.base_id, bundle.base_revision, hashes)
-    )
-    check_fit(bundle, source)
-    window = window or (chosen.window.window if chosen.window else None)
-    if window and window.size > source.config.max_positions:
-        raise UsageError(
-            f"a window of {window.size} tokens is wider than the base of {bundle.name}, which reads at most "
-            f"{source.config.max_positions}"
-        )
-    tokenizer = Tokenizer(source.tokenizer)
-    if tokenizer.vocab_size > source.config.vocab_size:
-        raise BaseInvalid(
-            f"{source.tokenizer} has ids up to {tokenizer.vocab_size - 1}, "
-            f"and the base embeds {source.config.vocab_size}"
-        )
+    tokenizer = _tokenizer_of(source)
     number_type = dtype or chosen.dtype
+    window = _checked(window or (chosen.window.window if chosen.window else None), source, bundle)
     lease = registry.lease(
         engine,
         source,
@@ -112,14 +130,59 @@ def load_router(
         load_ms=(time.perf_counter() - started) * 1000,
         window=window,
     )
-    reader = lease.value.reader
-    leave = reader.admit(cache_bytes)
+    leave = lease.value.reader.admit(cache_bytes)
 
     def release() -> None:
         leave()
         lease.release()
 
-    return Router(identity, tokenizer, reader, release, remember=cache_bytes > 0)
+    return Router(identity, tokenizer, lease.value.reader, release, remember=cache_bytes > 0)
+
+
+def open_artifact(
+    artifact: str | Path, base: str | Path | None = None, hashes: FileHashes | None = None
+) -> tuple[Bundle, Base]:
+    """A bundle and the base that it runs on: the user's ``base``, else the bundle's own; held against each other.
+
+    Raises:
+        ArtifactNotFound, BundleInvalid, TensorFileInvalid, BaseInvalid: a part is missing or broken.
+        BaseMismatch: the bundle was made for another base.
+    """
+    bundle = find_bundle(artifact, hashes)
+    if base:
+        source = open_base(base, hashes=hashes)
+    else:
+        source = open_base(bundle.base_folder or bundle.base_id, bundle.base_revision, hashes)
+    check_fit(bundle, source)
+    return bundle, source
+
+
+def _check_embedded(artifact: str | Path) -> None:
+    """Say of a published name what is missing, which is not the artifact."""
+    if artifact in shipped_pins() and not existing_folder(artifact):
+        raise ArtifactNotFound(
+            f"{artifact} does not come with the package: give the library that it was fetched into, as in "
+            f"load_router({artifact!r}, library=Library.at(folder))"
+        )
+
+
+def _tokenizer_of(source: Base) -> Tokenizer:
+    tokenizer = Tokenizer(source.tokenizer)
+    if tokenizer.vocab_size > source.config.vocab_size:
+        raise BaseInvalid(
+            f"{source.tokenizer} has ids up to {tokenizer.vocab_size - 1}, "
+            f"and the base embeds {source.config.vocab_size}"
+        )
+    return tokenizer
+
+
+def _checked(window: Window | None, source: Base, bundle: Bundle) -> Window | None:
+    if window and window.size > source.config.max_positions:
+        raise UsageError(
+            f"a window of {window.size} tokens is wider than the base of {bundle.name}, which reads at most "
+            f"{source.config.max_positions}"
+        )
+    return window
 
 
 def _resolve(profile: str, backend: Backend | None, config_dir: Path | None) -> tuple[Profile, str, Backend]:

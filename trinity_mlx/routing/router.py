@@ -183,7 +183,8 @@ class Router:
 
     def forget(self) -> None:
         """Drop what earlier routes with this model left in memory, so that the next one is computed from nothing."""
-        self._reader.forget()
+        if self._remember:
+            self._reader.forget()
 
     def close(self) -> None:
         """Give the model back, and its memories where nobody else uses it; the router cannot be used afterwards."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import settings
-from ..lane_options import LaneOptions, command_line, default_suite, lane_of, lane_options
+from ..lane_options import LaneOptions, command_line, lane_options
 from ..options import PLACE, FiniteRange, json_option
 from ..output import console, note, print_json
 from ..progress import counter
@@ -65,11 +65,12 @@ def _measure(names: LaneOptions, asked: dict[str, Any]) -> tuple[Certificate, Pa
     """What was found, the lane's file, and the lane that it replaces."""
     from ...evaluation.certify import certify as run
     from ...evaluation.lane import lane_file, user_lanes
+    from ...evaluation.standards import default_suite, lane_for
 
     suite, source = names.given_suite(), names.source()
     with source.load() as router:
         identity = router.identity
-        known, _ = lane_of(router, names.variant)
+        known, _ = lane_for(router, settings.config_dir())
         suite = suite or default_suite(identity.artifact.name, known)
         lanes = user_lanes(settings.config_dir())
         path = asked["out"] or lane_file(lanes, identity.profile, identity.artifact.name, names.variant)

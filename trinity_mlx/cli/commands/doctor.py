@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import click
 
 from .. import settings
-from ..artifact_choice import AUTO, PUBLISHED, choose_artifact
+from ..artifact_choice import AUTO, choose_artifact
 from ..options import json_option
 from ..output import console, print_json
 
@@ -87,6 +87,8 @@ def _artifacts() -> list[Check]:
             checks.append(Check(f"artifact {name}", True, f"verified, adapter {bundle.adapter.ref[:12]}"))
         except TrinityError as error:
             checks.append(Check(f"artifact {name}", False, str(error), "pip install --force-reinstall trinity-mlx"))
+    from ...library import PUBLISHED
+
     return [*checks, *(_fetched(name) for name in PUBLISHED)]
 
 

@@ -7,19 +7,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import settings
-from ..artifact_choice import AUTO, FALLBACK, PUBLISHED
-from ..lane_options import DEFAULT_SUITES, LaneOptions, default_suite, lane_of, lane_options
+from ..artifact_choice import user_library
+from ..lane_options import LaneOptions, lane_options
 from ..options import PLACE, TEXT, FiniteRange, json_option
 from ..output import note, print_json
 from ..progress import counter
 
 if TYPE_CHECKING:
-    from ...evaluation.gates import Gates
-    from ...evaluation.lane import Lane
     from ...evaluation.results import Evaluation
-    from ...evaluation.snapshot import Snapshot
     from ...evaluation.suite import Case
-    from ...routing.router import Router
 
 
 @click.command("eval")
@@ -70,39 +66,24 @@ def eval_(ctx: click.Context, /, **options: Any) -> None:
 def _evaluate(options: LaneOptions, asked: dict[str, Any]) -> Evaluation:
     from ...evaluation.gates import evaluate
     from ...evaluation.snapshot import read_snapshot
+    from ...evaluation.standards import gates_for
 
     suite = options.given_suite()
     snapshot = read_snapshot(asked["snapshot"]) if asked["snapshot"] else None
     with options.source().load() as router:
-        lane, notes = lane_of(router, options.variant)
-        suite = suite or default_suite(router.identity.artifact.name, lane)
-        if lane and lane.suite and lane.suite.sha256 != suite.sha256:
-            notes.append(f"lane {lane.name} was measured with another suite, or with {suite.name} as it was before")
-        if asked["cases"]:
-            suite = suite.only(asked["cases"])
-        gates = _gates(router, lane, snapshot, notes, asked)
+        suite, gates = gates_for(
+            router,
+            suite,
+            settings.config_dir(),
+            snapshot=snapshot,
+            agent=asked["min_agent_margin"],
+            role=asked["min_role_margin"],
+            determinism_runs=asked["determinism_runs"],
+            asserting=not asked["no_assert"],
+        )
+        suite = suite.only(asked["cases"])
         with counter(f"routing {suite.name}", len(suite.cases) * gates.determinism_runs) as tick:
             return evaluate(router, suite, gates, lambda: tick(1))
-
-
-def _gates(
-    router: Router, lane: Lane | None, snapshot: Snapshot | None, notes: list[str], asked: dict[str, Any]
-) -> Gates:
-    from ...evaluation.gates import Gates
-    from ...evaluation.lane import choose_floors
-    from ...profiles.registry import ProfileRegistry
-
-    identity = router.identity
-    profile = ProfileRegistry(settings.config_dir()).get(identity.profile)
-    return Gates(
-        floors=choose_floors(
-            asked["min_agent_margin"], asked["min_role_margin"], lane, profile, identity.artifact.name
-        ),
-        snapshot=snapshot or (lane.snapshot if lane else None),
-        determinism_runs=asked["determinism_runs"],
-        asserting=not asked["no_assert"],
-        notes=tuple(notes),
-    )
 
 
 def _write_files(evaluation: Evaluation, asked: dict[str, Any]) -> None:
@@ -125,25 +106,15 @@ def _write_files(evaluation: Evaluation, asked: dict[str, Any]) -> None:
 
 
 def _list_cases(options: LaneOptions, as_json: bool) -> None:
-    suite = options.given_suite() or default_suite(_artifact_name(options.artifact))
+    from ...evaluation.standards import default_suite
+
+    suite = options.given_suite() or default_suite(user_library().name_of(options.artifact))
     if as_json:
         print_json([_case_record(case) for case in suite.cases])
         return
     from ..views.eval_tables import print_cases
 
     print_cases(suite)
-
-
-def _artifact_name(artifact: str) -> str:
-    """The name of what ``artifact`` means, found without loading or building anything."""
-    from ...artifacts.catalog import find_bundle
-    from ...files.hashing import FileHashes
-
-    if artifact == AUTO:
-        return next(filter(settings.store().find, PUBLISHED), FALLBACK)
-    if artifact in DEFAULT_SUITES or settings.store().find(artifact):
-        return artifact
-    return find_bundle(artifact, FileHashes(settings.hash_memory())).name
 
 
 def _case_record(case: Case) -> dict[str, Any]:

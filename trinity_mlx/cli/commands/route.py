@@ -15,7 +15,6 @@ from .. import settings
 from ..artifact_choice import choose_artifact
 from ..batch import BatchLine, read_batch
 from ..inputs import open_input, read_messages, read_prompt
-from ..lane_options import lane_of
 from ..options import NAME, TEXT, artifact_option, base_option, dtype_option, messages_option, profile_option
 from ..output import note, print_json, print_json_line
 from ..process import one_line
@@ -140,12 +139,10 @@ def _show(decision: RouteDecision, router: Router, as_json: bool, show_logits: b
 
 def _floors(router: Router) -> Floors:
     """The margins that the router's lane asks for."""
-    from ...evaluation.lane import choose_floors
-    from ...profiles.registry import ProfileRegistry
+    from ...evaluation.standards import floors_for, lane_for
 
-    lane, _ = lane_of(router, router.identity.variant)
-    profile = ProfileRegistry(settings.config_dir()).get(router.identity.profile)
-    return choose_floors(None, None, lane, profile, router.identity.artifact.name)
+    lane, _ = lane_for(router, settings.config_dir())
+    return floors_for(router, lane, settings.config_dir())
 
 
 def _size_of(file: BinaryIO) -> int | None:
