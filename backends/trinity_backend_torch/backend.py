@@ -124,6 +124,7 @@ class TorchBase:
         norms = {short: RMSNorm(norm, self._config.rms_norm_eps) for short, norm in adapted.layer_norms(index).items()}
         return Layer(
             **norms,
+            qk_norm=self._head_norm(norms),
             qkv=self._joint(adapted, names["q_proj"], names["k_proj"], names["v_proj"], apart=self._is_last(index)),
             o_proj=Linear(*adapted.parts(names["o_proj"])),
             gate_up=self._joint(adapted, names["gate_proj"], names["up_proj"]),
@@ -132,12 +133,17 @@ class TorchBase:
             attention=self._attention,
         )
 
+    def _head_norm(self, norms: Mapping[str, RMSNorm]) -> RMSNorm:
+        """The norms of query and key heads side by side."""
+        heads = [(norms["q_norm"], self._config.num_heads), (norms["k_norm"], self._config.num_kv_heads)]
+        weights = [norm.weight.expand(count, -1) for norm, count in heads]
+        return RMSNorm(torch.cat(weights), self._config.rms_norm_eps)
+
     def _joint(self, adapted: AdaptedTensors[Any], *names: str, apart: bool = False) -> Joint:
         """The matrices ``names`` in one, unless asked for ``apart`` or changed by the adapter."""
         if apart or any(name in adapted.changes for name in names):
             return Joint(tuple(Linear(*adapted.parts(name)) for name in names))
-        shapes = self._config.backbone_shapes()
-        return Joint((), self._weights.joined(*names), [shapes[name][0] for name in names])
+        return Joint((), self._weights.joined(*names))
 
     def _is_last(self, layer: int) -> bool:
         return layer == self._config.num_layers - 1

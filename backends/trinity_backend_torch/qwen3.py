@@ -43,23 +43,19 @@ class Linear:
 
 @dataclass(frozen=True)
 class Joint:
-    """Linear maps of one input: one product with all their rows where no factor stands between, else one by one.
+    """Linear maps of one input, their outputs side by side: one product where no factor stands between, else one each.
 
     Attributes:
         parts: the maps, for one by one.
-        whole: all their rows in one matrix; ``parts`` may then be empty.
-        sizes: how many rows each of them has in it.
+        whole: all their rows in one matrix; ``parts`` is then empty.
     """
 
     parts: tuple[Linear, ...]
     whole: Matrix | None = None
-    sizes: Sequence[int] = ()
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        """[tokens, in] to one [tokens, out] for each map."""
-        if self.whole is None:
-            return tuple(part(x) for part in self.parts)
-        return torch.split(product(x, self.whole), list(self.sizes), dim=-1)
+    def __call__(self, x: Tensor) -> Tensor:
+        """[tokens, in] to [tokens, outs together]."""
+        return torch.cat([part(x) for part in self.parts], -1) if self.whole is None else product(x, self.whole)
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,7 @@ class Embedding:
 
 @dataclass(frozen=True)
 class RMSNorm:
-    """Root-mean-square norm over the last axis, computed in float32."""
+    """Root-mean-square norm over the last axis, computed in float32; one weight [width], or one for each head."""
 
     weight: Tensor
     eps: float
@@ -165,6 +161,7 @@ class Layer:
     qkv: Joint
     q_norm: RMSNorm
     k_norm: RMSNorm
+    qk_norm: RMSNorm
     o_proj: Linear
     mlp_norm: RMSNorm
     gate_up: Joint
@@ -178,14 +175,9 @@ class Layer:
         """The layer's output for all tokens (or the last of each sequence), and each sequence's keys and values."""
         normed = self.input_norm(x)
         if last_only:
-            to_queries, to_keys, to_values = self.qkv.parts
-            raw_queries, raw_keys, values = to_queries(normed[packing.last]), to_keys(normed), to_values(normed)
+            x, queries, keys, values = x[packing.last], *self._last_queries(normed, packing, rotary)
         else:
-            raw_queries, raw_keys, values = self.qkv(normed)
-        keys, values = rotary(self.k_norm(self._heads(raw_keys))), self._heads(values)
-        if last_only:
-            x, rotary = x[packing.last], rotary[packing.last]
-        queries = rotary(self.q_norm(self._heads(raw_queries)))
+            queries, keys, values = self._queries(normed, rotary)
         memory = _with_pasts(keys, values, packing, index)
         counts = [1] * len(memory) if last_only else packing.lengths
         masks = [None] * len(memory) if last_only else packing.masks
@@ -196,11 +188,26 @@ class Layer:
         x = x + self.o_proj(torch.cat(mixed).flatten(1))
         return x + self._mlp(self.mlp_norm(x)), memory
 
+    def _queries(self, normed: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of all tokens."""
+        heads = self._heads(self.qkv(normed))
+        turning = self.qk_norm.weight.shape[0]
+        keys = heads.shape[1] - turning
+        turned = rotary(self.qk_norm(heads[:, :turning]))
+        return turned[:, :-keys], turned[:, -keys:], heads[:, turning:]
+
+    def _last_queries(self, normed: Tensor, packing: Packing, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of each sequence's last token, keys and values of all."""
+        to_queries, to_keys, to_values = self.qkv.parts
+        queries = self.q_norm(self._heads(to_queries(normed[packing.last])))
+        keys = self.k_norm(self._heads(to_keys(normed)))
+        return rotary[packing.last](queries), rotary(keys), self._heads(to_values(normed))
+
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(len(x), -1, self.head_dim)
 
     def _mlp(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x)
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
         return self.down_proj(F.silu(gate) * up)
 
 
