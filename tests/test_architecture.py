@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import trinity_mlx
+from trinity_mlx import errors
 
 PACKAGE = Path(trinity_mlx.__file__).parent
 ROOT = PACKAGE.parent
@@ -22,6 +24,9 @@ LOCAL_MODELS = {"providers/local/mlx.py", "providers/local/transformers.py"}
 """The provider that runs a model in this process: the one part of the core that a framework may enter."""
 VISIBLE_TO_BACKENDS = {f"trinity_mlx.{room}" for room in ("contracts", "factorization", "files", "sharing")}
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.getenvb", "Path.home", "os.path.expanduser"}
+
+
+ERRORS = set(errors.__all__)
 
 
 def label(path: Path) -> str:
@@ -53,6 +58,15 @@ def environment_reads(tree: ast.AST) -> set[str]:
         for alias in node.names
     }
     return {name.removeprefix("pathlib.") for name in dotted | taken} & ENVIRONMENT
+
+
+def command_line_advice(tree: ast.AST) -> list[str]:
+    """Texts of errors that name an option or a command of the command line."""
+    makers = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) in ERRORS]
+    texts = [part.value for node in makers for part in ast.walk(node) if isinstance(part, ast.Constant)]
+    return [
+        text for text in texts if isinstance(text, str) and re.search(r"(^|[\s`(])(--[a-z]|trinity-mlx [a-z])", text)
+    ]
 
 
 @pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="the import contracts lie in the checkout")
@@ -118,6 +132,25 @@ def test_the_core_imports_no_tensor_framework(path: Path) -> None:
 )
 def test_applications_alone_read_the_environment(path: Path) -> None:
     assert environment_reads(tree_of(path)) == set()
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if not label(path).startswith(("cli/", "server/"))], ids=label
+)
+def test_errors_below_the_command_line_name_none_of_its_options(path: Path) -> None:
+    assert command_line_advice(tree_of(path)) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "raise OutputExists(f'{out} exists: pass --force')",
+        "raise ArtifactNotFound('run `trinity-mlx fetch sakana` first')",
+        "def f():\n    return ResumeRefused('start anew ' 'with --force')",
+    ],
+)
+def test_that_check_sees_options_and_commands(text: str) -> None:
+    assert command_line_advice(ast.parse(text))
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ def test_1_for_a_verifier_first_under_the_published_policy() -> None:
         ([" \n"], "the task is empty"),
         (["--messages", "no-such-file.json"], "no-such-file.json"),
         (["--pool", "nowhere"], "no pool 'nowhere'"),
-        (["--pool", ""], "no pool ''"),
+        (["--pool", ""], "it is empty"),
         (["--policy", "nonsense"], "unknown policy 'nonsense'"),
         (["--max-turns", "0"], "max_turns is 0"),
         (["--agent", "nobody"], "no agent 'nobody' in the pool: there are mathematician, "),
@@ -479,7 +479,7 @@ def test_an_interrupted_run_ends_in_order(more: list[str], tmp_path: Path) -> No
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)
     assert (process.returncode, stdout) == (130, "")
-    assert stderr.splitlines()[-1] == "the run was cancelled"
+    assert stderr.splitlines()[-1] == "cancelled"
     assert "Traceback" not in stderr
     run = only_run(trace)
     assert [line.event for line in run.lines[-2:]] == ["provider_failed", "run_failed"]

@@ -99,5 +99,5 @@ def test_an_interrupt_from_the_keyboard_leaves_a_part_and_no_traceback(server: F
     file_server.wait_for(lambda: any(tmp_path.rglob("*.part")))
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert b"Traceback" not in err

@@ -63,7 +63,7 @@ def test_a_bucket_that_refuses_is_said(bucket: FileServer) -> None:
 
 
 def test_a_bucket_is_not_asked_offline(bucket: FileServer) -> None:
-    with pytest.raises(HomeUnavailable, match="offline"):
+    with pytest.raises(HomeUnavailable, match="network is not to be used"):
         read("s3://bucket/vector", offline=True)
     assert bucket.requests == []
 

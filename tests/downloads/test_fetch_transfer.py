@@ -293,7 +293,7 @@ def test_nothing_is_fetched_offline_but_near_files_are_taken(bench: Bench) -> No
     near = ("file", CONTENT, "vector")
     assert [file.status for file in bench.fetch(near, homes={"offline": True})] == ["fetched", "fetched"]
     bench.target.unlink()
-    with pytest.raises(HomeUnavailable, match="--offline"):
+    with pytest.raises(HomeUnavailable, match="network is not to be used"):
         bench.one(homes={"offline": True})
     assert bench.starts == []
 

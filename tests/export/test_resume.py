@@ -261,7 +261,7 @@ def test_changed_inputs_are_named_and_refused(
     with pytest.raises(ResumeRefused) as caught:
         export(replace(request_, resume=True, **change(request_, tmp_path)))
     assert says in str(caught.value)
-    assert "--force" in str(caught.value)
+    assert "replace it" in str(caught.value)
     assert content(request_.out) == before
 
 
@@ -278,7 +278,7 @@ def test_a_finished_tensor_that_changed_is_refused(request_: ExportRequest) -> N
     content = bytearray(partial.read_bytes())
     content[2000] ^= 1
     partial.write_bytes(content)
-    with pytest.raises(ResumeRefused, match=r"'model.embed_tokens.weight' was finished and has changed.*--force"):
+    with pytest.raises(ResumeRefused, match=r"'model.embed_tokens.weight' was finished and has changed.*start anew"):
         export(replace(request_, resume=True))
 
 
@@ -286,14 +286,14 @@ def test_a_truncated_checkpoint_is_refused(request_: ExportRequest) -> None:
     break_off(request_)
     partial = request_.out / ".export" / "adapter.safetensors"
     partial.write_bytes(partial.read_bytes()[:-1])
-    with pytest.raises(ResumeRefused, match=r"truncated.*--force"):
+    with pytest.raises(ResumeRefused, match=r"truncated.*start anew"):
         export(replace(request_, resume=True))
 
 
 def test_a_checkpoint_that_is_gone_is_refused(request_: ExportRequest) -> None:
     break_off(request_)
     (request_.out / ".export" / "adapter.safetensors").unlink()
-    with pytest.raises(ResumeRefused, match="--force"):
+    with pytest.raises(ResumeRefused, match="start anew"):
         export(replace(request_, resume=True))
 
 
@@ -313,7 +313,7 @@ def test_a_checkpoint_that_is_gone_is_refused(request_: ExportRequest) -> None:
 def test_a_state_that_is_none_is_refused(request_: ExportRequest, state: bytes) -> None:
     break_off(request_)
     (request_.out / ".export" / "state.json").write_bytes(state)
-    with pytest.raises(ResumeRefused, match=r"no state of an export.*--force"):
+    with pytest.raises(ResumeRefused, match=r"no state of an export.*start anew"):
         export(replace(request_, resume=True))
     export(replace(request_, force=True))
 
@@ -323,21 +323,21 @@ def test_a_state_with_a_tensor_of_another_export_is_refused(request_: ExportRequ
     path = request_.out / ".export" / "state.json"
     state = json.loads(path.read_bytes())
     path.write_text(json.dumps(state | {"finished": {"x" * 1000: "0" * 64}}))
-    with pytest.raises(ResumeRefused, match=r"no state of an export.*none of this export.*--force") as refused:
+    with pytest.raises(ResumeRefused, match=r"no state of an export.*none of this export.*start anew") as refused:
         export(replace(request_, resume=True))
     assert len(str(refused.value)) < 500
 
 
 def test_an_unfinished_export_is_not_begun_anew_by_itself(request_: ExportRequest) -> None:
     break_off(request_)
-    with pytest.raises(OutputExists, match=r"unfinished.*--resume.*--force"):
+    with pytest.raises(OutputExists, match=r"unfinished.*resume it, or start anew"):
         export(request_)
 
 
 def test_a_finished_bundle_is_not_replaced_by_itself(request_: ExportRequest) -> None:
     export(request_)
     before = content(request_.out)
-    with pytest.raises(OutputExists, match=r"finished bundle.*--force"):
+    with pytest.raises(OutputExists, match=r"finished bundle.*replace it"):
         export(request_)
     assert content(request_.out) == before
 
@@ -405,7 +405,7 @@ def test_a_full_disk_is_said_and_the_export_can_be_resumed(
 
     with monkeypatch.context() as patch:
         patch.setattr("trinity_mlx.files.safetensors_writer.os.fsync", full)
-        with pytest.raises(FolderUnavailable, match=r"No space left on device.*--resume"):
+        with pytest.raises(FolderUnavailable, match=r"No space left on device.*resume"):
             export(request_)
     export(replace(request_, resume=True))
     assert content(request_.out) == whole[Write.FACTORED]

@@ -31,6 +31,7 @@ from trinity_mlx.contracts.errors import (
     BundleInvalid,
     EnvironmentUnavailable,
     FolderUnavailable,
+    OutputExists,
     ProfileUnavailable,
     TensorFileInvalid,
     UsageError,
@@ -336,7 +337,7 @@ def test_components_that_do_not_give_the_base_back(
 
 def test_another_base(run: Callable[..., ImportReport], tmp_path: Path, export: Path) -> None:
     other = builders.make_base(tmp_path / "other", seed=9)
-    with pytest.raises(BaseMismatch, match="give --base what was decomposed"):
+    with pytest.raises(BaseMismatch, match="name the base that was decomposed"):
         run(export, base=str(other.folder))
 
 
@@ -551,9 +552,9 @@ def test_with_a_backend_that_cannot(
 def test_a_vector_belongs_to_svd_weights_alone(
     run: Callable[..., ImportReport], weights_file: Path, vector_file: Path, export: Path
 ) -> None:
-    with pytest.raises(UsageError, match="--vector FILE"):
+    with pytest.raises(UsageError, match="give the trained vector too"):
         run(weights_file)
-    with pytest.raises(UsageError, match="leave --vector out"):
+    with pytest.raises(UsageError, match="leave the vector out"):
         run(export, vector=vector_file)
 
 
@@ -630,7 +631,7 @@ def test_nothing_of_the_embeddings_size_is_held(tmp_path: Path, monkeypatch: pyt
 def test_nothing_is_overwritten_without_force(run: Callable[..., ImportReport], tmp_path: Path, export: Path) -> None:
     run(export)
     before = (tmp_path / "out" / "manifest.json").read_bytes()
-    with pytest.raises(UsageError, match="--force"):
+    with pytest.raises(OutputExists, match="have it replaced"):
         run(export)
     assert (tmp_path / "out" / "manifest.json").read_bytes() == before
 

@@ -301,7 +301,7 @@ def test_a_policy_cannot_name_a_slot_without_an_agent(option: str) -> None:
 
 
 def test_a_live_provider_of_another_package_needs_permission_and_an_offline_one_does_not(odd_installed: None) -> None:
-    with pytest.raises(LiveCallRefused, match=r"agent-0 \(odd\)"):
+    with pytest.raises(LiveCallRefused, match=r"agent-0 \(odd\).*live=True"):
         carry_out(odd(0, "uncounted"))
     result = carry_out(odd(0, "uncounted", extra={"live": False}))
     assert result.answer is not None

@@ -100,7 +100,7 @@ def _download(name: str, revision: str | None) -> Path:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ArtifactNotFound(
             f"base {name}@{revision or 'main'} cannot be had from the Hugging Face Hub: {reason} "
-            "Check the name and the network, or give --base a local folder."
+            "Check the name and the network, or name a local folder."
         ) from None
 
 

@@ -150,7 +150,7 @@ def check_fit(bundle: Bundle, base: Base) -> None:
     if bundle.base_ref is not None and bundle.base_ref != base.ref:
         raise BaseMismatch(
             f"artifact {bundle.name} was made for base {bundle.base_id} ({bundle.base_ref[:12]}...), and "
-            f"{base.folder} is another one ({base.ref[:12]}...): give --base the right folder or revision"
+            f"{base.folder} is another one ({base.ref[:12]}...): name the right folder or revision"
         )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import click
 
+from ..contracts.errors import TrinityError
 from .process import CANCELLED, Failure, outcome
 from .settings import prepare_process
 
@@ -87,7 +88,11 @@ class Program(click.Group):
         if not standalone_mode or "_TRINITY_MLX_COMPLETE" in os.environ:
             return super().main(args, prog_name, complete_var, standalone_mode=standalone_mode, **extra)
         given = sys.argv[1:] if args is None else list(args)
-        sys.exit(outcome(lambda: self._carried_out(given, prog_name or "trinity-mlx", extra), explain))
+        sys.exit(
+            outcome(
+                lambda: self._carried_out(given, prog_name or "trinity-mlx", extra), lambda error: explain(error, given)
+            )
+        )
 
     def _carried_out(self, args: list[str], name: str, extra: dict[str, Any]) -> int:
         try:
@@ -98,8 +103,8 @@ class Program(click.Group):
         return 0
 
 
-def explain(error: Exception) -> Failure | None:
-    """What to tell about an error of ours, of click's, or of a text that is none."""
+def explain(error: Exception, args: Sequence[str] = ()) -> Failure | None:
+    """What to tell about an error of ours, of click's, or of a text that is none; ``args`` name the command."""
     if isinstance(error, click.ClickException):
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
         return Failure(error.format_message(), f"{command} --help" if command else "", error.exit_code)
@@ -107,14 +112,20 @@ def explain(error: Exception) -> Failure | None:
         return Failure("there was no answer to the question", "", CANCELLED)
     if isinstance(error, UnicodeEncodeError):
         return Failure(f"{error.object[:200]!r} holds bytes that are no text", "", click.UsageError.exit_code)
-    from ..contracts.errors import TrinityError
+    if isinstance(error, TrinityError):
+        from .advice import advice
 
-    return Failure(str(error), advice(error), error.exit_code) if isinstance(error, TrinityError) else None
+        return Failure(str(error), advice(error, _command_of(args)), error.exit_code)
+    return None
 
 
-def advice(error: Exception) -> str:
-    """What to try next."""
-    return ""
+def _command_of(args: Sequence[str]) -> click.Command:
+    """The innermost command that ``args`` name."""
+    command: click.Command = main
+    for name in args:
+        inner = command.get_command(click.Context(command), name) if isinstance(command, click.Group) else None
+        command = inner or command
+    return command
 
 
 def _print_version(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
@@ -125,7 +136,7 @@ def _print_version(ctx: click.Context, option: click.Parameter, wanted: bool) ->
         ctx.exit()
 
 
-@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("trinity-mlx", cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version."
 )

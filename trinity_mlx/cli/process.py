@@ -75,11 +75,13 @@ def _carried_out(work: Callable[[], int], explain: Callable[[Exception], Failure
             raise KeyboardInterrupt from error
         if os.environ.get(DEBUG):
             traceback.print_exc()
-        _tell(explain(error) or _unforeseen(error))
-        return _flushed((explain(error) or _unforeseen(error)).code)
+        failure = explain(error) or _unforeseen(error)
+        tell(failure)
+        return _flushed(failure.code)
 
 
-def _tell(failure: Failure) -> None:
+def tell(failure: Failure) -> None:
+    """The failure on the error stream: what is wrong in one line, and what to try in another."""
     coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     say(one_line(failure.text), "\x1b[1;31merror:\x1b[0m " if coloured else "error: ")
     if failure.advice:

@@ -40,7 +40,7 @@ class RouteLogits:
         if not all(math.isfinite(value) for value in self.agent + self.role):
             raise NonFiniteLogits(
                 f"the router's logits are not finite (agent {self.agent}, role {self.role}): "
-                "the base, the adapter or the head holds NaN or overflows; verify the files, or try --dtype float32"
+                "the base, the adapter or the head holds NaN or overflows; verify the files, or try float32"
             )
 
     @property

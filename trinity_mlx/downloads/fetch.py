@@ -162,7 +162,7 @@ class _Job:
         target = self.folder / file.path
         if not target.resolve().is_relative_to(self.folder.resolve()):
             raise FolderUnavailable(
-                f"{target} is a link that leaves {self.folder}: remove it, or choose another --dest"
+                f"{target} is a link that leaves {self.folder}: remove it, or choose another folder"
             )
         return target
 
@@ -324,7 +324,7 @@ def _require_room(pin: Pin, job: _Job) -> None:
     if needed > free:
         raise FolderUnavailable(
             f"{pin.name} needs {needed / 1e6:.0f} MB more in {job.folder}, and {free / 1e6:.0f} MB are free: "
-            "make room, or give another --dest"
+            "make room, or choose another folder"
         )
 
 
@@ -342,5 +342,5 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise FolderUnavailable(
-            f"cannot write into {folder}: {error.strerror or error}; make room or rights there, or give another --dest"
+            f"cannot write into {folder}: {error.strerror or error}; make room or rights there, or choose another"
         ) from None

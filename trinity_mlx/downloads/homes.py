@@ -147,10 +147,7 @@ class Homes:
         """
         place = parse_home(home)
         if self._offline and not (isinstance(place, StoredFile) and not place.remote):
-            raise HomeUnavailable(
-                f"{shown(home)} is not on this machine, and the network is not to be used: "
-                "run this again without --offline and HF_HUB_OFFLINE"
-            )
+            raise HomeUnavailable(f"{shown(home)} is not on this machine, and the network is not to be used")
         match place:
             case HubFile():
                 return self._open_web(*self._hub_request(place), start)

@@ -150,7 +150,7 @@ def shipped_pin(name: str) -> Pin:
     """
     if name not in shipped_pins():
         known = ", ".join(shipped_pins())
-        raise ArtifactNotFound(f"nothing called {name!r} can be fetched: choose {known}, or give --pin FILE")
+        raise ArtifactNotFound(f"nothing called {name!r} can be fetched: choose {known}, or give a pin file")
     return read_pin(data_path("fixtures", "pins", f"{name}.json"))
 
 

@@ -23,7 +23,7 @@ def check_floors(new: Lane, old: Lane | None, allow_lower: bool) -> None:
         if after < before:
             raise FloorLowered(
                 f"the {split} floor of lane {new.name} would fall from {before:g} to {after:g}: find out what made the "
-                "margins smaller, or pass --allow-lower"
+                "margins smaller, or allow lower floors"
             )
 
 

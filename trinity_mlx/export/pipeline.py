@@ -47,7 +47,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> Bundle:
         TensorFileInvalid: a source tensor is missing, malformed or not finite.
     """
     if request.resume and request.force:
-        raise UsageError("--resume goes on with what is there, and --force replaces it: give one of them")
+        raise UsageError("to resume goes on with what is there, and to force replaces it: choose one of them")
     work = work_for(request)
     draft = _draft(request, work)
     with _folder_errors(request.out):
@@ -128,7 +128,7 @@ class _Run:
             return
         tick, stored = self._ticking(2 * target.side), ITEM_BYTES[target.source.dtype]
         with _blaming(
-            VectorInvalid, f"{self._request.vector}: {target.name} cannot be written merged (--write factored can)"
+            VectorInvalid, f"{self._request.vector}: {target.name} cannot be written merged (factored it can)"
         ):
             for tile in self._factorizer.adapted_tiles(target.source, target.execution, change):
                 yield tile
@@ -201,7 +201,7 @@ def _folder_errors(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise FolderUnavailable(
-            f"{error.filename or out}: {error.strerror or error}; mend it, then go on with --resume"
+            f"{error.filename or out}: {error.strerror or error}; mend it, then resume the export"
         ) from error
 
 

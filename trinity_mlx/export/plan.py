@@ -182,7 +182,7 @@ def _output_spec(target: Target, write: Write) -> TensorSpec:
 def _remedy(tensor: TensorPlan) -> str:
     if tensor.method is Method.GRAM:
         return "free some, or use a larger machine"
-    return f"--method gram needs {in_bytes(tensor.peak.gram)}"
+    return f"the method gram needs {in_bytes(tensor.peak.gram)}"
 
 
 def _free_disk(out: Path) -> int:

@@ -83,7 +83,7 @@ def work_for(request: ExportRequest) -> Work:
 def _shapes(request: ExportRequest) -> dict[str, tuple[int, int]]:
     config, layers = request.base.config, request.layers
     if layers is None and config.num_layers < 2:
-        raise UsageError("a base of one layer has no second-to-last one: name the adapted layers (--layers 0)")
+        raise UsageError("a base of one layer has no second-to-last one: name the adapted layers, as in 0")
     if layers is not None:
         _check_layers(layers, config)
     return adapted_shapes(config, layers)
@@ -132,7 +132,7 @@ def _with_tied(
     if not tied:
         raise UsageError(
             f"tied embedding {choice}: this base keeps lm_head apart from its embedding, so each takes its own offsets "
-            "(--tied-embedding embed_tokens)"
+            "(embed_tokens)"
         )
     last = alone[LM_HEAD]
     both = last if choice is TiedEmbedding.LM_HEAD else alone[EMBEDDING] + last
@@ -156,7 +156,7 @@ def _agents(labels: tuple[str, ...] | None, arithmetic: str, rows: int) -> tuple
     if labels is None and count != len(AGENTS):
         raise UsageError(
             f"{arithmetic}: {rows} - {len(Role)} roles = {count} agents, and the published labels are for "
-            f"{len(AGENTS)}; name yours (--agents LABEL,LABEL,...)"
+            f"{len(AGENTS)}; name yours"
         )
     chosen = AGENTS if labels is None else labels
     if len(chosen) != count or len(set(chosen)) < count or not all(label.strip() for label in chosen):

@@ -121,8 +121,7 @@ class Workspace:
                 raise _no_state(_state_path(self._out), f"tensor {name[:80]!r} is none of this export")
             if self.adapter.sha256(name) != sha256:
                 raise ResumeRefused(
-                    f"{self._folder / ADAPTER_FILE}: tensor {name!r} was finished and has changed since; "
-                    "start anew with --force"
+                    f"{self._folder / ADAPTER_FILE}: tensor {name!r} was finished and has changed since: start anew"
                 )
 
 
@@ -154,7 +153,7 @@ def claim(
         try:
             workspace = Workspace(out, export, specs)
         except TensorFileInvalid as error:
-            raise ResumeRefused(f"{error}; start anew with --force") from None
+            raise ResumeRefused(f"{error}; start anew") from None
         yield workspace
 
 
@@ -194,8 +193,8 @@ def refuse_differences(out: Path, what: str, changed: Sequence[str]) -> None:
     if changed:
         more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
         raise ResumeRefused(
-            f"{out} holds {what} of other inputs: {'; '.join(changed[:_SHOWN])}{more}. "
-            "Give --force to replace it, or another --out"
+            f"{out} holds {what} of other inputs: {'; '.join(changed[:_SHOWN])}{more}; "
+            "replace it, or choose another folder"
         )
 
 
@@ -207,12 +206,12 @@ def _refuse_occupied(out: Path, *, resume: bool, force: bool) -> None:
         return
     if _state_path(out).exists():
         if not resume:
-            raise OutputExists(f"{out} holds an unfinished export: go on with --resume, or start anew with --force")
+            raise OutputExists(f"{out} holds an unfinished export: resume it, or start anew")
     elif MANIFEST_NAME in held:
-        raise OutputExists(f"{out} holds a finished bundle: replace it with --force, or give another --out")
+        raise OutputExists(f"{out} holds a finished bundle: replace it, or choose another folder")
     elif held:
         shown = ", ".join(held[:_SHOWN])
-        raise OutputExists(f"{out} is not empty ({shown}): give another --out, or --force to write into it")
+        raise OutputExists(f"{out} is not empty ({shown}): choose another folder, or force it to be written into")
 
 
 def _refuse_changed(out: Path, export: Mapping[str, Any]) -> None:
@@ -262,7 +261,7 @@ def _read_state(out: Path) -> dict[str, Any]:
 
 
 def _no_state(path: Path, why: str) -> ResumeRefused:
-    return ResumeRefused(f"{path} is no state of an export ({why}): start anew with --force")
+    return ResumeRefused(f"{path} is no state of an export ({why}): start anew")
 
 
 def _write_state(out: Path, export: Mapping[str, Any], finished: Mapping[str, str]) -> None:

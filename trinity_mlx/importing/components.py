@@ -71,8 +71,8 @@ def faithful_factor(name: str, given: OffsetComponents, weight: TensorLocation) 
     if not (fidelity.zero <= TOLERANCE and fidelity.adapted <= TOLERANCE):
         raise BaseMismatch(
             f"the components of {name} are not of this base: they miss it by {fidelity.zero:.1e} of its largest entry "
-            f"(with offsets by {fidelity.adapted:.1e}), and at most {TOLERANCE:.0e} is taken; give --base what was "
-            f"decomposed"
+            f"(with offsets by {fidelity.adapted:.1e}), and at most {TOLERANCE:.0e} is taken; name the base that "
+            f"was decomposed"
         )
     return factor, fidelity
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..artifacts.manifest import MANIFEST_NAME
 from ..artifacts.published_manifest import is_published
-from ..contracts.errors import ArtifactNotFound, UsageError
+from ..contracts.errors import ArtifactNotFound, OutputExists, UsageError
 from ..files.paths import existing_folder, exists, is_file
 from .component_export import MANIFEST as COMPONENT_MANIFEST
 
@@ -49,9 +49,9 @@ def recognise(request: ImportRequest) -> SourceKind:
     """
     kind = _kind(request.source)
     if kind is SourceKind.SVD_WEIGHTS and request.vector is None:
-        raise UsageError(f"{request.source} holds components without offsets: give the trained vector as --vector FILE")
+        raise UsageError(f"{request.source} holds components without offsets: give the trained vector too")
     if kind is not SourceKind.SVD_WEIGHTS and request.vector is not None:
-        raise UsageError(f"{request.source} brings its own offsets: leave --vector out")
+        raise UsageError(f"{request.source} brings its own offsets: leave the vector out")
     return kind
 
 
@@ -72,15 +72,16 @@ def check_out(request: ImportRequest) -> None:
     """Make sure that a bundle may be put at ``request.out``.
 
     Raises:
-        UsageError: something is there that is not to be overwritten.
+        OutputExists: something is there, and nobody asked for it to be replaced.
+        UsageError: something is there that is never replaced.
     """
     out = request.out
     if not exists(out):
         return
     if not request.force:
-        raise UsageError(f"{out} exists: choose another --out, or --force to put the new bundle in its place")
+        raise OutputExists(f"{out} exists: choose another folder, or have it replaced")
     if not is_file(out / MANIFEST_NAME) and not (out.is_dir() and not any(out.iterdir())):
-        raise UsageError(f"{out} is no bundle, so it is not overwritten even with --force")
+        raise UsageError(f"{out} is no bundle, so it is not overwritten even by force")
     inputs = [path for path in (request.source, request.base_folder, request.vector) if path]
     if any(path.resolve().is_relative_to(out.resolve()) for path in inputs):
-        raise UsageError(f"{out} holds what is to be imported: choose another --out")
+        raise UsageError(f"{out} holds what is to be imported: choose another folder")

@@ -43,7 +43,7 @@ def open_stages(path: Path) -> StageBundle:
         TensorFileInvalid: the file is truncated or corrupt.
     """
     if not exists(path):
-        raise ParitySetupError(f"no stage bundle at {path}: make one with `trinity-mlx parity reference` or `run`")
+        raise ParitySetupError(f"no stage bundle at {path}")
     report = read_report(path) if path.is_dir() else None
     file = path / STAGES_FILE if path.is_dir() else path
     tensors = {key: location for key, location in read_header(file).items() if parse_key(key)}
@@ -99,7 +99,7 @@ def _require_all(keys: Sequence[str], reference: StageBundle, candidate: StageBu
             shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
             raise ParitySetupError(
                 f"{side.path} lacks {shown}: both sides must hold the same tensors, each with every required stage; "
-                "write both with --all, or both with the same --tensor"
+                "write both of all tensors, or both of the same one"
             )
 
 

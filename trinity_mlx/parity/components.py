@@ -92,7 +92,7 @@ class ComponentStore:
     def __init__(self, folder: Path) -> None:
         self.path = folder / COMPONENTS_FILE
         if not is_file(self.path):
-            raise ParitySetupError(f"{folder} has no {COMPONENTS_FILE}: make it with `trinity-mlx parity reference`")
+            raise ParitySetupError(f"{folder} has no {COMPONENTS_FILE}: a reference makes it")
         self._tensors = read_header(self.path)
 
     def get(self, subject: Subject) -> Components:
@@ -112,7 +112,7 @@ class ComponentStore:
         key = f"svd.{part}.{subject.name}"
         found = self._tensors.get(key)
         if found is None:
-            raise ParitySetupError(f"{self.path} has no {key}: make the reference for this tensor, or with --all")
+            raise ParitySetupError(f"{self.path} has no {key}: make the reference of this tensor, or of all")
         if found.shape != shape or found.dtype not in _STORED.values():
             raise ParitySetupError(
                 f"{self.path}: {key} is {found.dtype}{list(found.shape)}, and {list(shape)} of F32 or F64 is needed "

@@ -96,7 +96,7 @@ def record_run(
         FolderUnavailable: ``folder`` cannot be written to.
     """
     if components and components.resolve() == folder.resolve():
-        raise ParitySetupError(f"{folder} holds the components to start from: give the run a folder of its own (--out)")
+        raise ParitySetupError(f"{folder} holds the components to start from: give the run a folder of its own")
     info = backend.info()
     if not isinstance(backend, MatrixProducts):
         raise ProfileUnavailable(f"backend {info.backend_id!r} offers no matrix products, so its stages cannot be run")

@@ -240,7 +240,7 @@ class Coordinator:
         if names and not self._live:
             raise LiveCallRefused(
                 f"pool {self.pool.name!r} calls providers outside this process, which may cost money: "
-                f"{', '.join(names)}; pass --live (live=True in Python) to allow that"
+                f"{', '.join(names)}; nothing has allowed that yet (live=True in Python)"
             )
 
     def _open_trace(self, run_id: str) -> list[Sink]:

@@ -86,7 +86,7 @@ def _send_all(runs: Sequence[Run], exporter: SpanExporter, url: str) -> None:
         if exporter.export(spans_of(run)) is not SpanExportResult.SUCCESS:
             raise EnvironmentUnavailable(
                 f"{url} did not take the spans of run {run.run_id}: check that a collector listens there for OTLP "
-                "over HTTP, or write a file with --out"
+                "over HTTP, or write a file"
             )
 
 

@@ -15,6 +15,9 @@ from ..output import console, print_json
 
 _PACKAGES = ("trinity-mlx", "mlx", "mlx-lm", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub")
 
+_EXTRAS = {"mlx-lm": "local", "torch": "torch", "transformers": "local"}
+"""The extra that brings a package; the others come with every installation."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -60,7 +63,8 @@ def _package(name: str) -> Check:
     try:
         return Check(name, True, version(name))
     except PackageNotFoundError:
-        remedy = "pip install 'trinity-mlx[torch]'" if name == "torch" else "pip install --force-reinstall trinity-mlx"
+        extra = _EXTRAS.get(name)
+        remedy = f"pip install 'trinity-mlx[{extra}]'" if extra else "pip install --force-reinstall trinity-mlx"
         return Check(name, False, "not installed", remedy)
 
 

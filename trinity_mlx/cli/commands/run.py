@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,13 @@ from ...contracts.errors import AuthorityInvalid, PolicyInvalid, PoolInvalid, Us
 from .. import settings
 from ..artifact_choice import choose_artifact
 from ..inputs import read_messages, read_prompt
-from ..options import PLACE, artifact_option, base_option, json_option, messages_option, profile_option
+from ..options import NAME, PLACE, artifact_option, base_option, json_option, messages_option, profile_option
 from ..output import note, print_json
+from ..process import Failure, tell
 
 if TYPE_CHECKING:
     from ...contracts.transcript import Transcript
     from ...routing.router import Router
-    from ...rules.budgets import Limits
     from ...rules.policy import Policy
     from ...runs.coordinator import Coordinator
     from ...runs.result import RunResult
@@ -51,10 +52,19 @@ def _limit_options(command: Any) -> Any:
 @messages_option
 @click.option(
     "--pool",
+    type=NAME,
+    envvar="TRINITY_POOL",
     metavar="NAME|FILE.toml",
     help="The agents, as `trinity-mlx pool --help` describes them; by default a demonstration that needs no network.",
 )
-@click.option("--policy", default="default", show_default=True, help="default, or published: the port's behaviour.")
+@click.option(
+    "--policy",
+    type=NAME,
+    default="default",
+    show_default=True,
+    envvar="TRINITY_POLICY",
+    help="default, or published: the port's behaviour.",
+)
 @click.option(
     "--option",
     "options",
@@ -75,7 +85,7 @@ def _limit_options(command: Any) -> Any:
 @profile_option
 @json_option
 @click.pass_context
-def run(ctx: click.Context, /, **asked: Any) -> None:
+def run(ctx: click.Context, /, **options: Any) -> None:
     """Take TASK to a verified answer: a router picks agent and role each turn, until a Verifier accepts.
 
     Without a task, a demonstration runs: no network, no key. Real models need a pool and --live.
@@ -89,86 +99,110 @@ def run(ctx: click.Context, /, **asked: Any) -> None:
       trinity-mlx run "Prove that 2 is the only even prime." --pool home.toml --live --max-cost 0.05
       trinity-mlx run --messages conversation.json --policy published --trace-out run.jsonl --json
     """
-    task = _task(asked["task"], asked["messages"])
-    make_coordinator = _coordinator_maker(asked)
-    try:
-        with _load_router(asked) as router, make_coordinator(router) as coordinator:
-            result = _carry_out(coordinator, task, asked["as_json"])
-    except KeyboardInterrupt:
-        note("the run was cancelled")
-        ctx.exit(130)
-    _print(result, asked["as_json"])
+    asked = RunOptions(limits={name: options.pop(option) for option, (name, _, _) in LIMITS.items()}, **options)
+    task = _task(asked)
+    make_coordinator = _coordinator_maker(asked, ctx)
+    with _load_router(asked) as router, make_coordinator(router) as coordinator:
+        result = _carry_out(coordinator, task, asked.as_json)
+    _print(result, asked.as_json)
     if result.error and "kind" in result.error.details:
-        note(_who_limits(result.error.details["kind"], asked["authority"]))
+        note(_who_limits(result.error.details["kind"], asked.authority))
     ctx.exit(result.exit_code)
 
 
-def _task(task: str | None, messages: str | None) -> Transcript:
-    if task is not None and messages:
+@dataclass(frozen=True)
+class RunOptions:
+    """What the user said; ``limits`` by the names of ``Limits``, None where there is none."""
+
+    task: str | None
+    messages: str | None
+    pool: str | None
+    policy: str
+    options: tuple[str, ...]
+    max_turns: int | None
+    agent: str | None
+    strict: bool
+    live: bool
+    trace_out: Path | None
+    trace_content: bool
+    authority: Path | None
+    artifact: str
+    base: str | None
+    profile: str
+    as_json: bool
+    limits: Mapping[str, Any]
+
+
+def _task(asked: RunOptions) -> Transcript:
+    if asked.task is not None and asked.messages:
         raise UsageError("TASK and --messages exclude each other: give one of them")
-    transcript = read_messages(messages) if messages else read_prompt(SAMPLE_TASK if task is None else task)
+    prompt = SAMPLE_TASK if asked.task is None else asked.task
+    transcript = read_messages(asked.messages) if asked.messages else read_prompt(prompt)
     if not transcript.messages[-1].text.strip():
         raise UsageError("the task is empty: say what is to be done")
     return transcript
 
 
-def _load_router(asked: dict[str, Any]) -> Router:
+def _load_router(asked: RunOptions) -> Router:
     from ...routing.loading import load_router
 
-    choice = choose_artifact(asked["artifact"], asked["base"], asked["profile"])
+    choice = choose_artifact(asked.artifact, asked.base, asked.profile)
     return load_router(
         choice.artifact,
         choice.base,
-        asked["profile"],
+        asked.profile,
         config_dir=settings.config_dir(),
         hash_memory=settings.hash_memory(),
     )
 
 
-def _coordinator_maker(asked: dict[str, Any]) -> Callable[[Router], Coordinator]:
+def _coordinator_maker(asked: RunOptions, ctx: click.Context) -> Callable[[Router], Coordinator]:
     """What makes the coordinator once the router is loaded; whatever can be wrong before then is found here."""
     from ...pools.files import DEMO, find_pool
+    from ...rules.budgets import Limits
     from ...runs.coordinator import Coordinator, TraceFile
 
-    trace = TraceFile(asked["trace_out"], asked["trace_content"]) if asked["trace_out"] else None
-    if asked["authority"]:
+    trace = TraceFile(asked.trace_out, asked.trace_content) if asked.trace_out else None
+    if asked.authority:
         from ...pools.authority import read_authority
 
-        _refuse_beside_authority(asked)
-        authority, policy = read_authority(asked["authority"]), _policy(asked)
-        return partial(Coordinator.governed, authority=authority, policy=policy, live=asked["live"], trace=trace)
-    pool = find_pool(DEMO if asked["pool"] is None else asked["pool"], settings.config_dir())
+        _refuse_beside_authority(ctx)
+        authority, policy = read_authority(asked.authority), _policy(asked)
+        return partial(Coordinator.governed, authority=authority, policy=policy, live=asked.live, trace=trace)
+    pool = find_pool(DEMO if asked.pool is None else asked.pool, settings.config_dir())
     return partial(
         Coordinator,
         pool=pool,
         policy=_policy(asked, {agent.name: agent.slot for agent in pool.agents}),
-        limits=_limits(asked),
+        limits=Limits(**asked.limits),
         environment=settings.environment(),
-        live=asked["live"],
+        live=asked.live,
         trace=trace,
     )
 
 
-def _refuse_beside_authority(asked: dict[str, Any]) -> None:
-    given = [name for name in ("pool", "agent", *LIMITS) if asked[name] is not None]
+def _refuse_beside_authority(ctx: click.Context) -> None:
+    """Refuse what the user has typed; a pool from the settings is passed over."""
+    typed = click.core.ParameterSource.COMMANDLINE
+    given = [name for name in ("pool", "agent", *LIMITS) if ctx.get_parameter_source(name) is typed]
     if given:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise AuthorityInvalid(f"--authority brings pool and limits of its own: leave out {options}")
 
 
-def _policy(asked: dict[str, Any], slots: dict[str, int] | None = None) -> Policy:
+def _policy(asked: RunOptions, slots: dict[str, int] | None = None) -> Policy:
     from ...rules.policy import Policy
 
-    options: dict[str, Any] = dict(_option(text) for text in asked["options"])
-    if asked["max_turns"] is not None:
-        options["max_turns"] = asked["max_turns"]
-    if asked["strict"]:
+    options: dict[str, Any] = dict(_option(text) for text in asked.options)
+    if asked.max_turns is not None:
+        options["max_turns"] = asked.max_turns
+    if asked.strict:
         options["fallback"] = False
-    if asked["agent"] is not None:
-        if asked["agent"] not in (slots or {}):
-            raise PoolInvalid(f"no agent {asked['agent']!r} in the pool: there are {', '.join(slots or {})}")
-        options["bypass_slot"] = (slots or {})[asked["agent"]]
-    return Policy.named(asked["policy"]).with_options(**options)
+    if asked.agent is not None:
+        if asked.agent not in (slots or {}):
+            raise PoolInvalid(f"no agent {asked.agent!r} in the pool: there are {', '.join(slots or {})}")
+        options["bypass_slot"] = (slots or {})[asked.agent]
+    return Policy.named(asked.policy).with_options(**options)
 
 
 def _option(text: str) -> tuple[str, str]:
@@ -176,12 +210,6 @@ def _option(text: str) -> tuple[str, str]:
     if not equals:
         raise PolicyInvalid(f"--option is {text!r}: give NAME=VALUE, as in --option sticky_margin=0.5")
     return name.strip().replace("-", "_"), value.strip()
-
-
-def _limits(asked: dict[str, Any]) -> Limits:
-    from ...rules.budgets import Limits
-
-    return Limits(**{name: asked[option] for option, (name, _, _) in LIMITS.items()})
 
 
 def _who_limits(kind: str, authority: Path | None) -> str:
@@ -212,12 +240,9 @@ def _carry_out(coordinator: Coordinator, task: Transcript, as_json: bool) -> Run
 
 def _print(result: RunResult, as_json: bool) -> None:
     """The result on standard output, unless the live view has shown it; what went wrong on the error stream."""
-    from ..views.run_view import shown
-
     if as_json:
         print_json(result.to_dict())
     elif result.answer is not None and not sys.stdout.isatty():
         click.echo(result.answer)
     if result.error:
-        click.secho("error: ", fg="red", bold=True, err=True, nl=False)
-        click.echo(shown(result.error.message), err=True)
+        tell(Failure(result.error.message, "", result.exit_code))

@@ -128,21 +128,21 @@ def _open_transformers(folder: Path) -> Engine:
     return open_engine(folder)
 
 
-_ENGINES: dict[str, tuple[str, OpenEngine]] = {
-    "mlx-lm": ("mlx_lm", _open_mlx),
-    "transformers": ("torch", _open_transformers),
+_ENGINES: dict[str, tuple[tuple[str, ...], OpenEngine]] = {
+    "mlx-lm": (("mlx_lm",), _open_mlx),
+    "transformers": (("torch", "transformers"), _open_transformers),
 }
-"""By name, best first: the package that decides whether it can be used here, and what opens a folder."""
+"""By name, best first: the packages that it needs here, and what opens a folder."""
 
 
 def _engine(agent: Agent) -> OpenEngine:
-    installed = [name for name, (package, _) in _ENGINES.items() if find_spec(package)]
+    installed = [name for name, (packages, _) in _ENGINES.items() if all(map(find_spec, packages))]
     wanted = agent.extra.get("engine", installed[0] if installed else "mlx-lm")
     if wanted not in _ENGINES:
         raise PoolInvalid(f"agent {agent.name!r}: no engine {wanted!r}; there are {', '.join(_ENGINES)}")
     if wanted not in installed:
         raise EnvironmentUnavailable(
-            f"agent {agent.name!r}: the engine {wanted!r} is not installed: pip install mlx-lm, or for transformers "
-            "pip install 'trinity-mlx[torch]'"
+            f"agent {agent.name!r}: the engine {wanted!r} is not installed: pip install 'trinity-mlx[local]', and for "
+            "transformers 'trinity-mlx[local,torch]'"
         )
     return _ENGINES[wanted][1]
