@@ -490,7 +490,7 @@ def test_a_manifest_that_is_none_is_refused(folder: Path, content: bytes) -> Non
 
 
 def test_a_folder_without_a_manifest_is_a_bundle_that_was_never_finished(tmp_path: Path) -> None:
-    with pytest.raises(BundleInvalid, match=r"manifest\.json cannot be read"):
+    with pytest.raises(BundleInvalid, match=r"cannot read .*manifest\.json"):
         open_bundle(write_parts(tmp_path / "unfinished"))
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trinity_mlx.contracts.errors import ArtifactNotFound, PinInvalid
-from trinity_mlx.downloads.homes import HubFile, StoredFile, WebFile, parse_home
+from trinity_mlx.downloads.homes import HubFile, StoredFile, WebFile, parse_home, shown
 from trinity_mlx.downloads.pins import Pin, parse_pin, read_pin, shipped_pin, shipped_pins
 
 BASE_REVISION = "c1899de289a04d12100db370d81485cdf75e47ca"
@@ -140,7 +140,7 @@ def test_what_is_no_json_object_is_refused(raw: bytes) -> None:
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(PinInvalid, match="cannot be read"):
+    with pytest.raises(PinInvalid, match="cannot read"):
         read_pin(tmp_path / "none.json")
 
 
@@ -189,6 +189,29 @@ def assert_read_or_refused(raw: bytes) -> None:
     root = Path("/destination")
     assert all((root / file.path).resolve().is_relative_to(root) for file in pin.files)
     assert all(len(file.sha256) == 64 and file.size > 0 for file in pin.files)
+
+
+@pytest.mark.parametrize(
+    "home", ["http://user:hunter2@127.0.0.1:9/f", "https://hunter2@host/f?a=b", "s3://key:hunter2@bucket/key"]
+)
+def test_a_password_in_an_address_is_refused_and_never_shown(tmp_path: Path, home: str) -> None:
+    (tmp_path / "pin.json").write_text(json.dumps(changed("files", 0, "home", to=home)))
+    with pytest.raises(PinInvalid, match="password never stand") as refused:
+        read_pin(tmp_path / "pin.json")
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        ("https://host/a?token=hunter2", "https://host/a"),
+        ("https://host/a#hunter2", "https://host/a"),
+        ("https://user:hunter2@host/a@b", "https://host/a@b"),
+        ("hf://a/b@main/c", "hf://a/b@main/c"),
+    ],
+)
+def test_an_address_is_shown_without_what_is_secret(address: str, text: str) -> None:
+    assert shown(address) == text
 
 
 def test_homes_are_told_apart() -> None:

@@ -190,7 +190,7 @@ def test_other_providers_models_are_no_paths() -> None:
         ({"roles": []}, "agents.0.roles: "),
         ({"roles": ["Worker"]}, "agents.0.roles.0: Input should be 'worker', 'thinker' or 'verifier'"),
         ({"roles": ["thinker", "verifier"]}, "no agent may be a Worker"),
-        ({"extra": {"top_p": float("nan")}}, "agents.0.extra: a request cannot hold nan or inf"),
+        ({"extra": {"top_p": float("nan")}}, ": Input should be a finite number, not nan"),
         ({"extra": []}, "agents.0.extra: "),
         ({"extra": {"api_key": KEY}}, "agents.0.extra: a key never stands in a pool"),
         ({"extra": {"headers": [{"Authorization": KEY}]}}, "agents.0.extra: a key never stands in a pool"),

@@ -112,7 +112,7 @@ def test_a_script_may_lie_in_a_file(tmp_path: Path, form: str) -> None:
         ('[[replies]]\nrole = "Solver"', "replies.0.role: Input should be 'Worker'"),
         ("[[replies]]\nturn = -1", "replies.0.turn: Input should be greater"),
         ('[[replies]]\nerror = "fire"', "replies.0.error: Input should be"),
-        ("[[replies]", "is not TOML or JSON"),
+        ("[[replies]", "is not valid TOML"),
     ],
 )
 def test_a_malformed_script_is_refused_with_the_place_of_its_fault(tmp_path: Path, content: str, reason: str) -> None:
@@ -127,7 +127,7 @@ def test_a_malformed_script_is_refused_with_the_place_of_its_fault(tmp_path: Pat
 def test_half_a_character_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "script.json"
     path.write_text(r'{"replies": [{"text": "\ud800"}]}')
-    with pytest.raises(PoolInvalid, match=r"replies\.0\.text"):
+    with pytest.raises(PoolInvalid, match="Invalid JSON"):
         make_provider(agent(script=str(path)))
 
 

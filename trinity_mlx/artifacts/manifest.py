@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field
 
 from ..contracts.artifact import Execution
-from ..contracts.canonical import unique_keys
 from ..contracts.errors import BundleInvalid
 from ..contracts.text_format import TextFormat
-from ..files.models import first_fault
-from ..files.regular import read_regular
+from ..files.models import Faults, Strict, read_model
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA = "trinity-mlx.bundle"
 VERSION = 1
+FAULTS = Faults(BundleInvalid, whole="manifest")
 
 
 def _inside(path: str) -> str:
@@ -45,11 +43,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Shape = tuple[Annotated[int, Field(ge=1)], ...]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class BaseEntry(_Strict):
+class BaseEntry(Strict):
     """Which base the adapter was made for; ``folder`` is set where the bundle carries it."""
 
     id: str
@@ -58,7 +52,7 @@ class BaseEntry(_Strict):
     folder: InnerPath | None
 
 
-class TensorEntry(_Strict):
+class TensorEntry(Strict):
     """One adapted tensor: the source's name, how the change is applied, and the tensor that holds it."""
 
     source: str
@@ -67,14 +61,14 @@ class TensorEntry(_Strict):
     shape: Shape
 
 
-class AdapterSection(_Strict):
+class AdapterSection(Strict):
     """The adapter's file and its tensors."""
 
     file: InnerPath
     entries: tuple[TensorEntry, ...]
 
 
-class HeadSection(_Strict):
+class HeadSection(Strict):
     """The head's file, tensor name and shape [slots + 3, hidden]."""
 
     file: InnerPath
@@ -82,7 +76,7 @@ class HeadSection(_Strict):
     shape: tuple[Annotated[int, Field(ge=4)], Annotated[int, Field(ge=1)]]
 
 
-class OffsetsEntry(_Strict):
+class OffsetsEntry(Strict):
     """The part of the trained vector that adapts one tensor: offsets ``[start, end)``, one a singular value."""
 
     source: str
@@ -91,7 +85,7 @@ class OffsetsEntry(_Strict):
     end: Annotated[int, Field(ge=1)]
 
 
-class FileEntry(_Strict):
+class FileEntry(Strict):
     """A file of the bundle with its size in bytes and its hash."""
 
     path: InnerPath
@@ -99,7 +93,7 @@ class FileEntry(_Strict):
     sha256: Sha256
 
 
-class Manifest(_Strict):
+class Manifest(Strict):
     """Everything that a bundle says about itself. ``made`` and ``lineage`` are for people and for proofs.
 
     ``vector`` is the layout of the trained vector where an export made the bundle; the head follows the last offsets.
@@ -128,21 +122,4 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         BundleInvalid: it is missing, not JSON, of another version, or a key is missing, unknown or of the wrong kind.
     """
-    path = folder / MANIFEST_NAME
-    try:
-        raw = read_regular(path)
-    except OSError as error:
-        raise BundleInvalid(f"{path} cannot be read: {error.strerror or error}; is {folder} a bundle?") from None
-    try:
-        _check_version(path, json.loads(raw, object_pairs_hook=unique_keys))
-        return Manifest.model_validate_json(raw)
-    except ValidationError as error:
-        raise BundleInvalid(f"{path}: {first_fault(error, 'manifest')}") from None
-    except (ValueError, RecursionError) as error:
-        raise BundleInvalid(f"{path} is not valid JSON: {error}") from None
-
-
-def _check_version(path: Path, raw: object) -> None:
-    found = raw.get("version") if isinstance(raw, dict) else None
-    if type(found) is not int or found != VERSION:
-        raise BundleInvalid(f"{path} has version {found!r}, and this release reads version {VERSION}")
+    return read_model(folder / MANIFEST_NAME, Manifest, FAULTS, version=VERSION, inner=True)[0]

@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, RootModel
 
-from ..contracts.canonical import unique_keys
 from ..contracts.errors import BundleInvalid
 from ..contracts.routing import Role
-from ..files.models import first_fault
+from ..files.models import Faults, Lenient, read_model
 from ..files.regular import read_regular
 from .manifest import MANIFEST_NAME, InnerPath, Sha256
 
@@ -35,11 +34,7 @@ _Count = Annotated[int, Field(ge=0)]
 _Side = Annotated[int, Field(ge=1)]
 
 
-class _Read(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-
-class TensorEntry(_Read):
+class TensorEntry(Lenient):
     """One adapted tensor; ``shape`` and ``dtype`` are those of the stored tensor."""
 
     status: Literal["complete"]
@@ -68,7 +63,7 @@ class Placed(NamedTuple):
     sha256: str
 
 
-class _Manifest(_Read):
+class _Manifest(Lenient):
     status: Literal["complete"]
     export_complete: Annotated[bool, AfterValidator(_finished)]
     artifact_version: Annotated[int, Field(ge=1, le=1)]
@@ -108,10 +103,11 @@ class SingleFile(_Manifest):
 
 
 PublishedManifest = CheckpointDirectory | SingleFile
-_LAYOUTS = ("checkpoint_directory", "single_file")
-_SCHEMA: TypeAdapter[PublishedManifest] = TypeAdapter(
-    Annotated[PublishedManifest, Field(discriminator="artifact_layout")]
-)
+_FAULTS = Faults(BundleInvalid, whole="manifest", hidden=("checkpoint_directory", "single_file"))
+
+
+class _Published(RootModel[Annotated[PublishedManifest, Field(discriminator="artifact_layout")]]):
+    """Either layout."""
 
 
 def is_published(folder: Path) -> bool:
@@ -131,16 +127,7 @@ def read_published_manifest(folder: Path) -> PublishedManifest:
             kind; or the offsets do not add up.
     """
     path = folder / MANIFEST_NAME
-    try:
-        raw = read_regular(path)
-        json.loads(raw, object_pairs_hook=unique_keys)
-        manifest = _SCHEMA.validate_json(raw)
-    except OSError as error:
-        raise BundleInvalid(f"{path} cannot be read: {error.strerror or error}; is {folder} a bundle?") from None
-    except ValidationError as error:
-        raise BundleInvalid(f"{path}: {first_fault(error, 'manifest', _LAYOUTS)}") from None
-    except (ValueError, RecursionError) as error:
-        raise BundleInvalid(f"{path} is not valid JSON: {error}") from None
+    manifest = read_model(path, _Published, _FAULTS, inner=True)[0].root
     _check_offsets(path, manifest)
     return manifest
 

@@ -103,6 +103,6 @@ class LaneOptions:
 
 def command_line() -> str:
     """The command as the user typed it, without the program's folder."""
-    from ..evaluation.files import plain
+    from ..files.models import plain
 
     return plain(shlex.join(["trinity-mlx", *sys.argv[1:]]))

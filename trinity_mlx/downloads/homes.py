@@ -27,8 +27,8 @@ import httpx2
 from ..contracts.errors import ArtifactNotFound, HomeUnavailable
 
 _HUB = re.compile(r"hf://(?P<kind>datasets/)?(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)/(?P<path>[^?#\s]+)")
-_WEB = re.compile(r"https?://[^/\s]+/\S*")
-_S3 = re.compile(r"s3://[^/\s]+/\S+")
+_WEB = re.compile(r"https?://[^/@\s]+/\S*")
+_S3 = re.compile(r"s3://[^/@\s]+/\S+")
 _PASSING = (408, 429, 500, 502, 503, 504)
 """HTTP answers after which the same request may well succeed."""
 _BLOCK = 4 * 1024 * 1024
@@ -97,6 +97,8 @@ def parse_home(text: str) -> Home:
         return StoredFile(text)
     if text and "://" not in text and "\0" not in text:
         return StoredFile(text)
+    if re.match(r"\w+://[^/?#]*@", text):
+        raise ValueError("a user's name and password never stand in a pin: take them out of the address")
     raise ValueError("a home is hf://OWNER/NAME@REVISION/PATH, https://..., s3://BUCKET/KEY, file:///... or a path")
 
 
@@ -212,8 +214,8 @@ class Homes:
 
 
 def shown(address: str) -> str:
-    """An address for messages: without a query, where signatures and tokens stand."""
-    return address.partition("?")[0]
+    """An address for messages: without what is secret in one, a user's name and password, a query and a fragment."""
+    return re.sub(r"(?<=://)[^/?#]*@", "", re.split(r"[?#]", address, maxsplit=1)[0])
 
 
 def _check_status(response: httpx2.Response, url: str) -> None:

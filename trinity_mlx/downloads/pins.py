@@ -17,21 +17,21 @@ none for the base's ``config.json``, which is no large file there; its hash belo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from ..contracts.canonical import unique_keys
 from ..contracts.errors import ArtifactNotFound, PinInvalid
 from ..contracts.text_format import TextFormat
+from ..files.models import Faults, Strict, parse_model, read_content
 from ..files.shipped import data_path
 from .homes import parse_home
 
 SCHEMA = "trinity-mlx.pin"
 VERSION = 1
+_FAULTS = Faults(PinInvalid, whole="pin")
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
 """Part of a path: plain characters, and no dot in front, so neither ``..`` nor a hidden file."""
@@ -48,11 +48,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 HomeAddress = Annotated[str, AfterValidator(_checked_home)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class PinnedFile(_Strict):
+class PinnedFile(Strict):
     """One file: its place below the destination, its size in bytes, its hash, and where to get it."""
 
     path: InnerPath
@@ -61,7 +57,7 @@ class PinnedFile(_Strict):
     home: HomeAddress
 
 
-class PinnedBase(_Strict):
+class PinnedBase(Strict):
     """The base model that the files carry in ``folder``, and what it is called on the Hub."""
 
     id: str
@@ -69,7 +65,7 @@ class PinnedBase(_Strict):
     folder: InnerPath
 
 
-class PinnedRouter(_Strict):
+class PinnedRouter(Strict):
     """How the files become a router: ``vector`` (a file) or ``bundle`` (a folder), and never both."""
 
     base: PinnedBase
@@ -86,7 +82,7 @@ class PinnedRouter(_Strict):
         return self
 
 
-class Pin(_Strict):
+class Pin(Strict):
     """A named set of files, complete enough to route with."""
 
     schema_name: Literal["trinity-mlx.pin"] = Field(alias="schema")
@@ -114,10 +110,7 @@ def read_pin(path: Path) -> Pin:
     Raises:
         PinInvalid: it cannot be read, is not JSON, of another version, or not a pin.
     """
-    try:
-        return parse_pin(path.read_bytes(), str(path))
-    except OSError as error:
-        raise PinInvalid(f"pin {path} cannot be read: {error.strerror or error}") from None
+    return parse_pin(read_content(path, _FAULTS), str(path))
 
 
 def parse_pin(raw: bytes, name: str) -> Pin:
@@ -126,15 +119,7 @@ def parse_pin(raw: bytes, name: str) -> Pin:
     Raises:
         PinInvalid: it is not one.
     """
-    try:
-        _check_version(name, json.loads(raw, object_pairs_hook=unique_keys))
-        return Pin.model_validate_json(raw)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "pin"
-        raise PinInvalid(f"pin {name}: {where}: {first['msg']}, found {str(first['input'])[:120]!r}") from None
-    except (ValueError, RecursionError) as error:
-        raise PinInvalid(f"pin {name} is not valid JSON: {error}") from None
+    return parse_model(raw, Pin, f"pin {name}", _FAULTS, version=VERSION)
 
 
 def shipped_pins() -> list[str]:
@@ -152,12 +137,6 @@ def shipped_pin(name: str) -> Pin:
         known = ", ".join(shipped_pins())
         raise ArtifactNotFound(f"nothing called {name!r} can be fetched: choose {known}, or give a pin file")
     return read_pin(data_path("fixtures", "pins", f"{name}.json"))
-
-
-def _check_version(name: str, raw: object) -> None:
-    found = raw.get("version") if isinstance(raw, dict) else None
-    if found != VERSION or isinstance(found, bool):
-        raise PinInvalid(f"pin {name} has version {found!r}, and this release reads version {VERSION}")
 
 
 def _refuse_collisions(paths: Iterable[str]) -> None:

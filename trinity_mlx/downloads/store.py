@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from ..artifacts.manifest import MANIFEST_NAME
 from ..contracts.canonical import canonical_sha256
 from ..contracts.errors import PinInvalid
 from ..files.atomic import write_atomically
 from ..files.hashing import FileHashes
+from ..files.models import Faults, Strict, read_model
 from ..files.paths import is_file
-from ..files.regular import read_regular
 from .fetch import WORK_FOLDER, matches
 from .pins import Pin
 
@@ -31,9 +31,7 @@ _KEY_DIGITS = 16
 _REMOVED = ".removed"
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
+class _Record(Strict):
     schema_name: Literal["trinity-mlx.fetched"] = Field(alias="schema")
     version: Literal[1]
     folder: str
@@ -169,10 +167,9 @@ class Store:
 
 def _read_record(path: Path) -> FetchedArtifact:
     try:
-        record = _Record.model_validate_json(read_regular(path))
-    except (OSError, ValidationError) as error:
-        first = str(error).splitlines()[0]
-        raise PinInvalid(f"{path}, the record of what was fetched, cannot be read ({first}): delete it") from None
+        record, _ = read_model(path, _Record, Faults(PinInvalid, whole="record"), inner=True)
+    except PinInvalid as error:
+        raise PinInvalid(f"the record of what was fetched is no good: {error}: delete it") from None
     return FetchedArtifact(record.pin, Path(record.folder))
 
 

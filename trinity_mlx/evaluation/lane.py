@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ..contracts.backend import Variant
-from ..contracts.errors import LaneInvalid, SnapshotInvalid
+from ..contracts.errors import InputFileError, LaneInvalid, SnapshotInvalid
 from ..contracts.routing import ArtifactIdentity
 from ..files.atomic import write_json
+from ..files.models import Faults, Strict, plain, read_model
 from ..files.paths import existing_file
 from ..files.shipped import data_path
 from ..profiles.registry import Floors as ProfileFloors
 from ..profiles.registry import Profile
 from ..routing.router import RouterIdentity
-from .files import plain, read_model
 from .results import Evaluation, Floors
 from .snapshot import OWN_HASHES, Snapshot, SnapshotCase, make_snapshot, snapshot_case
 
@@ -31,11 +31,7 @@ FOLDER = "runtime_profiles"
 _Margin = Annotated[float, Field(ge=0)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class LaneArtifact(_Strict):
+class LaneArtifact(Strict):
     """The artifact by name, and by content where the lane was measured."""
 
     name: str
@@ -44,35 +40,35 @@ class LaneArtifact(_Strict):
     head_ref: str | None = None
 
 
-class LaneFloors(_Strict):
+class LaneFloors(Strict):
     """The least margins, in logits."""
 
     agent: _Margin
     role: _Margin
 
 
-class LaneWorst(_Strict):
+class LaneWorst(Strict):
     """The smallest margin seen, and its case."""
 
     value: _Margin
     case: str
 
 
-class LaneMargins(_Strict):
+class LaneMargins(Strict):
     """The worst of both splits."""
 
     agent: LaneWorst
     role: LaneWorst
 
 
-class LaneSuite(_Strict):
+class LaneSuite(Strict):
     """The suite that the lane is about."""
 
     name: str
     sha256: str
 
 
-class Lane(_Strict):
+class Lane(Strict):
     """One lane.
 
     ``status`` is ``measured`` (on the machine in ``provenance``), ``published`` (the figures are others') or
@@ -159,7 +155,7 @@ def read_lane(path: Path) -> Lane:
         InputFileError: the file cannot be read.
         LaneInvalid: it holds something else, or a case twice.
     """
-    lane, _ = read_model(path, Lane, LaneInvalid)
+    lane, _ = read_model(path, Lane, Faults(LaneInvalid, InputFileError))
     try:
         make_snapshot(str(path), True, lane.cases)
     except SnapshotInvalid as error:

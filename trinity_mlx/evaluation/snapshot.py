@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
-from ..contracts.errors import SnapshotInvalid
+from ..contracts.errors import InputFileError, SnapshotInvalid
 from ..contracts.routing import Role, RouteDecision, RouteLogits
 from ..files.atomic import write_json
-from .files import plain, read_model
+from ..files.models import Faults, Lenient, plain, read_model
 
 SCHEMA_VERSION = 1
 OWN_HASHES: Literal["trinity-mlx-1"] = "trinity-mlx-1"
@@ -24,10 +24,8 @@ _LARGEST = 3.5e38
 _Rounded = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST), AfterValidator(lambda value: round(value, 6))]
 
 
-class SnapshotCase(BaseModel):
+class SnapshotCase(Lenient):
     """One case as the public files have it; margins and logits are rounded to six decimals."""
-
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
     id: Annotated[str, Field(min_length=1)]
     agent_id: Annotated[int, Field(ge=0)]
@@ -46,9 +44,7 @@ class SnapshotCase(BaseModel):
         return self.agent_logits_rounded + self.role_logits_rounded
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True)
-
+class _File(Lenient):
     schema_version: Annotated[int, Field(ge=1, le=1)]
     hashes: str | None = None
     cases: list[SnapshotCase]
@@ -97,8 +93,8 @@ def read_snapshot(path: Path) -> Snapshot:
         InputFileError: the file cannot be read.
         SnapshotInvalid: it holds something else, or a case twice.
     """
-    held, _ = read_model(path, _File, SnapshotInvalid)
-    return make_snapshot(plain(str(path)), held.hashes == OWN_HASHES, held.cases)
+    document, _ = read_model(path, _File, Faults(SnapshotInvalid, InputFileError))
+    return make_snapshot(plain(str(path)), document.hashes == OWN_HASHES, document.cases)
 
 
 def make_snapshot(origin: str, own_hashes: bool, cases: Sequence[SnapshotCase]) -> Snapshot:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ..contracts.errors import InputFileError, SuiteInvalid, TranscriptError
 from ..contracts.routing import Role
 from ..contracts.transcript import Transcript
+from ..files.models import Faults, Lenient, plain, read_model
 from ..files.paths import existing_file
 from ..files.shipped import data_path
-from .files import plain, read_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +62,17 @@ class Suite:
         return Suite(self.name, self.sha256, tuple(case for case in self.cases if case.id in ids))
 
 
-class _Expected(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True)
-
+class _Expected(Lenient):
     agent_id: Annotated[int, Field(ge=0)]
     role_id: Annotated[int, Field(ge=0, lt=len(Role))]
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True)
-
+class _Message(Lenient):
     role: str
     content: str
 
 
-class _Case(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True)
-
+class _Case(Lenient):
     id: Annotated[str, Field(min_length=1)]
     messages: Annotated[list[_Message], Field(min_length=1)]
     expected: _Expected
@@ -87,9 +81,7 @@ class _Case(BaseModel):
     notes: str | None = None
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True)
-
+class _File(Lenient):
     schema_version: Annotated[int, Field(ge=1, le=1)]
     cases: Annotated[list[_Case], Field(min_length=1)]
 
@@ -121,13 +113,13 @@ def read_suite(path: Path) -> Suite:
         InputFileError: the file cannot be read.
         SuiteInvalid: it holds something else, a case twice, or messages that are no transcript.
     """
-    held, sha256 = read_model(path, _File, SuiteInvalid)
+    document, sha256 = read_model(path, _File, Faults(SuiteInvalid, InputFileError))
     seen: set[str] = set()
-    for case in held.cases:
+    for case in document.cases:
         if case.id in seen:
             raise SuiteInvalid(f"{path}: case {case.id!r} stands there twice")
         seen.add(case.id)
-    return Suite(plain(path.stem), sha256, tuple(_case(path, case) for case in held.cases))
+    return Suite(plain(path.stem), sha256, tuple(_case(path, case) for case in document.cases))
 
 
 def _case(path: Path, case: _Case) -> Case:

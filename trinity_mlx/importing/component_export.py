@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from ..artifacts.manifest import Sha256
 from ..artifacts.vector import LM_HEAD
 from ..contracts.artifact import Base, TensorLocation
 from ..contracts.errors import BundleInvalid, TensorFileInvalid
 from ..files.hashing import FileHashes
-from ..files.models import first_fault
-from ..files.regular import read_regular
+from ..files.models import Faults, Lenient, read_model
 from ..files.safetensors import map_tensor, read_header
 from .components import OffsetComponents
 from .content import Content, adaptable_shapes, checked_components, checked_head, checked_labels
@@ -29,29 +28,25 @@ _HEAD_TENSOR = "trinity.router_head.linear.weight"
 _OFFSET_TENSOR = "svf.scale_offsets."
 
 
-class _Read(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-
-class _Source(_Read):
+class _Source(Lenient):
     model_name: Annotated[str, Field(min_length=1)] | None = None
     router_vector_sha256: Sha256 | None = None
 
 
-class _Routing(_Read):
+class _Routing(Lenient):
     agent_labels: tuple[str, ...] = ()
 
 
-class _Entry(_Read):
+class _Entry(Lenient):
     source_parameter: str
     python_v_layout: Literal["torch_v"] = "torch_v"
 
 
-class _Svf(_Read):
+class _Svf(Lenient):
     entries: Annotated[tuple[_Entry, ...], Field(min_length=1)]
 
 
-class _Manifest(_Read):
+class _Manifest(Lenient):
     format: Literal["trinity_sakana_safetensors_export"]
     version: Annotated[int, Field(ge=1, le=1)]
     source: _Source = _Source()
@@ -66,7 +61,7 @@ def read_component_export(folder: Path, base: Base) -> Content:
         BundleInvalid: the manifest is not valid, or does not list what the files hold.
         TensorFileInvalid: a file is missing or malformed, or a tensor is missing or has another shape or number type.
     """
-    manifest = _read_manifest(folder / MANIFEST)
+    manifest, _ = read_model(folder / MANIFEST, _Manifest, Faults(BundleInvalid, whole="manifest"), inner=True)
     head_file = folder / HEAD
     components = _components(folder, manifest, base)
     head = checked_head(_array(read_header(head_file), _HEAD_TENSOR, head_file), base, head_file)
@@ -82,15 +77,6 @@ def read_component_export(folder: Path, base: Base) -> Content:
 def safe_name(source: str) -> str:
     """A tensor's name as the export's keys spell it: ``/`` and other unsafe characters become ``__``."""
     return re.sub(r"[^0-9A-Za-z._-]", "__", source)
-
-
-def _read_manifest(path: Path) -> _Manifest:
-    try:
-        return _Manifest.model_validate_json(read_regular(path))
-    except OSError as error:
-        raise BundleInvalid(f"{path} cannot be read: {error.strerror or error}") from None
-    except ValidationError as error:
-        raise BundleInvalid(f"{path}: {first_fault(error, 'manifest')}") from None
 
 
 def _components(folder: Path, manifest: _Manifest, base: Base) -> dict[str, OffsetComponents]:

@@ -9,18 +9,16 @@ none from the environment. ``limits`` may be empty; its names are those of ``rul
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints
 
-from ..contracts.canonical import unique_keys
 from ..contracts.errors import AuthorityInvalid, PoolInvalid, UsageError
 from ..contracts.pool import Pool
-from ..files.models import first_fault
+from ..files.models import Faults, Strict, read_model
 from ..providers.registry import row_of
 from ..rules.budgets import Limits
 from .files import parse_pool
@@ -29,9 +27,7 @@ REFS = ("authority_ref", "workflow_ref", "runtime_ref", "provider_pool_ref", "cr
 _Ref = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
-
+class _File(Strict):
     authority_ref: _Ref
     workflow_ref: _Ref
     runtime_ref: _Ref
@@ -56,17 +52,10 @@ def read_authority(path: Path) -> Authority:
     Raises:
         AuthorityInvalid: the file cannot be read, a reference is missing, or its pool or limits do not hold up.
     """
+    document, _ = read_model(path, _File, Faults(AuthorityInvalid))
     try:
-        held = _File.model_validate(json.loads(path.read_bytes(), object_pairs_hook=unique_keys))
-    except OSError as error:
-        raise AuthorityInvalid(f"cannot read {path}: {error.strerror or error}") from None
-    except ValidationError as error:
-        raise AuthorityInvalid(f"{path}: {first_fault(error)}") from None
-    except (ValueError, RecursionError) as error:
-        raise AuthorityInvalid(f"{path} is not JSON that can be read: {error}") from None
-    try:
-        pool = parse_pool(held.pool, f"{path}: pool", path.parent)
-        limits = _limits(path, held.limits)
+        pool = parse_pool(document.pool, f"{path}: pool", path.parent)
+        limits = _limits(path, document.limits)
     except PoolInvalid as error:
         raise AuthorityInvalid(str(error)) from None
     for agent in pool.agents:
@@ -80,7 +69,7 @@ def read_authority(path: Path) -> Authority:
                 f"{path}: agent {agent.name!r} uses {agent.provider}, whose packages may read credentials from the "
                 "environment, which a governed run does not: give openai-compatible or anthropic"
             )
-    return Authority({name: getattr(held, name) for name in REFS}, pool, limits)
+    return Authority({name: getattr(document, name) for name in REFS}, pool, limits)
 
 
 def _limits(path: Path, values: Mapping[str, Any]) -> Limits:

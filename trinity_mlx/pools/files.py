@@ -19,19 +19,17 @@ extra = { top_p = 0.9 }                   # goes into the provider's request as 
 
 from __future__ import annotations
 
-import json
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, JsonValue, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, HttpUrl, JsonValue, TypeAdapter
 
 from ..contracts.errors import PoolInvalid
 from ..contracts.pool import ACCEPTS, ALL_ROLES, Agent, Pool, Price
 from ..contracts.routing import Role
-from ..files.models import first_fault
+from ..files.models import Faults, Strict, as_model, parse_toml, read_content
 from ..files.paths import expanded, is_file
 from ..files.shipped import data_path
 from ..providers.registry import row_of
@@ -39,6 +37,7 @@ from ..providers.registry import row_of
 DEMO = "demo"
 """The shipped pool, which answers from a script."""
 
+_FAULTS = Faults(PoolInvalid)
 _URL = TypeAdapter(HttpUrl)
 _KEY_NAMES = frozenset({"api_key", "apikey", "authorization", "x_api_key"})
 _REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:[^\0]+")
@@ -64,10 +63,6 @@ def _checked_reference(text: str) -> str:
 
 
 def _checked_extra(values: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    try:
-        json.dumps(values, allow_nan=False)
-    except ValueError:
-        raise ValueError("a request cannot hold nan or inf: give a finite number") from None
     if _KEY_NAMES.intersection(name.lower().replace("-", "_") for name in _names_in(values)):
         raise ValueError("a key never stands in a pool: name where it is with the agent's api_key")
     return values
@@ -89,16 +84,12 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
-
-
-class _Price(_Table):
+class _Price(Strict):
     input: Amount
     output: Amount
 
 
-class _Agent(_Table):
+class _Agent(Strict):
     slot: Annotated[int, Field(ge=0)]
     name: Name
     provider: Name
@@ -114,7 +105,7 @@ class _Agent(_Table):
     accepts: list[Literal["tools", "images"]] = Field(default_factory=list)
 
 
-class _Pool(_Table):
+class _Pool(Strict):
     name: Name
     agents: Annotated[list[_Agent], Field(min_length=1)]
 
@@ -147,13 +138,7 @@ def read_pool(path: Path) -> Pool:
     Raises:
         PoolInvalid: the file cannot be read or does not describe a pool.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PoolInvalid(f"cannot read {path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise PoolInvalid(f"{path} is not TOML that can be read: {error}") from None
-    return parse_pool(table, str(path), path.parent)
+    return parse_pool(parse_toml(read_content(path, _FAULTS), str(path), _FAULTS), str(path), path.parent)
 
 
 def parse_pool(table: Mapping[str, Any], origin: str, folder: Path) -> Pool:
@@ -162,14 +147,9 @@ def parse_pool(table: Mapping[str, Any], origin: str, folder: Path) -> Pool:
     Raises:
         PoolInvalid: it does not describe a pool.
     """
-    try:
-        held = _Pool.model_validate(table)
-    except ValidationError as error:
-        raise PoolInvalid(f"{origin}: {first_fault(error)}") from None
-    except RecursionError:
-        raise PoolInvalid(f"{origin}: its tables lie too deep in one another") from None
-    agents = sorted(held.agents, key=lambda agent: agent.slot)
-    pool = Pool(held.name, tuple(_agent(agent, folder.resolve()) for agent in agents))
+    document = as_model(table, _Pool, origin, _FAULTS)
+    agents = sorted(document.agents, key=lambda agent: agent.slot)
+    pool = Pool(document.name, tuple(_agent(agent, folder.resolve()) for agent in agents))
     check_agents(pool.agents, origin)
     return pool
 

@@ -8,31 +8,27 @@ from __future__ import annotations
 
 import importlib.util
 import platform
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from ..contracts import routing
 from ..contracts.backend import Backend, BackendInfo
 from ..contracts.errors import ProfileInvalid, ProfileUnavailable, UnknownProfile, UsageError
-from ..files.models import first_fault
+from ..files.models import Faults, Strict, as_model, parse_toml, read_content
 from ..files.shipped import data_path
 from .backends import load_backend
 
 AUTO = "auto"
+_FAULTS = Faults(ProfileInvalid)
 DTypeName = Literal["float32", "bfloat16", "float16"]
 _Margin = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Floors(_Table):
+class Floors(Strict):
     """The least margins that a decision should have with one artifact, in logits, and where they come from."""
 
     agent: _Margin
@@ -41,14 +37,14 @@ class Floors(_Table):
     note: str = ""
 
 
-class Requires(_Table):
+class Requires(Strict):
     """Python modules that must be importable, and the command that installs them."""
 
-    modules: tuple[str, ...] = ()
+    modules: Annotated[tuple[str, ...], Field(strict=False)] = ()
     install: str = ""
 
 
-class ReadingWindow(_Table):
+class ReadingWindow(Strict):
     """How long transcripts are read in part; see ``contracts.routing.Window``."""
 
     head: int
@@ -69,7 +65,7 @@ class ReadingWindow(_Table):
         return routing.Window(self.head, self.tail, self.step)
 
 
-class Profile(_Table):
+class Profile(Strict):
     """One runtime profile. ``device`` is a backend's own name for it, or ``auto`` for its first."""
 
     name: str
@@ -209,12 +205,7 @@ def _installation(profile: Profile) -> str:
 
 
 def _read_profile(path: Path) -> Profile:
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-        return Profile(name=path.stem, origin=path, **table)
-    except TypeError:
-        raise ProfileInvalid(f"{path}: name and origin are the file's own, and no keys") from None
-    except ValidationError as error:
-        raise ProfileInvalid(f"{path}: {first_fault(error)}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ProfileInvalid(f"{path} is not a readable TOML file: {error}") from None
+    table = parse_toml(read_content(path, _FAULTS), str(path), _FAULTS)
+    if {"name", "origin"} & table.keys():
+        raise ProfileInvalid(f"{path}: name and origin are the file's own, and no keys")
+    return as_model({**table, "name": path.stem, "origin": path}, Profile, str(path), _FAULTS)

@@ -20,13 +20,11 @@ Tokens that ``usage`` does not state are counted as words: an order of magnitude
 from __future__ import annotations
 
 import asyncio
-import json
 import re
-import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
 from ..contracts.errors import (
     PoolInvalid,
@@ -40,7 +38,7 @@ from ..contracts.errors import (
 )
 from ..contracts.pool import Agent
 from ..contracts.provider import Finish, OnText, Provider, Reply, Request, Usage
-from ..files.models import first_fault
+from ..files.models import Faults, Strict, as_model, parse_model, parse_toml, read_content
 from .answers import finished_reply
 from .wire.failures import Callee
 from .wire.shape import Text
@@ -56,16 +54,19 @@ ERRORS: dict[str, type[ProviderError]] = {
 }
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+_FAULTS = Faults(PoolInvalid)
 
 
-class _Usage(_Strict):
+class _Loose(Strict):
+    model_config = ConfigDict(strict=False)
+
+
+class _Usage(_Loose):
     input_tokens: int = Field(ge=0)
     output_tokens: int = Field(ge=0)
 
 
-class _Rule(_Strict):
+class _Rule(_Loose):
     role: Literal["Worker", "Thinker", "Verifier"] | None = None
     turn: int | None = Field(None, ge=0)
     contains: str | None = None
@@ -83,7 +84,7 @@ class _Rule(_Strict):
         )
 
 
-class _Script(_Strict):
+class _Script(_Loose):
     replies: tuple[_Rule, ...] = Field(min_length=1)
 
 
@@ -153,19 +154,11 @@ def _script_of(agent: Agent) -> _Script:
         raise PoolInvalid(
             f"agent {agent.name!r}: a scripted agent's extra holds either script (a path) or replies, not {named}"
         )
-    content, place = (_read(agent), str(agent.extra["script"])) if "script" in agent.extra else (agent.extra, "replies")
-    try:
-        return _Script.model_validate(content)
-    except ValidationError as error:
-        raise PoolInvalid(f"agent {agent.name!r}: script {place}: {first_fault(error)}") from None
-
-
-def _read(agent: Agent) -> Any:
+    if "replies" in agent.extra:
+        return as_model(agent.extra, _Script, f"replies of agent {agent.name!r}", _FAULTS)
     path = Path(str(agent.extra["script"]))
-    try:
-        text = path.read_text(encoding="utf-8")
-        return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except OSError as error:
-        raise PoolInvalid(f"agent {agent.name!r}: cannot read its script {path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise PoolInvalid(f"agent {agent.name!r}: its script {path} is not TOML or JSON: {error}") from None
+    origin = f"script {path} of agent {agent.name!r}"
+    content = read_content(path, _FAULTS, origin=origin)
+    if path.suffix == ".json":
+        return parse_model(content, _Script, origin, _FAULTS)
+    return as_model(parse_toml(content, origin, _FAULTS), _Script, origin, _FAULTS)

@@ -107,7 +107,7 @@ def _show_faults(certificate: Certificate, as_json: bool) -> None:
 
 
 def _show_lane(certificate: Certificate, lane: Lane, changes: list[str], path: Path, as_json: bool) -> None:
-    from ...evaluation.files import plain
+    from ...files.models import plain
 
     if as_json:
         print_json({"ok": True, "file": plain(str(path)), "changes": changes, "lane": lane.model_dump(mode="json")})
@@ -124,7 +124,7 @@ def _lane_table(lane: Lane, kernels: dict[str, Any]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from ...evaluation.files import plain
+    from ...files.models import plain
 
     table = Table.grid(padding=(0, 2))
     runs, processes = lane.provenance["runs"], lane.provenance["fresh_processes"]

@@ -62,7 +62,7 @@ def _find(name: str) -> Lane:
 
 
 def _print(comparison: LaneComparison) -> None:
-    from ...evaluation.files import plain
+    from ...files.models import plain
 
     out = console()
     lanes = {"first": comparison.first, "second": comparison.second}
@@ -94,7 +94,7 @@ def _table(comparison: LaneComparison) -> Table:
 def _row(case: ComparedCase) -> tuple[str, ...]:
     from rich.markup import escape
 
-    from ...evaluation.files import plain
+    from ...files.models import plain
 
     mark = "same" if case.same_decision else "[bold red]DIFFERS[/]"
     decisions = [_decision(case.first)] if case.same_decision else [_decision(case.first), _decision(case.second)]

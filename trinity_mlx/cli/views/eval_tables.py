@@ -9,9 +9,9 @@ from rich.text import Text
 
 from ...contracts.routing import Role, RouteDecision
 from ...contracts.transcript import Transcript
-from ...evaluation.files import plain
 from ...evaluation.results import CaseResult, Evaluation, Status, Worst
 from ...evaluation.suite import Route, Suite
+from ...files.models import plain
 from ..output import console
 
 _MARKS = {Status.PASS: "[green]pass[/]", Status.FAIL: "[bold red]FAIL[/]", Status.REPORT: "[yellow]report[/]"}
