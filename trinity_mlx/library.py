@@ -77,7 +77,7 @@ class Library:
         _require_whole(fetched, hashes)
         ready = fetched.pin.router.bundle
         bundle = fetched.folder / ready if ready is not None else self._built(fetched, profile, hashes)
-        return ArtifactChoice(bundle, base or fetched.base)
+        return ArtifactChoice(bundle, fetched.base if base is None else base)
 
     def locate(self, artifact: str) -> str | Path:
         """Where a bundle lies, or its name if it is embedded; nothing is built.

@@ -15,10 +15,10 @@ from safetensors import numpy as numpy_files
 from trinity_mlx.artifacts.bundle import HEAD_FILE, HEAD_TENSOR, BundleDraft, open_bundle, seal_bundle
 from trinity_mlx.artifacts.catalog import find_bundle
 from trinity_mlx.contracts.artifact import Base, Bundle
-from trinity_mlx.contracts.errors import BundleInvalid
+from trinity_mlx.contracts.errors import ArtifactNotFound, BundleInvalid
 from trinity_mlx.files.hashing import FileHashes
 from trinity_mlx.files.shipped import data_path
-from trinity_mlx.routing.loading import load_router
+from trinity_mlx.routing.loading import load_router, open_artifact
 
 from .. import builders
 from .test_published import adapted_weights, write_published
@@ -106,6 +106,22 @@ def test_a_memory_that_is_wrong_refuses_no_good_bundle(tmp_path: Path, bundle: P
     right = open_bundle(bundle, remembering(memory))
     memory.write_text(memory.read_text().replace(right.head.ref, "0" * 64))
     assert open_bundle(bundle, remembering(memory)) == right
+
+
+def test_a_memory_that_is_wrong_refuses_no_good_base(tmp_path: Path, bundle: Path, tiny_base: Base) -> None:
+    memory = tmp_path / "hashes.json"
+    open_artifact(bundle, tiny_base.folder, remembering(memory))
+    weights = FileHashes().sha256(tiny_base.folder / "model.safetensors")
+    memory.write_text(memory.read_text().replace(weights, "0" * 64))
+    assert open_artifact(bundle, tiny_base.folder, remembering(memory))[1].ref == tiny_base.ref
+
+
+@pytest.mark.parametrize("name", ["", "~nobody-of-that-name", "x" * 5000, "a\0b", "\ud800"])
+def test_a_name_that_nothing_can_have_is_no_artifact_and_no_base(bundle: Path, name: str) -> None:
+    with pytest.raises(ArtifactNotFound):
+        find_bundle(name)
+    with pytest.raises(ArtifactNotFound):
+        open_artifact(bundle, name)
 
 
 def test_a_head_that_was_exchanged_is_refused_though_size_and_time_are_the_same(tmp_path: Path, bundle: Path) -> None:

@@ -111,6 +111,23 @@ def test_removing_the_last_file_removes_the_folder(store: Store, tmp_path: Path)
     assert not folder.exists()
 
 
+def test_a_removal_that_was_broken_off_is_carried_on(store: Store, tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "files")
+    store.record(make_pin(), folder)
+    record = next(tmp_path.rglob("mine.json"))
+    record.rename(record.with_name(".mine.removed"))
+    assert store.find("mine") is None
+    assert (folder / "vector.npy").is_file()
+    assert store.fetched() == []
+    assert not folder.exists()
+    assert not record.with_name(".mine.removed").exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "~nobody-of-that-name"])
+def test_a_name_that_no_file_can_have_is_not_there(store: Store, name: str) -> None:
+    assert store.find(name) is None
+
+
 def test_a_bundle_is_built_once_for_what_it_is_made_from(store: Store) -> None:
     calls: list[Path] = []
 

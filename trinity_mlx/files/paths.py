@@ -1,4 +1,4 @@
-"""Names that users give, as files and folders. A name that no path can have belongs to nothing."""
+"""Names that users give, as files and folders. A name that no path can have, or none at all, belongs to nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def expanded(name: str | Path) -> Path:
 def existing_folder(name: str | Path) -> Path | None:
     """The folder that ``name`` means, ``~`` expanded; None where there is none."""
     folder = expanded(name)
-    return folder if exists(folder) and folder.is_dir() else None
+    return folder if name != "" and exists(folder) and folder.is_dir() else None
 
 
 def existing_file(name: str | Path) -> Path | None:

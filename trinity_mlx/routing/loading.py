@@ -149,10 +149,11 @@ def open_artifact(
         BaseMismatch: the bundle was made for another base.
     """
     bundle = find_bundle(artifact, hashes)
-    if base:
-        source = open_base(base, hashes=hashes)
-    else:
-        source = open_base(bundle.base_folder or bundle.base_id, bundle.base_revision, hashes)
+    own = bundle.base_folder or bundle.base_id, bundle.base_revision
+    place, revision = own if base is None else (base, None)
+    source = open_base(place, revision, hashes)
+    if bundle.base_ref not in (None, source.ref):
+        source = open_base(place, revision)  # what is remembered of files is never held against a user
     check_fit(bundle, source)
     return bundle, source
 
