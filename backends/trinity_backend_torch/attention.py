@@ -6,11 +6,14 @@ Queries [queries, heads, head_dim] stand at the last positions of keys and value
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from trinity_mlx.contracts.backend import Kernels
 
 MOST_SCORES = 1 << 22
 """Up to this many scores of one head are held at once, 16 MB for two stacked heads in bfloat16."""
@@ -50,24 +53,83 @@ class FusedAttention:
         return mixed[0].transpose(0, 1)
 
 
-class ComposedAttention:
-    """Scores, mask, softmax in float32, products; the query heads that share a key head are stacked into its rows."""
+class ExpandedAttention:
+    """Torch's kernel as GPUs stay on it: no mask tensor beside grouped heads, which would fall back to plain float32.
+
+    Keys and values are repeated for the heads that share them, and what continues says so by the kernels' own bias.
+    """
 
     def mask(self, fresh: int, total: int, device: torch.device, dtype: torch.dtype) -> Tensor | None:
-        """The mask; None for one query, which sees everything."""
-        return None if fresh == 1 else _causal_mask(fresh, total, device, dtype)
+        """The lower-right causal bias; None where the kernel's own rules do."""
+        from torch.nn.attention.bias import causal_lower_right  # slow to import, and other devices never need it
+
+        return None if fresh in (1, total) else causal_lower_right(fresh, total)
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Attention of the last ``len(query)`` positions over all of ``keys``: [queries, heads, head_dim]."""
-        fresh, heads, width = query.shape
-        total, kv_heads, _ = keys.shape
-        stacked = (query * width**-0.5).transpose(0, 1).reshape(kv_heads, -1, width)
-        scores = (stacked @ keys.permute(1, 2, 0)).view(heads, fresh, total)
-        if mask is not None:
-            scores = scores + mask
-        weights = torch.softmax(scores, -1, dtype=torch.float32).to(values.dtype)
-        mixed = weights.view(kv_heads, -1, total) @ values.transpose(0, 1)
-        return mixed.view(heads, fresh, width).transpose(0, 1)
+        shared = query.shape[1] // keys.shape[1]
+        return F.scaled_dot_product_attention(
+            query.transpose(0, 1)[None].contiguous(),
+            keys.repeat_interleave(shared, 1).transpose(0, 1)[None].contiguous(),
+            values.repeat_interleave(shared, 1).transpose(0, 1)[None].contiguous(),
+            attn_mask=mask,
+            is_causal=mask is None and len(query) > 1,
+        )[0].transpose(0, 1)
+
+
+@dataclass(frozen=True)
+class ComposedAttention:
+    """Scores, mask, softmax in float32, products; the query heads that share a key head are stacked into its rows.
+
+    In blocks of queries, so that a long sequence never holds more than ``most_scores`` of a head, and on contiguous
+    tensors.
+    """
+
+    most_scores: int = MOST_SCORES
+
+    def mask(self, fresh: int, total: int, device: torch.device, dtype: torch.dtype) -> Tensor | None:
+        """The mask; None for one query, which sees everything, and where blocks make their own."""
+        return None if fresh == 1 or fresh > self._block(total) else _causal_mask(fresh, total, device, dtype)
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention of the last ``len(query)`` positions over all of ``keys``: [queries, heads, head_dim]."""
+        fresh, total = len(query), len(keys)
+        if fresh <= self._block(total):
+            return _compose(query, keys, values, mask)
+        mixed = []
+        for start in range(0, fresh, self._block(total)):
+            rows = query[start : start + self._block(total)]
+            seen = total - fresh + start + len(rows)
+            own = _causal_mask(len(rows), seen, query.device, query.dtype)
+            mixed.append(_compose(rows, keys[:seen], values[:seen], own))
+        return torch.cat(mixed)
+
+    def _block(self, total: int) -> int:
+        """How many queries over ``total`` keys attend at once."""
+        return max(1, self.most_scores // total)
+
+
+def attention_for(device: str, kernels: Kernels) -> Attention:
+    """How to attend on a kind of device.
+
+    On MPS both kinds of kernels are composed: torch's own let positions see the future in half precision, and are wrong
+    on strided tensors (pytorch#195910, #181133), without an error.
+    """
+    if kernels == "composed" or device == "mps":
+        return ComposedAttention()
+    return ExpandedAttention() if device == "cuda" else FusedAttention()
+
+
+def _compose(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    fresh, heads, width = query.shape
+    total, kv_heads, _ = keys.shape
+    stacked = (query * width**-0.5).transpose(0, 1).reshape(kv_heads, -1, width).contiguous()
+    scores = (stacked @ keys.permute(1, 2, 0).contiguous()).view(heads, fresh, total)
+    if mask is not None:
+        scores = scores + mask
+    weights = torch.softmax(scores, -1, dtype=torch.float32).to(values.dtype)
+    mixed = weights.view(kv_heads, -1, total) @ values.transpose(0, 1).contiguous()
+    return mixed.view(heads, fresh, width).transpose(0, 1)
 
 
 def _causal_mask(fresh: int, total: int, device: torch.device, dtype: torch.dtype) -> Tensor:

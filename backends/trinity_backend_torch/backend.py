@@ -13,25 +13,29 @@ from torch import Tensor
 from trinity_mlx.contracts.artifact import (
     Adapter,
     AdapterEntry,
+    BackboneConfig,
     Base,
     Execution,
     Head,
 )
-from trinity_mlx.contracts.backend import DEFAULT_VARIANT, BackendInfo, Kernels, Row, Segment, Variant
+from trinity_mlx.contracts.backend import DEFAULT_VARIANT, BackendInfo, Row, Segment, Variant
 from trinity_mlx.contracts.errors import ProfileUnavailable, UsageError
 from trinity_mlx.factorization.adapted import EMBEDDING, FINAL_NORM, AdaptedTensors, Parts, layer_names
 
 from . import products, svd_weights
-from .attention import Attention, ComposedAttention, FusedAttention
+from .attention import attention_for
+from .conditions import at_most, full_float32, threads_for, within_memory
 from .factorize import TorchFactorizer
 from .population import TorchPopulation
 from .qwen3 import Backbone, Embedding, Joint, Layer, Linear, Packing, RMSNorm, TorchPast
 from .weights import Matrix, Weights, read_tensor
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-ATTENTION: dict[Kernels, Attention] = {"fused": FusedAttention(), "composed": ComposedAttention()}
 MERGE_ROWS = 8192
-BATCH_TOKENS = {"cpu": 512, "mps": 2048, "cuda": 16384}
+BATCH_TOKENS = {"cpu": 512, "mps": 2048}
+MOST_BATCH_TOKENS = 65536
+SHARE_FOR_BATCHES = 0.5
+"""Of a GPU's free memory, what one batch's intermediate results may take."""
 
 
 class TorchBackend:
@@ -39,13 +43,13 @@ class TorchBackend:
 
     def info(self) -> BackendInfo:
         """Versions and the devices that torch sees."""
-        devices = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
-        return BackendInfo("torch", {"torch": torch.__version__}, tuple(devices), tuple(DTYPES))
+        devices = devices_of(torch.cuda.device_count(), has_mps=torch.backends.mps.is_available())
+        return BackendInfo("torch", {"torch": torch.__version__}, devices, tuple(DTYPES))
 
     def load_base(self, base: Base, *, device: str, dtype: str, variant: Variant = DEFAULT_VARIANT) -> TorchBase:
         """The backbone's tensors on ``device``; on the CPU they stay memory-mapped where the file has ``dtype``."""
         _check_quantization(variant, device)
-        return TorchBase(base, torch.device(device), DTYPES[dtype], variant)
+        return within_memory(TorchBase)(base, torch.device(device), DTYPES[dtype], variant)
 
     def factorizer(self, device: str) -> TorchFactorizer:
         """Decompositions on ``device``."""
@@ -70,7 +74,7 @@ class TorchBase:
     def __init__(self, base: Base, device: torch.device, dtype: torch.dtype, variant: Variant) -> None:
         self._config = base.config
         self._device = device
-        self._attention = ATTENTION[variant.kernels]
+        self._attention = attention_for(device.type, variant.kernels)
         self._weights = Weights(base, device, dtype, quantizes=variant.quantize is not None)
         self._backbone(AdaptedTensors[Any](self._weights, {}))  # loads what a model without an adapter runs
 
@@ -79,7 +83,9 @@ class TorchBase:
         """Bytes of the base's tensors."""
         return self._weights.nbytes
 
+    @within_memory
     @torch.inference_mode()
+    @full_float32()
     def attach(self, adapter: Adapter | None, head: Head, *, merged: bool = False) -> TorchRoutingModel:
         """A routing model with ``adapter``, applied to activations or merged into copies of the weights."""
         changes = {entry.source: self._change(entry) for entry in (adapter.entries if adapter else ())}
@@ -91,7 +97,8 @@ class TorchBase:
             {name: (execution, self._form(name, execution, tensor)) for name, (execution, tensor) in changes.items()},
         )
         matrix = read_tensor(head.tensor, self._device)
-        return TorchRoutingModel(self._backbone(adapted), matrix, self._device, adapted.nbytes + matrix.nbytes)
+        nbytes = adapted.nbytes + matrix.nbytes
+        return TorchRoutingModel(self._backbone(adapted), matrix, self._device, nbytes)
 
     @torch.no_grad()
     def population(self, vectors: Mapping[str, np.ndarray]) -> TorchPopulation:
@@ -158,9 +165,19 @@ class TorchRoutingModel:
         self._head = head
         self._device = device
         self._dtype = backbone.norm.weight.dtype
-        self.batch_tokens = BATCH_TOKENS[device.type]
+        self._threads = threads_for(backbone.config)
 
+    @property
+    def batch_tokens(self) -> int:
+        """About how many tokens one pass should hold: on a GPU what its free memory allows."""
+        if self._device.type != "cuda":
+            return BATCH_TOKENS[self._device.type]
+        free, _ = torch.cuda.mem_get_info(self._device)
+        return tokens_that_fit(free, self._backbone.config, self._dtype.itemsize)
+
+    @within_memory
     @torch.inference_mode()
+    @full_float32()
     def logits(self, segments: Sequence[Segment]) -> tuple[list[Row], tuple[TorchPast | None, ...]]:
         """Head logits in float32, one row for each segment, and the pasts of those that keep theirs."""
         hidden, pasts = self._read(segments)
@@ -168,7 +185,9 @@ class TorchRoutingModel:
         kept = tuple(_own(past) if segment.keep else None for segment, past in zip(segments, pasts, strict=True))
         return [tuple(row) for row in rows], kept
 
+    @within_memory
     @torch.inference_mode()
+    @full_float32()
     def read(self, segments: Sequence[Segment]) -> Tensor:
         """Hidden vectors at each segment's last token, [segments, hidden]."""
         return self._read(segments)[0]
@@ -179,8 +198,26 @@ class TorchRoutingModel:
         return values
 
     def _read(self, segments: Sequence[Segment]) -> tuple[Tensor, list[TorchPast]]:
-        packing = Packing.of(segments, self._device, self._dtype, self._backbone.attention)
-        return self._backbone(packing)
+        with at_most(self._threads):
+            packing = Packing.of(segments, self._device, self._dtype, self._backbone.attention)
+            return self._backbone(packing)
+
+
+def devices_of(cuda_count: int, *, has_mps: bool) -> tuple[str, ...]:
+    """Names of the devices, the preferred first: ``cuda`` is the current GPU, ``cuda:1`` a certain one."""
+    cuda = ["cuda", *(f"cuda:{index}" for index in range(cuda_count))] if cuda_count else []
+    return (*cuda, *(["mps"] if has_mps else []), "cpu")
+
+
+def tokens_that_fit(free_bytes: int, config: BackboneConfig, itemsize: int) -> int:
+    """How many tokens of a batch fit ``free_bytes`` of a device.
+
+    At a layer's widest a token has its hidden state, its norm in float32, gate, up and their product; all layers' keys
+    and values are kept until the pass is over.
+    """
+    widest = 4 * config.hidden_size * 4 + 3 * config.intermediate_size * itemsize
+    memory = 2 * config.num_layers * config.num_kv_heads * config.head_dim * itemsize
+    return max(1, min(MOST_BATCH_TOKENS, int(SHARE_FOR_BATCHES * free_bytes) // (widest + memory)))
 
 
 def _check_quantization(variant: Variant, device: str) -> None:

@@ -19,6 +19,8 @@ from trinity_mlx.factorization.gram import gram_matrix
 from trinity_mlx.factorization.tiles import spans
 from trinity_mlx.files.safetensors import map_tensor
 
+from .conditions import full_float32
+
 
 class TorchFactorizer:
     """A ``Factorizer`` on one torch device."""
@@ -63,12 +65,14 @@ class TorchFactorizer:
         matrix = _map(tensor)
         factor = torch.from_numpy(change).to(self._dtype).to(self._device)
         for span in spans(*matrix.shape):
-            tile = self._tile(matrix[span])
-            if execution is Execution.RIGHT:
-                adapted = (tile @ factor).add_(tile)
-            else:
-                adapted = self._add_left(tile, factor[span], matrix)
-            yield _bytes(adapted.to(matrix.dtype))
+            yield _bytes(self._adapted(matrix, span, execution, factor).to(matrix.dtype))
+
+    @full_float32()
+    def _adapted(self, matrix: Tensor, span: slice, execution: Execution, factor: Tensor) -> Tensor:
+        tile = self._tile(matrix[span])
+        return (
+            (tile @ factor).add_(tile) if execution is Execution.RIGHT else self._add_left(tile, factor[span], matrix)
+        )
 
     def _add_left(self, tile: Tensor, factor: Tensor, matrix: Tensor) -> Tensor:
         """``tile + factor @ matrix``, a block of columns at a time."""

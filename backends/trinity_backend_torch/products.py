@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .conditions import full_float32
+
 
 def matrix_product(device: torch.device) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """``left @ right`` in float32; on CUDA computed in float64, which TF32 settings leave alone."""
@@ -17,6 +19,7 @@ def matrix_product(device: torch.device) -> Callable[[np.ndarray, np.ndarray], n
         return torch.from_numpy(np.ascontiguousarray(matrix, np.float32)).to(device).to(dtype)
 
     @torch.inference_mode()
+    @full_float32()
     def product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
         return (place(left) @ place(right)).float().cpu().numpy()
 

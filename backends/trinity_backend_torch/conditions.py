@@ -1,0 +1,106 @@
+"""What work needs of torch's settings, for as long as it takes: float32 in full, threads that pay, errors in words.
+
+A host program may have shortened float32 products for its own sake (``torch.set_float32_matmul_precision``); a lane in
+float32 and the head mean what they say whatever the host wants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+
+from trinity_mlx.contracts.artifact import BackboneConfig
+from trinity_mlx.contracts.errors import NotEnoughMemory
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+SMALL = 1 << 18
+"""Entries of a layer's largest matrix up to which one thread is the fastest: starting a second takes as long."""
+
+
+class _FullFloat32:
+    """Products in full float32 while anybody is inside; then what was set before."""
+
+    def __init__(self) -> None:
+        self._settings: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+        self._lock = Lock()
+        self._inside = 0
+        self._before: list[str] = []
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._inside:
+                self._before = [setting.fp32_precision for setting in self._settings]
+                self._set(["ieee"] * len(self._settings))
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    self._set(self._before)
+
+    def _set(self, values: list[str]) -> None:
+        for setting, value in zip(self._settings, values, strict=True):
+            if setting.fp32_precision != value:
+                setting.fp32_precision = value
+
+
+full_float32 = _FullFloat32()
+"""A context in which torch shortens no float32 product, on any device."""
+
+
+@contextmanager
+def at_most(threads: int | None) -> Iterator[None]:
+    """At most so many threads of torch for the calling thread's work; as many as it has for None."""
+    before = torch.get_num_threads()
+    if threads is None or before <= threads:
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def threads_for(config: BackboneConfig) -> int | None:
+    """How many threads pay for a model: one for a small one, all for others."""
+    return 1 if config.hidden_size * config.intermediate_size <= SMALL else None
+
+
+def within_memory(work: Callable[P, R]) -> Callable[P, R]:
+    """``work``, where a device that has run out of memory is an error in words, and keeps nothing of the attempt.
+
+    Raises:
+        NotEnoughMemory: the device has no memory left for it.
+    """
+
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return work(*args, **kwargs)
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
+            reason = str(error).strip().splitlines()[0][:200]
+        # out here the error is gone, and with it its frames, which held what had been loaded
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise NotEnoughMemory(f"torch ran out of memory: {reason}; free some, read less at once, or use another device")
+
+    guarded.__doc__, guarded.__name__ = work.__doc__, work.__name__
+    return guarded
+
+
+def ran_out(error: RuntimeError) -> bool:
+    """Whether ``error`` says that a device has no memory left; only CUDA has a class for it."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory")
+    )
