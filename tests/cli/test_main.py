@@ -32,6 +32,7 @@ ROUTE_KEYS = {
     "probabilities",
     "token_count",
     "reused_tokens",
+    "left_out",
     "transcript_hash",
     "route_hash",
     "artifact",

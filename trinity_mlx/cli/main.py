@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
 from ..contracts.errors import TrinityError
+from . import preferences
+from .options import PLACE
 from .process import CANCELLED, Failure, outcome
-from .settings import prepare_process
+from .settings import config_dir, prepare_process
+
+LEVELS = ("debug", "info", "warning", "error")
 
 
 class Verb(NamedTuple):
@@ -48,6 +55,7 @@ GROUPS: Mapping[str, Mapping[str, Verb]] = {
         "trace": Verb("trace:trace", "Show, verify and export the traces of runs."),
         "profiles": Verb("profiles:profiles", "List what can run here, and what the rest needs."),
         "doctor": Verb("doctor:doctor", "Check the installation by routing for real."),
+        "config": Verb("config:config", "Set what options mean when nobody gives them."),
     },
 }
 """Every command, in the groups and the order in which help shows them."""
@@ -137,10 +145,21 @@ def _print_version(ctx: click.Context, option: click.Parameter, wanted: bool) ->
 
 
 @click.group("trinity-mlx", cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--log-file", type=PLACE, envvar="TRINITY_LOG_FILE", help="Append a line of JSON for each event.")
+@click.option(
+    "--log-level",
+    type=click.Choice(LEVELS),
+    default="info",
+    show_default=True,
+    envvar="TRINITY_LOG_LEVEL",
+    help="From which level on.",
+)
+@click.option("--debug-native-logs", is_flag=True, help="Show what the frameworks print about themselves.")
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version."
 )
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context, log_file: Path | None, log_level: str, debug_native_logs: bool) -> None:
     """Coordinate language models with a small adapted one.
 
     A transcript goes in; a small language model reads it once and says which agent speaks next, and in which role: that
@@ -154,4 +173,32 @@ def main() -> None:
     Exit codes: 0 done, 1 a gate failed, 2 usage, 3 profile or environment unavailable, 4 artifact invalid,
     5 provider failed, 6 budget exceeded, 7 the machine failed, 130 cancelled, 141 nobody reads the output.
     """
-    prepare_process()
+    prepare_process(debug_native_logs)
+    chosen = {} if ctx.invoked_subcommand == "config" else preferences.read(config_dir())
+    ctx.default_map = _for_every_command(ctx, chosen)
+    if not debug_native_logs:
+        ctx.with_resource(_quiet_warnings())
+    if path := log_file or (preferences.place(chosen["log_file"]) if "log_file" in chosen else None):
+        from .logs import log_to
+
+        level = log_level if _is_given(ctx, "log_level") else chosen.get("log_level", log_level)
+        ctx.with_resource(log_to(path, level, ctx.invoked_subcommand or ""))
+
+
+def _for_every_command(ctx: click.Context, chosen: dict[str, str]) -> dict[str, Any]:
+    """The user's own defaults for the command that is run, and for the commands in it."""
+    name = ctx.invoked_subcommand or ""
+    command = main.get_command(ctx, name)
+    inner = command.list_commands(ctx) if isinstance(command, click.Group) else []
+    return {name: {**chosen, **dict.fromkeys(inner, chosen)}}
+
+
+def _is_given(ctx: click.Context, option: str) -> bool:
+    return ctx.get_parameter_source(option) is not click.core.ParameterSource.DEFAULT
+
+
+@contextmanager
+def _quiet_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

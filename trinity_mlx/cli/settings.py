@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from . import preferences
+
 if TYPE_CHECKING:
     from ..downloads.store import Store
 
 APP = "trinity-mlx"
+_NATIVE_LOGS = (("TRANSFORMERS_VERBOSITY", "error", "info"), ("TORCH_CPP_LOG_LEVEL", "ERROR", "INFO"))
+"""Variables by which frameworks log: quiet, and as they would show everything."""
 
 
 def config_dir() -> Path:
@@ -23,10 +27,15 @@ def config_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """The folder of what can be made again: ``$TRINITY_MLX_CACHE``, else the platform's place for caches."""
-    named = os.environ.get("TRINITY_MLX_CACHE")
+    """The folder of what can be made again: ``$TRINITY_MLX_CACHE``, else ``cache`` in the user's ``config.toml``, else
+    the platform's place for caches.
+
+    Raises:
+        SettingsInvalid: the file is malformed.
+    """
+    named = os.environ.get("TRINITY_MLX_CACHE") or preferences.read(config_dir()).get("cache")
     if named:
-        return Path(named)
+        return preferences.place(named)
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / APP
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / APP
@@ -51,12 +60,15 @@ def hub_is_offline() -> bool:
     return constants.HF_HUB_OFFLINE
 
 
-def prepare_process() -> None:
+def prepare_process(show_native_logs: bool = False) -> None:
     """Settings that libraries read from the environment when they are first used.
 
-    MLX may shorten float32 products to TF32 on hardware that has it; a router asked for float32 means float32.
+    MLX may shorten float32 products to TF32 on hardware that has it; a router asked for float32 means float32. What
+    frameworks log about themselves is kept away from people unless they ask for it.
     """
     os.environ.setdefault("MLX_ENABLE_TF32", "0")
+    for variable, quiet, loud in _NATIVE_LOGS:
+        os.environ.setdefault(variable, loud if show_native_logs else quiet)
 
 
 def environment() -> Mapping[str, str]:

@@ -16,6 +16,7 @@
     │   ├── PolicyInvalid
     │   ├── AuthorityInvalid
     │   ├── TraceInvalid
+    │   ├── SettingsInvalid
     │   └── LiveCallRefused
     ├── EnvironmentUnavailable     exit code 3
     │   ├── UnknownProfile
@@ -133,6 +134,10 @@ class AuthorityInvalid(UsageError):
 
 class TraceInvalid(UsageError):
     """A trace file cannot be read, or its events do not follow from one another."""
+
+
+class SettingsInvalid(UsageError):
+    """The user's file of settings is malformed, or holds a setting that there is not."""
 
 
 class LiveCallRefused(UsageError):

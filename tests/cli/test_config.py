@@ -1,0 +1,160 @@
+"""``trinity-mlx config`` and the order of precedence; logs, which hold what happened and nothing of what was asked."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trinity_mlx.cli import main, preferences
+from trinity_mlx.errors import SettingsInvalid
+
+PROMPT = "What is 17 + 25? Answer briefly."
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TRINITY_MLX_CONFIG", str(tmp_path / "config"))
+    monkeypatch.setenv("TRINITY_MLX_CACHE", str(tmp_path / "cache"))
+    for key in preferences.KEYS.values():
+        if key.variable != "TRINITY_MLX_CACHE":
+            monkeypatch.delenv(key.variable, raising=False)
+    return tmp_path / "config"
+
+
+def invoke(*arguments: str, **environment: str) -> Result:
+    return CliRunner().invoke(main, list(arguments), env=environment)
+
+
+def profile_of(result: Result) -> str:
+    assert result.exit_code == 0, result.output
+    return str(json.loads(result.stdout)["profile"])
+
+
+def settings_shown() -> dict[str, Any]:
+    shown: dict[str, Any] = json.loads(invoke("config", "show", "--json").stdout)
+    return shown
+
+
+def test_options_go_before_the_environment_and_that_before_the_file() -> None:
+    route = ("route", PROMPT, "--artifact", "nano", "--json")
+    assert invoke("config", "set", "profile", "mlx").exit_code == 0
+    assert profile_of(invoke(*route)) == "mlx"
+    assert profile_of(invoke(*route, TRINITY_PROFILE="cpu")) == "cpu"
+    assert profile_of(invoke(*route, "--profile", "mlx", TRINITY_PROFILE="cpu")) == "mlx"
+    assert invoke("config", "unset", "profile").exit_code == 0
+    assert settings_shown()["profile"] == {"value": "auto", "from": "built in"}
+
+
+def test_a_setting_reaches_commands_within_commands() -> None:
+    invoke("config", "set", "profile", "no-such-profile")
+    result = invoke("parity", "run", "--base", "x", "--vector", "y", "--all", "--out", "z")
+    assert (result.exit_code, "no-such-profile" in result.stderr) == (3, True)
+
+
+def test_help_shows_the_users_own_default() -> None:
+    invoke("config", "set", "policy", "published")
+    assert "[default: published]" in " ".join(invoke("run", "--help").stdout.split())
+
+
+def test_a_pool_from_the_settings_does_not_stand_in_the_way_of_an_authority() -> None:
+    invoke("config", "set", "pool", "home")
+    result = invoke("run", "hi", "--authority", "no-such-file.json")
+    assert "no-such-file.json" in result.stderr
+    assert "leave out" not in result.stderr
+
+
+def test_the_cache_is_where_the_file_says(tmp_path: Path) -> None:
+    invoke("config", "set", "cache", str(tmp_path / "elsewhere"))
+    found = json.loads(invoke("artifacts", "--json", TRINITY_MLX_CACHE="").stdout)
+    assert found["cache"] == str(tmp_path / "elsewhere")
+
+
+def test_set_keeps_every_other_line(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "config.toml").write_text('# mine\nprofile = "cpu"  # slow\n\npool = "home"\n', encoding="utf-8")
+    assert invoke("config", "set", "profile", 'odd "name" \\ é').exit_code == 0
+    text = (folder / "config.toml").read_text(encoding="utf-8")
+    assert text.startswith('# mine\n\npool = "home"\n')
+    assert tomllib.loads(text) == {"profile": 'odd "name" \\ é', "pool": "home"}
+    assert invoke("config", "path").stdout.strip() == str(folder / "config.toml")
+
+
+@given(values=st.dictionaries(st.sampled_from(sorted(preferences.KEYS)), st.text(min_size=1, max_size=20), max_size=4))
+def test_what_is_written_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, values: dict[str, str]) -> None:
+    home = tmp_path_factory.mktemp("settings")
+    written = {}
+    for key, value in values.items():
+        try:
+            preferences.write(home, key, value)
+            written[key] = value
+        except SettingsInvalid:
+            assert not value.isprintable()
+    assert preferences.read(home) == written
+
+
+@pytest.mark.parametrize(
+    ("content", "fragment"),
+    [
+        (b"x = 5", "no such setting"),
+        (b"profile = 5", "must be a text"),
+        (b"profile = ''", "must be a text"),
+        (b"[profile]\na = 1", "must be a text"),
+        (b"profile =", "not TOML"),
+        (b"\xff", "not TOML"),
+        (b"profile = " + b"[" * 100_000, "not TOML"),
+    ],
+)
+def test_a_broken_file_is_named_and_its_place_can_still_be_asked_for(
+    folder: Path, content: bytes, fragment: str
+) -> None:
+    folder.mkdir()
+    (folder / "config.toml").write_bytes(content)
+    result = invoke("profiles")
+    assert result.exit_code == 2
+    assert fragment in result.stderr
+    assert "config.toml" in result.stderr
+    assert invoke("config", "path").exit_code == 0
+    assert invoke("config", "set", "profile", "cpu").exit_code == 2
+    assert (folder / "config.toml").read_bytes() == content
+
+
+def test_a_text_over_several_lines_is_left_to_its_author(folder: Path) -> None:
+    folder.mkdir()
+    content = 'pool = """\nhome\n"""\n'
+    (folder / "config.toml").write_text(content)
+    assert "only its author" in invoke("config", "set", "pool", "x").stderr
+    assert (folder / "config.toml").read_text() == content
+
+
+def test_a_log_says_what_happened_and_nothing_of_what_was_asked(tmp_path: Path) -> None:
+    log = tmp_path / "deep" / "log.jsonl"
+    assert invoke("--log-file", str(log), "route", PROMPT, "--artifact", "nano").exit_code == 0
+    assert invoke("--log-file", str(log), "route", PROMPT, "--profile", "nosuch").exit_code == 3
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    ends = [line for line in lines if line["event"] == "ended"]
+    assert [line["exit_code"] for line in ends] == [0, 3]
+    assert ends[1]["error"]["type"] == "UnknownProfile"
+    assert all({"time", "level", "logger", "event"} <= line.keys() for line in lines)
+    assert PROMPT not in log.read_text(encoding="utf-8")
+
+
+def test_a_log_from_warnings_on_holds_failures_alone(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    options = ("--log-file", str(log), "--log-level", "warning")
+    invoke(*options, "profiles")
+    assert log.read_text() == ""
+    invoke(*options, "route", PROMPT, "--profile", "nosuch")
+    assert json.loads(log.read_text())["level"] == "error"
+
+
+def test_a_log_that_cannot_be_written_is_said_before_anything_is_done(tmp_path: Path) -> None:
+    result = invoke("--log-file", str(tmp_path), "route", PROMPT)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert str(tmp_path) in result.stderr

@@ -1,0 +1,95 @@
+"""``trinity-mlx config``: the user's own settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .. import preferences, settings
+from ..options import TEXT, json_option
+from ..output import console, note, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@click.group()
+def config() -> None:
+    """Set what options mean when nobody gives them.
+
+    The settings lie in config.toml, in your configuration folder. An option of a command goes before the environment,
+    and that before the file. No key of a provider belongs here: pools refer to those.
+
+    \b
+    Examples:
+      trinity-mlx config set profile cpu
+      trinity-mlx config show
+    """
+
+
+@config.command()
+@json_option
+def show(as_json: bool) -> None:
+    """Show every setting, its value, and where that comes from.
+
+    \b
+    Example:
+      trinity-mlx config show --json
+    """
+    folder, environment = settings.config_dir(), settings.environment()
+    found = {key: preferences.value_of(key, folder, environment) for key in preferences.KEYS}
+    if as_json:
+        print_json({key: {"value": value, "from": origin} for key, (value, origin) in found.items()})
+    else:
+        _print(found)
+
+
+@config.command("set")
+@click.argument("key", type=click.Choice(list(preferences.KEYS)))
+@click.argument("value", type=TEXT)
+def set_(key: str, value: str) -> None:
+    """Write KEY = VALUE into the file; its other lines stay as they are.
+
+    \b
+    Example:
+      trinity-mlx config set pool home
+    """
+    path = preferences.write(settings.config_dir(), key, value)
+    note(f"{key} is {value} from now on, by {path}")
+
+
+@config.command()
+@click.argument("key", type=click.Choice(list(preferences.KEYS)))
+def unset(key: str) -> None:
+    """Take KEY out of the file.
+
+    \b
+    Example:
+      trinity-mlx config unset pool
+    """
+    path = preferences.write(settings.config_dir(), key, None)
+    note(f"{key} is not in {path}")
+
+
+@config.command()
+def path() -> None:
+    """Print where the file lies, whether it is there or not.
+
+    \b
+    Example:
+      $EDITOR "$(trinity-mlx config path)"
+    """
+    click.echo(settings.config_dir() / preferences.NAME)
+
+
+def _print(found: Mapping[str, tuple[str, str]]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for heading in ("setting", "value", "from", ""):
+        table.add_column(heading, overflow="fold")
+    for key, (value, origin) in found.items():
+        table.add_row(key, escape(value or "-"), origin, f"[dim]{escape(preferences.KEYS[key].summary)}[/]")
+    console().print(table)

@@ -1,0 +1,85 @@
+"""What commands did, one line of JSON an event, in the file that the user names: never a prompt, a reply or a key."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..contracts.errors import FolderUnavailable
+from .process import CANCELLED, MACHINE, PIPE_CLOSED, one_line
+
+
+@contextmanager
+def log_to(path: Path, level: str, command: str) -> Iterator[None]:
+    """Append to ``path`` what the block logs, its beginning and its end.
+
+    Raises:
+        FolderUnavailable: the file cannot be written to.
+    """
+    handler = _handler(path, level)
+    root, logger = logging.getLogger(), logging.getLogger(__package__)
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(min(handler.level, before))
+    started, ended = time.monotonic(), _ended(None)
+    logger.info("started", extra={"fields": {"command": command}})
+    try:
+        yield
+    except BaseException as error:
+        ended = _ended(error)
+        raise
+    finally:
+        fields = {"command": command, "seconds": round(time.monotonic() - started, 3), **ended}
+        logger.log(logging.ERROR if "error" in ended else logging.INFO, "ended", extra={"fields": fields})
+        root.removeHandler(handler)
+        root.setLevel(before)
+        handler.close()
+
+
+def _ended(error: BaseException | None) -> dict[str, Any]:
+    """How a command ended, by what it raised."""
+    if error is None or type(error).__name__ == "Exit":
+        return {"exit_code": getattr(error, "exit_code", 0)}
+    if isinstance(error, KeyboardInterrupt):
+        return {"exit_code": CANCELLED}
+    code = PIPE_CLOSED if isinstance(error, BrokenPipeError) else getattr(error, "exit_code", MACHINE)
+    return {"exit_code": code, "error": {"type": type(error).__name__, "message": one_line(str(error))}}
+
+
+def _handler(path: Path, level: str) -> logging.Handler:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _Lines(path, level)
+    except OSError as error:
+        raise FolderUnavailable(f"{path} cannot be written to: {error.strerror or error}") from None
+
+
+class _Lines(logging.Handler):
+    """Writes each record as one line; a disk that is full ends no command."""
+
+    def __init__(self, path: Path, level: str) -> None:
+        super().__init__(level.upper())
+        self._file = path.open("ab", buffering=0)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record."""
+        fields: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": one_line(record.getMessage()),
+            **getattr(record, "fields", {}),
+        }
+        with suppress(OSError, ValueError):
+            self._file.write(f"{json.dumps(fields, default=str)}\n".encode())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
