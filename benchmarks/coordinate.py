@@ -21,20 +21,18 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any, cast
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from trinity_mlx import Router
 from trinity_mlx.contracts.backend import Variant
 from trinity_mlx.contracts.pool import Agent, Pool, Price
-from trinity_mlx.contracts.routing import ArtifactIdentity, Role, RouteDecision, RouteLogits, Timings
+from trinity_mlx.contracts.routing import ArtifactIdentity, Role, RouteLogits
 from trinity_mlx.contracts.text_format import TextFormat
 from trinity_mlx.contracts.transcript import Message, Transcript
 from trinity_mlx.evaluation.provenance import describe_machine, describe_software
 from trinity_mlx.routing.router import RouterIdentity
-from trinity_mlx.rules.choice import choose
 from trinity_mlx.runs.coordinator import Coordinator, TraceFile
 from trinity_mlx.runs.result import RunStatus
 
@@ -69,23 +67,22 @@ class InstantRouter:
             load_ms=0.0,
         )
 
-    def route(self, transcript: Transcript) -> RouteDecision:
+    async def read(self, transcript: Transcript) -> InstantRead:
         """The next role, and the slot of the same number."""
         turn = len(transcript.messages) - self._begun
         logits = RouteLogits(
             tuple(float(slot == turn) for slot in range(SLOTS)), tuple(float(role == TURNS[turn]) for role in Role)
         )
-        return RouteDecision(
-            choice=choose(logits),
-            label="",
-            logits=logits,
-            token_count=1,
-            reused_tokens=0,
-            transcript_hash="",
-            artifact=self.identity.artifact,
-            profile=self.identity.profile,
-            timings=Timings(0.0, 0.0),
-        )
+        return InstantRead(logits)
+
+
+@dataclass(frozen=True)
+class InstantRead:
+    """What nobody has read."""
+
+    logits: RouteLogits
+    token_count: int = 1
+    transcript_hash: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,8 +135,7 @@ async def measure(scenario: Scenario, runs: int, folder: Path) -> Measurement:
     """Run after run of ``scenario`` in one coordinator."""
     path = folder / f"{scenario.name}.jsonl"
     trace = None if scenario.trace == "none" else TraceFile(path, content=scenario.trace == "texts")
-    router = cast(Router, InstantRouter(scenario.task))
-    async with Coordinator(router, pool(), trace=trace) as coordinator:
+    async with Coordinator(InstantRouter(scenario.task), pool(), trace=trace) as coordinator:
         times = [await timed_run(coordinator, scenario.task) for _ in range(WARM_UP + runs)]
     return Measurement(scenario.name, times[WARM_UP:])
 

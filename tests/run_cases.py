@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,10 @@ from trinity_mlx.contracts.backend import Variant
 from trinity_mlx.contracts.events import Event
 from trinity_mlx.contracts.pool import Agent, Pool, Price
 from trinity_mlx.contracts.provider import ENTRY_POINT_GROUP
-from trinity_mlx.contracts.routing import ArtifactIdentity, Role, RouteDecision, RouteLogits, Timings
+from trinity_mlx.contracts.routing import ArtifactIdentity, Role, RouteLogits
 from trinity_mlx.contracts.text_format import TextFormat
 from trinity_mlx.contracts.transcript import Transcript
 from trinity_mlx.routing.router import RouterIdentity
-from trinity_mlx.rules.choice import choose
 from trinity_mlx.runs.coordinator import Coordinator
 from trinity_mlx.runs.result import RunResult
 from trinity_mlx.runs.retry import RetryPolicy
@@ -33,6 +33,15 @@ def toward(slot: int, role: Role, lead: float = 5.0, slots: int = 7) -> RouteLog
     """Logits that choose ``slot`` and ``role``, each ``lead`` above the rest; slots further on come later."""
     agent = tuple(lead if index == slot else -0.1 * index for index in range(slots))
     return RouteLogits(agent, tuple(lead if index == role else 0.0 for index in range(3)))
+
+
+@dataclass(frozen=True)
+class FixedRead:
+    """What a router has read."""
+
+    logits: RouteLogits
+    token_count: int
+    transcript_hash: str
 
 
 class FixedRouter:
@@ -53,22 +62,12 @@ class FixedRouter:
             load_ms=1.0,
         )
 
-    def route(self, transcript: Transcript) -> RouteDecision:
+    async def read(self, transcript: Transcript) -> FixedRead:
         replies = sum(message.role == "assistant" for message in transcript.messages)
         entry = self.plan[min(replies, len(self.plan) - 1)]
         if isinstance(entry, Exception):
             raise entry
-        return RouteDecision(
-            choice=choose(entry),
-            label="",
-            logits=entry,
-            token_count=replies,
-            reused_tokens=0,
-            transcript_hash=transcript.sha256,
-            artifact=self.identity.artifact,
-            profile="cpu",
-            timings=Timings(1.0, 1.0),
-        )
+        return FixedRead(entry, replies, transcript.sha256)
 
 
 TEAM = FixedRouter(toward(0, W), toward(1, V), toward(0, W), toward(1, V))

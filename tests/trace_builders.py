@@ -17,12 +17,12 @@ from trinity_mlx.contracts.events import (
     RunCompleted,
     RunFailed,
     RunStarted,
+    TaskMessage,
     TurnCompleted,
     TurnStarted,
 )
 from trinity_mlx.contracts.provider import Usage
 from trinity_mlx.contracts.routing import Margins, Role, RouteLogits
-from trinity_mlx.contracts.text_format import role_lines
 from trinity_mlx.contracts.transcript import Message, Transcript
 from trinity_mlx.tracing.jsonl import JsonlTrace
 
@@ -45,7 +45,7 @@ class Clock:
 
 def started(task: Transcript = TASK, **changes: Any) -> RunStarted:
     fields: dict[str, Any] = {
-        "task": Content(role_lines(task)),
+        "task": TaskMessage.all_of(task),
         "transcript_hash": task.sha256,
         "policy": {"name": "default", "max_turns": 5, "floor_margin": None},
         "pool": "pair",

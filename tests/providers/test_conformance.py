@@ -18,7 +18,7 @@ from trinity_mlx.contracts.routing import Role
 from trinity_mlx.contracts.transcript import Message
 from trinity_mlx.files.shipped import data_path
 from trinity_mlx.providers.registry import make_provider
-from trinity_mlx.runs.retry import AgentClient
+from trinity_mlx.runs.client import AgentClient
 
 from ..provider_server import ProviderServer
 
@@ -159,7 +159,7 @@ def test_a_client_calls_any_of_them(agent: Agent) -> None:
     async def call() -> Reply:
         client = AgentClient(agent, make_provider(agent))
         try:
-            return await client.call(ASKED)
+            return (await client.ask(ASKED)).reply
         finally:
             await client.close()
 

@@ -24,7 +24,8 @@ from trinity_mlx.contracts.routing import Role
 from trinity_mlx.contracts.transcript import Message
 from trinity_mlx.providers.registry import make_provider
 from trinity_mlx.providers.wire.limits import MAX_REPLY_BYTES
-from trinity_mlx.runs.retry import AgentClient, RetryPolicy
+from trinity_mlx.runs.client import AgentClient
+from trinity_mlx.runs.retry import RetryPolicy
 
 from ..provider_server import FAULTS, HUGE, ProviderServer, closed_port
 
@@ -118,7 +119,7 @@ def ask(agent: Agent, is_streamed: bool, key: str | None = KEY) -> Reply:
     async def call() -> Reply:
         client = AgentClient(agent, make_provider(agent, key), ONCE)
         try:
-            return await client.call(ASKED, on_text=(lambda text: None) if is_streamed else None)
+            return (await client.ask(ASKED, on_text=(lambda text: None) if is_streamed else None)).reply
         finally:
             await client.close()
 

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trinity_mlx.contracts.errors import PolicyInvalid, PoolInvalid, UsageError
+from trinity_mlx.contracts.provider import Finish
 from trinity_mlx.contracts.routing import Role, RouteLogits
 from trinity_mlx.contracts.transcript import Message, Transcript
 from trinity_mlx.rules import machine
 from trinity_mlx.rules.assignment import Adjustment
-from trinity_mlx.rules.machine import Call, Fail, FailKind, Finish, FinishStatus, Route, State, Step, Turn
+from trinity_mlx.rules.machine import Call, Done, Fail, FailKind, FinishStatus, Route, State, Step, Turn
 from trinity_mlx.rules.policy import Policy
 from trinity_mlx.rules.roles import instruction, request
 from trinity_mlx.rules.verdict import VerdictStatus
@@ -47,12 +48,16 @@ class Cut:
 Outcome = str | Cut | Fault
 
 
+def said(text: str) -> Message:
+    return Message("assistant", text)
+
+
 def answered(state: State, outcome: Outcome) -> State:
     if isinstance(outcome, Fault):
         return machine.failed(state, outcome.reason)
     if isinstance(outcome, Cut):
-        return machine.replied(state, outcome.text, cut=True)
-    return machine.replied(state, outcome)
+        return machine.replied(state, said(outcome.text), Finish.LENGTH)
+    return machine.replied(state, said(outcome))
 
 
 def play(
@@ -73,7 +78,7 @@ def play(
 
 def test_an_accepted_answer_is_returned_with_its_verdict() -> None:
     state, end = play(WORKER, "42", VERIFIER, "ACCEPT: it holds")
-    assert isinstance(end, Finish)
+    assert isinstance(end, Done)
     assert (end.status, end.answer, end.source) == (FinishStatus.ACCEPTED, "42", state.turns[0])
     assert end.verdict is not None
     assert end.verdict.diagnosis == "it holds"
@@ -82,14 +87,14 @@ def test_an_accepted_answer_is_returned_with_its_verdict() -> None:
 def test_the_latest_worker_answer_counts_and_no_other_reply() -> None:
     script = (WORKER, "41", VERIFIER, "REVISE: too small", WORKER, "42", THINKER, "good", VERIFIER, "**ACCEPT**")
     state, end = play(*script)
-    assert isinstance(end, Finish)
+    assert isinstance(end, Done)
     assert (end.answer, end.source) == ("42", state.turns[2])
     assert state.revisions == 1
 
 
 def test_the_published_policy_returns_the_verifiers_own_text() -> None:
     state, end = play(WORKER, "42", VERIFIER, "ACCEPT: it holds", policy=PUBLISHED)
-    assert isinstance(end, Finish)
+    assert isinstance(end, Done)
     assert (end.status, end.answer, end.source) == ("accepted", "ACCEPT: it holds", state.turns[1])
 
 
@@ -111,8 +116,7 @@ def test_a_cut_acceptance_is_none(name: str) -> None:
     assert isinstance(step, Route)
     assert state.turns[1].verdict is not None
     assert state.turns[1].verdict.status is VerdictStatus.CUT
-    assert state.turns[1].cut
-    assert not state.turns[0].cut
+    assert [turn.finish for turn in state.turns] == [Finish.STOP, Finish.LENGTH]
 
 
 def test_words_of_other_roles_are_no_verdicts() -> None:
@@ -124,21 +128,21 @@ def test_words_of_other_roles_are_no_verdicts() -> None:
 def test_at_the_turn_limit_the_latest_worker_answer_is_the_result() -> None:
     script = (WORKER, "41", VERIFIER, "REVISE: small", WORKER, "42", THINKER, "good")
     state, end = play(*script, policy=Policy(max_turns=4))
-    assert end == Finish(FinishStatus.MAX_TURNS, "42", None, state.turns[2])
+    assert end == Done(FinishStatus.MAX_TURNS, said("42"), None, state.turns[2])
 
 
 def test_its_latest_verdict_comes_along() -> None:
     script = (WORKER, "41", VERIFIER, "REVISE: small", VERIFIER, "eh", THINKER, "hm")
     state, end = play(*script, policy=Policy(max_turns=4))
-    assert end == Finish(FinishStatus.MAX_TURNS, "41", state.turns[2].verdict, state.turns[0])
+    assert end == Done(FinishStatus.MAX_TURNS, said("41"), state.turns[2].verdict, state.turns[0])
 
 
 @pytest.mark.parametrize(("turns", "words"), [(1, "1 turn:"), (2, "2 turns:")])
 def test_without_a_worker_answer_the_turn_limit_is_a_failure(turns: int, words: str) -> None:
-    _, end = play(*(THINKER, "plan") * turns, policy=Policy(max_turns=turns))
+    state, end = play(*(THINKER, "plan") * turns, policy=Policy(max_turns=turns))
     assert isinstance(end, Fail)
-    assert (end.kind, end.answer) == (FailKind.NO_ANSWER, None)
-    assert words in end.message
+    assert (end.cause, state.answer) == (FailKind.NO_ANSWER, None)
+    assert words in end.reason
 
 
 def test_a_first_turn_verifier_is_a_worker_by_default() -> None:
@@ -146,17 +150,17 @@ def test_a_first_turn_verifier_is_a_worker_by_default() -> None:
     assert isinstance(call, Call)
     assert (call.role, call.routing.raw_role) == (WORKER, VERIFIER)
     assert call.routing.adjustments == (Adjustment.EARLY_VERIFIER,)
-    assert machine.replied(state, "42").answer == "42"
+    assert machine.replied(state, said("42")).answer == said("42")
 
 
 @pytest.mark.parametrize("script", [(VERIFIER,), (THINKER, SUGGEST.format("verifier"), WORKER)])
 def test_it_ends_the_published_run_before_any_call(script: tuple[Any, ...]) -> None:
     state, end = play(*script, policy=PUBLISHED)
     assert isinstance(end, Fail)
-    assert (end.kind, end.answer) == (FailKind.VERIFIER_BEFORE_WORKER, None)
-    assert "early_verifier=worker" in end.message
+    assert (end.cause, state.answer) == (FailKind.VERIFIER_BEFORE_WORKER, None)
+    assert "early_verifier=worker" in end.reason
     with pytest.raises(UsageError, match="next step is Fail"):
-        machine.replied(state, "42")
+        machine.replied(state, said("42"))
 
 
 def test_an_acceptance_of_nothing_ends_no_run() -> None:
@@ -164,7 +168,7 @@ def test_an_acceptance_of_nothing_ends_no_run() -> None:
     state, step = play(VERIFIER, "ACCEPT", policy=allow)
     assert isinstance(step, Route)
     _, end = play(VERIFIER, "ACCEPT", policy=allow.with_options(accept_returns="verifier-text"))
-    assert isinstance(end, Finish)
+    assert isinstance(end, Done)
     assert state.answer is None
 
 
@@ -175,7 +179,7 @@ CONVERSATION = [{"role": role, "content": content} for role, content in EARLIER]
 def test_an_assistant_message_of_the_task_counts_where_the_policy_says_so() -> None:
     state, call = play(VERIFIER, policy=PUBLISHED, task=CONVERSATION)
     assert isinstance(call, Call)
-    assert (call.role, state.answer, state.answer_turn) == (VERIFIER, "42", None)
+    assert (call.role, state.answer, state.answer_turn) == (VERIFIER, said("42"), None)
     state, call = play(VERIFIER, task=CONVERSATION)
     assert isinstance(call, Call)
     assert (call.role, state.answer) == (WORKER, None)
@@ -184,11 +188,11 @@ def test_an_assistant_message_of_the_task_counts_where_the_policy_says_so() -> N
 def test_an_answer_of_the_task_is_returned_where_nobody_gave_another() -> None:
     policy = PUBLISHED.with_options(max_turns=1, accept_returns="worker-answer")
     state, end = play(VERIFIER, "REVISE", policy=policy, task=CONVERSATION)
-    assert end == Finish(FinishStatus.MAX_TURNS, "42", state.turns[0].verdict, None)
+    assert end == Done(FinishStatus.MAX_TURNS, said("42"), state.turns[0].verdict, None)
     state, end = play(VERIFIER, "ACCEPT", policy=policy, task=CONVERSATION)
-    assert end == Finish(FinishStatus.ACCEPTED, "42", state.turns[0].verdict, None)
+    assert end == Done(FinishStatus.ACCEPTED, said("42"), state.turns[0].verdict, None)
     _, end = play(WORKER, "43", policy=policy, task=CONVERSATION)
-    assert isinstance(end, Finish)
+    assert isinstance(end, Done)
     assert end.answer == "43"
 
 
@@ -242,7 +246,7 @@ def test_the_low_margin_path_over_several_turns() -> None:
     state, call = play(WORKER, "plan", WORKER, "42", THINKER, "hm", WORKER, "ACCEPT", policy=bands)
     assert [turn.role for turn in state.turns] == [THINKER, WORKER, THINKER, VERIFIER]
     assert [turn.raw_role for turn in state.turns] == [WORKER, WORKER, THINKER, WORKER]
-    assert isinstance(call, Finish)
+    assert isinstance(call, Done)
     forced = state.turns[1].routing.adjustments
     assert forced == (Adjustment.LOW_MARGIN_VERIFIER, Adjustment.EARLY_VERIFIER)
 
@@ -321,19 +325,19 @@ def test_a_bypassed_agent_that_fails_is_replaced_by_the_routers_best() -> None:
 
 
 def test_when_every_agent_has_failed_the_run_fails_with_what_it_has() -> None:
-    _, end = play(WORKER, "42", THINKER, Fault("a"), Fault("b"), Fault("c"))
+    state, end = play(WORKER, "42", THINKER, Fault("a"), Fault("b"), Fault("c"))
     assert isinstance(end, Fail)
-    assert (end.kind, end.answer) == (FailKind.AGENTS_FAILED, "42")
-    assert "turn 1" in end.message
-    assert "slot 0: a; slot 1: b; slot 2: c" in end.message
+    assert (end.cause, state.answer) == (FailKind.AGENTS_FAILED, said("42"))
+    assert "turn 1" in end.reason
+    assert "slot 0: a; slot 1: b; slot 2: c" in end.reason
 
 
 @pytest.mark.parametrize("policy", [PUBLISHED, Policy(fallback=False)])
 def test_a_strict_run_fails_with_its_agent(policy: Policy) -> None:
     state, end = play(WORKER, Fault("down"), policy=policy)
     assert isinstance(end, Fail)
-    assert end.kind is FailKind.AGENTS_FAILED
-    assert "no fallback (slot 0: down)" in end.message
+    assert end.cause is FailKind.AGENTS_FAILED
+    assert "no fallback (slot 0: down)" in end.reason
     assert [failure.slot for failure in state.failures] == [0]
 
 
@@ -392,7 +396,7 @@ def test_what_cannot_run_is_refused_at_the_start(
 
 def test_a_step_that_is_not_due_is_refused() -> None:
     state = machine.begin(Policy(), TASK, SEATS)
-    for wrong in (lambda: machine.replied(state, "42"), lambda: machine.failed(state, "down")):
+    for wrong in (lambda: machine.replied(state, said("42")), lambda: machine.failed(state, "down")):
         with pytest.raises(UsageError, match="next step is Route"):
             wrong()
     with pytest.raises(UsageError, match="next step is Call"):
@@ -460,13 +464,14 @@ def test_the_published_policy_is_the_published_loop(
         step = machine.next_step(state)
         if isinstance(step, Call):
             called.append((step.slot, int(step.role)))
-            state = machine.replied(state, text)
+            state = machine.replied(state, said(text))
     end = machine.next_step(state)
     ended, answer, expected = published_loop(task, turns, max_turns)
     assert called == expected
-    assert isinstance(end, Finish | Fail)
-    assert (end.status if isinstance(end, Finish) else end.kind) == ended
-    assert end.answer == answer
+    assert isinstance(end, Done | Fail)
+    assert (end.status if isinstance(end, Done) else end.cause) == ended
+    answered_with = end.answer if isinstance(end, Done) else state.answer and state.answer.text
+    assert answered_with == answer
 
 
 # Laws under random logits, replies, failures, seats and options.
@@ -521,7 +526,7 @@ def runs(draw: st.DrawFn) -> list[State]:
 @given(runs())
 def test_every_run_ends_within_its_turns(states: list[State]) -> None:
     policy, last = states[-1].policy, states[-1]
-    assert isinstance(machine.next_step(last), Finish | Fail)
+    assert isinstance(machine.next_step(last), Done | Fail)
     assert len(last.turns) <= policy.max_turns
     assert len(states) <= 1 + (policy.max_turns + 1) * (1 + len(last.seats))
 
@@ -534,21 +539,21 @@ def worker_texts(turns: Sequence[Turn]) -> list[str]:
 def test_the_result_is_the_accepted_or_the_latest_worker_answer(states: list[State]) -> None:
     last = states[-1]
     end, policy = machine.next_step(last), last.policy
-    assert isinstance(end, Finish | Fail)
+    assert isinstance(end, Done | Fail)
     given = [m.content for m in last.task.messages if m.role == "assistant"] if policy.input_answers else []
     answers = given + worker_texts(last.turns)
     accepts = [turn.verdict is not None and turn.verdict.accepted for turn in last.turns]
-    if isinstance(end, Finish) and end.status is FinishStatus.ACCEPTED:
+    if isinstance(end, Done) and end.status is FinishStatus.ACCEPTED:
         assert accepts[-1]
         wanted = last.turns[-1].text if policy.accept_returns == "verifier-text" else answers[-1]
         assert end.answer == wanted
         assert end.verdict == last.turns[-1].verdict
-    elif isinstance(end, Finish):
+    elif isinstance(end, Done):
         assert (end.answer, len(last.turns)) == (answers[-1], policy.max_turns)
         assert end.verdict is None or not end.verdict.accepted
     else:
-        assert end.answer == (answers[-1] if answers else None)
-        assert (end.kind is FailKind.NO_ANSWER) == (len(last.turns) == policy.max_turns)
+        assert (last.answer.text if last.answer else None) == (answers[-1] if answers else None)
+        assert (end.cause is FailKind.NO_ANSWER) == (len(last.turns) == policy.max_turns)
     assert end == machine.next_step(last)
 
 

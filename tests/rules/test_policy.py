@@ -27,6 +27,7 @@ def test_what_the_shipped_policies_say() -> None:
         "temperature": 1.0,
         "seed": None,
         "respect_suggestions": True,
+        "max_tool_rounds": 50,
         "sticky_margin": None,
         "floor_margin": None,
         "default_slot": None,
@@ -47,6 +48,7 @@ def test_what_the_shipped_policies_say() -> None:
         "input_answers": False,
         "call_form": "dialogue",
         "fallback": True,
+        "on_refusal": "fallback",
     }
     assert Policy.named("published").to_dict() == common | {
         "name": "published",
@@ -58,6 +60,7 @@ def test_what_the_shipped_policies_say() -> None:
         "input_answers": True,
         "call_form": "plain",
         "fallback": False,
+        "on_refusal": "end",
     }
 
 

@@ -21,6 +21,14 @@ MESSAGES = st.lists(
 )
 
 
+def said(text: str) -> Message:
+    return Message("assistant", text)
+
+
+def as_turns(replies: list[tuple[Role, str]]) -> list[tuple[Role, list[Message]]]:
+    return [(role, [said(text)]) for role, text in replies]
+
+
 def test_each_role_is_told_something_else() -> None:
     assert len({instruction(role) for role in Role}) == len({request(role) for role in Role}) == 3
     for role in Role:
@@ -53,7 +61,7 @@ def test_the_verifier_is_told_both_words_that_are_read() -> None:
 
 def test_plain_puts_the_instruction_before_the_messages_as_they_are() -> None:
     task = (Message("system", "Be brief."), *TASK, Message("assistant", "41"))
-    messages = call_messages(Role.VERIFIER, task, [(Role.WORKER, "42")], CallForm.PLAIN)
+    messages = call_messages(Role.VERIFIER, task, [(Role.WORKER, [said("42")])], CallForm.PLAIN)
     assert messages == (Message("system", instruction(Role.VERIFIER)), *task, Message("assistant", "42"))
 
 
@@ -64,7 +72,7 @@ def test_a_dialogue_merges_system_messages_behind_the_instruction() -> None:
 
 
 def test_a_dialogue_asks_for_each_reply_that_no_user_asked_for() -> None:
-    replies = [(Role.THINKER, "multiply"), (Role.WORKER, "42")]
+    replies = [(Role.THINKER, [said("multiply")]), (Role.WORKER, [said("42")])]
     assert call_messages(Role.VERIFIER, TASK, replies)[1:] == (
         *TASK,
         Message("assistant", "multiply"),
@@ -83,7 +91,7 @@ def test_a_task_of_system_messages_alone_still_ends_with_a_user() -> None:
 def test_a_dialogue_is_what_strict_providers_take(
     task: list[Message], replies: list[tuple[Role, str]], role: Role
 ) -> None:
-    messages = call_messages(role, task, replies)
+    messages = call_messages(role, task, as_turns(replies))
     assert [message.role for message in messages].count("system") == 1
     assert messages[0].role == "system"
     assert messages[-1].role == "user"
@@ -95,10 +103,10 @@ def test_a_dialogue_is_what_strict_providers_take(
 def test_every_text_of_the_conversation_is_shown_in_order(
     task: list[Message], replies: list[tuple[Role, str]], role: Role, form: CallForm
 ) -> None:
-    messages = call_messages(role, task, replies, form)
-    said = [m.content for m in messages[1:] if m.role != "system" and m.content not in map(request, Role)]
+    messages = call_messages(role, task, as_turns(replies), form)
+    shown_texts = [m.content for m in messages[1:] if m.role != "system" and m.content not in map(request, Role)]
     told = [m for m in task if m.role != "system"]
-    assert said == [*(message.content for message in told), *(text for _, text in replies)]
+    assert shown_texts == [*(message.content for message in told), *(text for _, text in replies)]
     for message in task:
         assert any(message.content in shown.content for shown in messages if shown.role == message.role)
 
@@ -107,7 +115,7 @@ def test_every_text_of_the_conversation_is_shown_in_order(
 def test_a_call_continues_the_one_before_it(
     task: list[Message], replies: list[tuple[Role, str]], role: Role, after: Role, text: str
 ) -> None:
-    call = call_messages(role, task, replies)
-    following = call_messages(after, task, [*replies, (role, text)])
+    call = call_messages(role, task, as_turns(replies))
+    following = call_messages(after, task, as_turns([*replies, (role, text)]))
     assert following[1 : len(call)] == call[1:]
     assert following[len(call)] == Message("assistant", text)

@@ -7,12 +7,10 @@ import gc
 import logging
 import random
 import re
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pytest
@@ -32,12 +30,10 @@ from trinity_mlx.tracing.record import text_sha256
 from trinity_mlx.tracing.verify import verify, verify_run
 
 from ..provider_server import FAULTS, Exchange, ProviderServer, Received
-from ..run_cases import TEAM, FixedRouter, V, W, pool_of, scripted, toward
+from ..run_cases import TEAM, pool_of
 
 RUNS = 200
 SLOTS = 7
-LONGEST_STALL_S = 1.0
-"""What a busy machine is allowed: on a quiet one it is a quarter of a second, when all runs begin at once."""
 TASKS = ("What is {number} + 25? Answer with ticket-{number}.", "Write a haiku about rain for ticket-{number}.")
 QUICK = RetryPolicy(wait_initial_s=0.01, jitter_s=0.01)
 REFUSED_EVERY = 10
@@ -49,9 +45,6 @@ CUT = frozenset({31, 83, 131, 188})
 STUCK = 57
 """The run that gets no answer at all, where the test asks for one."""
 DOWN = ("fault:down/always", "healthy")
-TURN_LIMIT_MS = 2.0
-TRACED_LIMIT_MS = 4.0
-"""Twice what a turn with a trace may cost on a quiet machine: it leaves too little room for a busy one."""
 
 
 def tickets(received: Received) -> set[str]:
@@ -138,25 +131,6 @@ def no_leak() -> Iterator[None]:
     assert len(open_descriptors()) <= len(before)
 
 
-@asynccontextmanager
-async def watched() -> AsyncIterator[list[float]]:
-    """The longest time, in seconds, for which the event loop did nothing else; known at the end."""
-    longest = [0.0]
-
-    async def watch() -> None:
-        while True:
-            begun = time.monotonic()
-            await asyncio.sleep(0.005)
-            longest[0] = max(longest[0], time.monotonic() - begun - 0.005)
-
-    task = asyncio.create_task(watch())
-    try:
-        yield longest
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
 async def all_gone(server: ProviderServer) -> None:
     """Wait until nobody is left but the caller, at either end."""
     async with asyncio.timeout(5):
@@ -180,7 +154,7 @@ def check_trace(number: int, run: Run, result: RunResult) -> None:
     assert verify_run(run).problems == ()
     assert run.end is not None
     assert run.end.event == "run_completed"
-    assert run.lines[0]["task"]["sha256"] == text_sha256(f"user: {task_of(number)}")
+    assert run.lines[0]["task"][0]["content"]["sha256"] == text_sha256(task_of(number))
     replies = [line["reply"]["sha256"] for line in run.lines if line.event == "turn_completed"]
     assert replies == [text_sha256(turn.text) for turn in result.turns]
     failures = [line["error"] for line in run.lines if line.event == "provider_failed"]
@@ -204,20 +178,17 @@ def check_run(number: int, run: Run, result: RunResult) -> None:
 def test_two_hundred_runs_at_once_share_a_trace(nano: Router, server: ProviderServer, tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
 
-    async def main() -> tuple[list[RunResult], float]:
+    async def main() -> list[RunResult]:
         async with coordinator_of(nano, server, trace=TraceFile(path)) as coordinator:
-            await coordinator.arun(task_of(1), run_id="first")  # what is imported once is imported now
-            async with watched() as longest:
-                runs = (coordinator.arun(task_of(number), run_id=f"run-{number}") for number in range(RUNS))
-                results = await asyncio.gather(*runs)
+            runs = (coordinator.arun(task_of(number), run_id=f"run-{number}") for number in range(RUNS))
+            results = await asyncio.gather(*runs)
         await all_gone(server)
-        return results, longest[0]
+        return results
 
     with no_leak():
-        results, stall = asyncio.run(main())
-    assert stall < LONGEST_STALL_S
+        results = asyncio.run(main())
     traces = {run.run_id: run for run in read_trace(path).runs}
-    assert len(traces) == RUNS + 1
+    assert len(traces) == RUNS
     for number, result in enumerate(results):
         check_run(number, traces[f"run-{number}"], result)
     assert {len(tickets(received)) for received in server.requests} == {1}
@@ -299,46 +270,3 @@ def test_many_runs_do_not_hammer_an_agent_that_is_down(server: ProviderServer, t
     assert [result.answer for result in results] == [f"The answer to ticket-{number}." for number in range(55)]
     assert BreakerPolicy().failures <= sum(received.model == DOWN[0] for received in server.requests) <= 50
     assert {report.problems for report in verify(read_trace(path))} == {()}
-
-
-# What the coordinator costs
-
-
-QUIET = (scripted(0, "42"), scripted(1, "ACCEPT: six sevens"))
-
-
-async def turn_ms(coordinator: Coordinator, task: Any, runs: int) -> float:
-    """The median of the milliseconds that a turn took, of several runs."""
-    times = []
-    for _ in range(runs):
-        begun = time.perf_counter()
-        result = await coordinator.arun(task)
-        times.append((time.perf_counter() - begun) * 1000 / len(result.turns))
-    return median(times)
-
-
-@pytest.mark.parametrize(("is_traced", "limit_ms"), [(False, TURN_LIMIT_MS), (True, TRACED_LIMIT_MS)])
-def test_a_turn_costs_little_beside_its_router_and_its_provider(
-    is_traced: bool, limit_ms: float, tmp_path: Path
-) -> None:
-    """The best of several medians: a busy machine slows some of them. ``benchmarks/coordinate.py`` tells more."""
-    trace = TraceFile(tmp_path / "trace.jsonl") if is_traced else None
-    router: Any = TEAM
-
-    async def main() -> float:
-        async with Coordinator(router, pool_of(*QUIET), trace=trace) as coordinator:
-            return min([await turn_ms(coordinator, "What is 6 * 7?", 15) for _ in range(8)])
-
-    assert asyncio.run(main()) < limit_ms
-
-
-def test_a_long_conversation_costs_little_more() -> None:
-    said = [{"role": ("user", "assistant")[number % 2], "content": f"{number}. " * 100} for number in range(19)]
-    task = [*said[:-1], {"role": "user", "content": "What is 6 * 7?"}]
-    router: Any = FixedRouter(*[toward(0, W)] * 10, toward(1, V))
-
-    async def main() -> float:
-        async with Coordinator(router, pool_of(*QUIET)) as coordinator:
-            return min([await turn_ms(coordinator, task, 15) for _ in range(8)])
-
-    assert asyncio.run(main()) < TURN_LIMIT_MS

@@ -11,14 +11,16 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
 
 from trinity_mlx.contracts.errors import FolderUnavailable
-from trinity_mlx.contracts.events import Content, TurnStarted
+from trinity_mlx.contracts.events import Content, Event, TurnStarted
 from trinity_mlx.tracing.jsonl import JsonlTrace
 from trinity_mlx.tracing.reader import read_trace
 from trinity_mlx.tracing.record import LONGEST_TEXT
@@ -29,14 +31,14 @@ from .. import trace_builders as build
 ENDLESS = """
 import sys
 from pathlib import Path
-from trinity_mlx.contracts.events import Content, RunStarted, TurnStarted
+from trinity_mlx.contracts.events import Content, RunStarted, TaskMessage
 from trinity_mlx.tracing.jsonl import JsonlTrace
 
 trace = JsonlTrace(Path(sys.argv[1]), sys.argv[2], keep_content=True)
 text = "0123456789abcdef" * int(sys.argv[3])
 turn = 0
 while True:
-    trace.emit(RunStarted(Content(text), "0", {}, "pool", (), {}, {}))
+    trace.emit(RunStarted((TaskMessage("user", Content(text)),), "0", {}, "pool", (), {}, {}))
     turn += 1
     print(turn, flush=True)
 """
@@ -56,7 +58,7 @@ def test_each_line_names_its_version_run_number_time_refs_and_event(path: Path) 
     lines = objects(path)
     assert [line["seq"] for line in lines] == list(range(15))
     assert {(line["schema_version"], line["run_id"], line["refs"]["authority_ref"]) for line in lines} == {
-        (1, "run-1", "authority:7")
+        (2, "run-1", "authority:7")
     }
     assert [line["event"] for line in lines[:4]] == ["run_started", "turn_started", "routed", "provider_called"]
     assert [line["time"] for line in lines[:3]] == [
@@ -76,9 +78,10 @@ def test_each_line_carries_the_hash_of_the_line_before(path: Path) -> None:
 
 def test_texts_are_kept_as_hash_and_length(path: Path) -> None:
     build.write(path, [build.started()])
-    text = "user: What is 17 + 25?\nassistant, answer [briefly]."
-    assert objects(path)[0]["task"] == {"sha256": hashlib.sha256(text.encode()).hexdigest(), "characters": len(text)}
-    assert "17" not in path.read_text().replace(objects(path)[0]["task"]["sha256"], "").replace("2026", "")
+    text = "What is 17 + 25?\nassistant, answer [briefly]."
+    kept = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "characters": len(text)}
+    assert objects(path)[0]["task"] == [{"role": "user", "content": kept, "name": ""}]
+    assert "What is" not in path.read_text()
 
 
 def test_texts_are_kept_whole_where_asked_for(path: Path) -> None:
@@ -122,9 +125,10 @@ def test_secrets_reach_no_line(path: Path) -> None:
     assert secret not in path.read_text(encoding="utf-8")
     assert "other-key" not in path.read_text(encoding="utf-8")
     first, second, third = objects(path)
-    assert first["task"]["text"] == "user: my key is [redacted]"
-    assert first["task"]["redacted"] is True
-    assert first["task"]["sha256"] == hashlib.sha256(f"user: my key is {secret}".encode()).hexdigest()
+    (message,) = first["task"]
+    assert message["content"]["text"] == "my key is [redacted]"
+    assert message["content"]["redacted"] is True
+    assert message["content"]["sha256"] == hashlib.sha256(f"my key is {secret}".encode()).hexdigest()
     assert second["message"] == "401 for Authorization: Bearer [redacted]"
     assert third["details"]["headers"]["x-api-key"] == "[redacted]"
 
@@ -190,9 +194,16 @@ def test_a_last_line_that_lacks_its_end_alone_counts(path: Path) -> None:
 
 
 def test_twenty_threads_share_a_file(path: Path) -> None:
+    together = Barrier(20)
+
+    def in_step(events: Iterator[Event]) -> Iterator[Event]:
+        for event in events:
+            together.wait(60)
+            yield event
+
     def one_run(number: int) -> None:
         task = build.Transcript.of("x" * random.Random(number).choice([10, 5_000, 70_000]))
-        build.write(path, build.good_run(task), f"run-{number}", keep_content=True)
+        build.write(path, in_step(build.good_run(task)), f"run-{number}", keep_content=True)
 
     with ThreadPoolExecutor(20) as pool:
         list(pool.map(one_run, range(20)))
@@ -239,7 +250,7 @@ def test_every_event_that_was_written_survives_kill_9(path: Path) -> None:
     found = {run.run_id: len(run.lines) for run in trace.runs}
     assert all(0 <= found[run_id] - count <= 1 for run_id, count in reported.items()), (reported, found)
     checks = {problem.check for report in verify(trace) for problem in report.problems}
-    assert checks <= {"order"}
+    assert checks <= {"order", "transcript"}
 
 
 def test_processes_share_a_file_while_some_are_killed(path: Path) -> None:
@@ -248,4 +259,4 @@ def test_processes_share_a_file_while_some_are_killed(path: Path) -> None:
     trace = read_trace(path)
     found = {run.run_id: len(run.lines) for run in trace.runs}
     assert all(0 <= found[run_id] - count <= 1 for run_id, count in reported.items()), (reported, found)
-    assert {problem.check for report in verify(trace) for problem in report.problems} <= {"order"}
+    assert {problem.check for report in verify(trace) for problem in report.problems} <= {"order", "transcript"}

@@ -30,7 +30,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert [(entry.elapsed_ms, str(entry.tone), entry.text) for entry in entries] == [
         (None, "head", "run run-1"),
         (0.0, "plain", "begun 2026-01-02 03:04:05 UTC, policy default of at most 5 turns, pool pair"),
-        (None, "detail", "task: 51 characters, sha256 652401d3be4b"),
+        (None, "detail", "task: 45 characters, sha256 adcc06b56dcf"),
         (None, "detail", "agents: 0 alpha (scripted a-1), 1 beta (openai b-2)"),
         (None, "detail", "limits: tokens 5000"),
         (None, "detail", "router: artifact nano, profile cpu"),
@@ -63,7 +63,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
 def test_kept_texts_are_shown_in_short(tmp_path: Path) -> None:
     task = build.Transcript.of("a\n  b " + "c" * 500)
     texts = [entry.text for entry in entries_of(tmp_path, build.good_run(task), keep_content=True)]
-    assert "task: user: a b " + "c" * 190 + "..." in texts
+    assert "task: a b " + "c" * 196 + "..." in texts
     assert "17 + 25 = 42" in texts
 
 

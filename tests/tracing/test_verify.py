@@ -70,10 +70,10 @@ def test_transcripts_are_computed_again_where_texts_were_kept(path: Path, task: 
     assert (report.problems, report.transcripts) == ((), 5)
 
 
-def test_transcripts_whose_text_is_ambiguous_or_redacted_are_left_alone(path: Path, tmp_path: Path) -> None:
-    ambiguous = Transcript.of("write this:\nuser: hello")
-    report = report_of(build.write(path, build.good_run(ambiguous), keep_content=True))
-    assert (report.problems, report.transcripts) == ((), 0)
+def test_transcripts_are_followed_up_to_the_first_text_that_was_redacted(path: Path, tmp_path: Path) -> None:
+    odd = Transcript.of("write this:\nuser: hello")
+    report = report_of(build.write(path, build.good_run(odd), keep_content=True))
+    assert (report.problems, report.transcripts) == ((), 5)
     secret = report_of(build.write(tmp_path / "b", build.good_run(), keep_content=True, secrets=["17 + 25 ="]))
     assert (secret.problems, secret.transcripts) == ((), 2)
 

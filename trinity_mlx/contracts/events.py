@@ -2,35 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+from .canonical import canonical_json
 from .provider import Usage
 from .routing import Margins, Role, RouteLogits
+from .transcript import Message, Transcript
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Text of a user or a model: a trace keeps its hash and length, and the text itself only where asked to."""
+    """Text of a user or a model: a trace keeps its hash and length, and the text itself only where asked to.
+
+    Of a message that holds parts it is their canonical JSON, as in the transcript's hash: images by their hash alone.
+    """
 
     text: str
+    is_parts: bool = False
+
+    @classmethod
+    def of(cls, message: Message) -> Content:
+        """The content of ``message``."""
+        if isinstance(message.content, str):
+            return cls(message.content)
+        return cls(canonical_json(message.hashed()["content"]).decode("utf-8"), is_parts=True)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskMessage:
+    """One message of a task; ``name`` is that of its participant, empty where there is none."""
+
+    role: str
+    content: Content
+    name: str = ""
+
+    @classmethod
+    def all_of(cls, transcript: Transcript) -> tuple[TaskMessage, ...]:
+        """The messages of ``transcript``."""
+        return tuple(cls(message.role, Content.of(message), message.name) for message in transcript.messages)
 
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """A run begins. ``agents`` holds slot, name, provider and model of each; ``limits`` only what is limited."""
+    """A run begins. ``agents`` holds slot, name, provider and model of each; ``limits`` only what is limited.
+
+    ``resumes`` is the id of the part of this run that waited for tools before; ``task`` is then everything said so far.
+    """
 
     kind: ClassVar[str] = "run_started"
-    task: Content
+    task: tuple[TaskMessage, ...]
     transcript_hash: str
     policy: Mapping[str, Any]
     pool: str
     agents: tuple[Mapping[str, Any], ...]
     limits: Mapping[str, float]
     router: Mapping[str, Any]
+    resumes: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +114,10 @@ class ProviderCalled:
 
 @dataclass(frozen=True, slots=True)
 class ProviderFailed:
-    """An attempt gave no usable answer; ``retry_in_s`` is None where no further attempt at this agent follows."""
+    """An attempt gave no usable answer; ``retry_in_s`` is None where no further attempt at this agent follows.
+
+    Text that was streamed in it no longer counts.
+    """
 
     kind: ClassVar[str] = "provider_failed"
     turn: int
@@ -110,8 +144,46 @@ class Fallback:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolsCalled:
+    """A Worker asks for ``calls`` tools in the middle of its turn.
+
+    ``message`` holds them, ``transcript_hash`` includes it.
+    """
+
+    kind: ClassVar[str] = "tools_called"
+    turn: int
+    slot: int
+    agent: str
+    model: str
+    calls: int
+    message: Content
+    finish: str
+    usage: Usage | None
+    cost_usd: float | None
+    latency_ms: float
+    request_id: str | None
+    transcript_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolsAnswered:
+    """The tools have run, and the Worker goes on; ``results`` are in the order of the calls."""
+
+    kind: ClassVar[str] = "tools_answered"
+    turn: int
+    slot: int
+    results: tuple[Content, ...]
+    errors: int
+    latency_ms: float
+    transcript_hash: str
+
+
+@dataclass(frozen=True, slots=True)
 class TurnCompleted:
-    """A reply joined the transcript. ``cost_usd`` is None where the agent has no price or nobody counted tokens."""
+    """A reply joined the transcript. ``cost_usd`` is None where the agent has no price or nobody counted tokens.
+
+    Usage, cost and latency are those of all calls of the agent in this turn, between which tools may have run.
+    """
 
     kind: ClassVar[str] = "turn_completed"
     turn: int
@@ -132,8 +204,21 @@ class TurnCompleted:
 
 
 @dataclass(frozen=True, slots=True)
+class RunPaused:
+    """A run waits for the results of ``calls`` tools; another part of it, which names this one, goes on with them."""
+
+    kind: ClassVar[str] = "run_paused"
+    status: str
+    calls: int
+    turns: int
+    usage: Usage
+    cost_usd: float | None
+    wall_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class RunCompleted:
-    """A run ended with an answer; ``status`` is ``accepted`` or ``max_turns``."""
+    """A run ended with a message for the user; ``status`` is ``accepted``, ``max_turns`` or ``refused``."""
 
     kind: ClassVar[str] = "run_completed"
     status: str
@@ -167,17 +252,40 @@ Event = (
     | ProviderCalled
     | ProviderFailed
     | Fallback
+    | ToolsCalled
+    | ToolsAnswered
     | TurnCompleted
+    | RunPaused
     | RunCompleted
     | RunFailed
 )
 
+End = RunPaused | RunCompleted | RunFailed
+"""The last event of a run, or of the part of it up to its tools."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of a reply as it arrives; no trace keeps it."""
+
+    turn: int
+    slot: int
+    role: Role
+    text: str
+
 
 class Sink(Protocol):
-    """Where events go; several may listen to one run."""
+    """Where events go; several may listen to one run.
 
-    def emit(self, event: Event) -> None:
-        """Take one event, in order. What it raises ends the run."""
+    One that also has ``delta(self, delta: TextDelta) -> None`` is told each piece of text as it arrives, in order with
+    the events, and providers stream.
+    """
+
+    def emit(self, event: Event) -> Awaitable[None] | None:
+        """Take one event, in order; what is given back is awaited before the run goes on.
+
+        What it raises ends the run.
+        """
 
     def close(self) -> None:
         """No more events follow."""

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from ..contracts.errors import PoolInvalid
 from ..contracts.routing import Choice, Margins, Role, RouteLogits
-from .choice import choose
+from .choice import choose, margin, pick_role, pick_slot
 from .policy import EarlyVerifier, Policy
 
 Seats = Mapping[int, frozenset[Role]]
@@ -44,6 +44,8 @@ class Adjustment(StrEnum):
     """The default slot, because none led clearly."""
     FALLBACK = "fallback"
     """The next best slot, because an agent failed."""
+    GOES_ON = "goes_on"
+    """The Worker that had called tools goes on with their results, and the router is not asked."""
 
 
 class Confidence(StrEnum):
@@ -74,28 +76,29 @@ class Routing:
     """Whose turn it is, and how that came about.
 
     ``raw_slot`` and ``raw_role`` are the router's own choice among all slots of its head; ``raw_slot`` is None where it
-    was not asked. ``choice`` is its choice among the slots that may take ``role``. ``confidence`` is None where the
-    policy does not class choices. ``next_role`` is the role that the low-margin path wants for the next turn.
+    was not asked. ``choice`` is its choice among the slots that may take ``role``; that and ``raw_role`` are None for a
+    Worker that goes on without a route. ``confidence`` is None where the policy does not class choices. ``next_role``
+    is the role that the low-margin path wants for the next turn.
     """
 
     slot: int
     role: Role
     raw_slot: int | None
-    raw_role: Role
+    raw_role: Role | None
     adjustments: tuple[Adjustment, ...]
-    choice: Choice
+    choice: Choice | None
     confidence: Confidence | None = None
     next_role: Role | None = None
 
     @property
     def margins(self) -> Margins:
         """Margins of both splits, the agent's among the slots that may take the role."""
-        return self.choice.margins
+        return self.choice.margins if self.choice else Margins(None, None)
 
     @property
     def ranking(self) -> tuple[int, ...]:
         """The slots that may take the role, best first."""
-        return self.choice.ranking
+        return self.choice.ranking if self.choice else (self.slot,)
 
 
 def assign(policy: Policy, situation: Situation, logits: RouteLogits) -> Routing:
@@ -107,22 +110,22 @@ def assign(policy: Policy, situation: Situation, logits: RouteLogits) -> Routing
         PoolInvalid: an agent sits in a slot that the router does not have.
     """
     _check_slots(situation.seats, logits)
-    raw = choose(logits, policy.selection, draw_key=situation.draw_key)
-    seated = choose(logits, policy.selection, situation.seats, situation.draw_key)
-    confidence = _confidence(policy, seated.margins)
-    role, role_rules = _role(policy, situation, raw.role, confidence)
+    raw_slot = pick_slot(logits.agent, policy.selection, situation.draw_key)
+    raw_role = pick_role(logits, policy.selection, situation.draw_key)
+    confidence = _confidence(policy, situation.seats, logits)
+    role, role_rules = _role(policy, situation, raw_role, confidence)
     choice = choose(logits, policy.selection, _slots_for(role, situation.seats), situation.draw_key)
-    slot, slot_rules = _slot(policy, situation, logits, raw.slot, choice)
+    slot, slot_rules = _slot(policy, situation, logits, raw_slot, choice)
     is_low = confidence is Confidence.LOW and situation.override is None
     return Routing(
         slot=slot,
         role=role,
-        raw_slot=raw.slot if policy.bypass_slot is None else None,
-        raw_role=raw.role,
+        raw_slot=raw_slot if policy.bypass_slot is None else None,
+        raw_role=raw_role,
         adjustments=(*role_rules, *slot_rules),
         choice=choice,
         confidence=confidence,
-        next_role=Role.VERIFIER if is_low and raw.role is not Role.VERIFIER else None,
+        next_role=Role.VERIFIER if is_low and raw_role is not Role.VERIFIER else None,
     )
 
 
@@ -138,10 +141,11 @@ def _slots_for(role: Role, seats: Seats) -> list[int]:
     return [slot for slot, roles in seats.items() if role in roles]
 
 
-def _confidence(policy: Policy, margins: Margins) -> Confidence | None:
+def _confidence(policy: Policy, seats: Seats, logits: RouteLogits) -> Confidence | None:
     """Low where either margin is under its low mark, high where both reach their high one."""
     if not policy.has_confidence:
         return None
+    margins = Margins(margin([logits.agent[slot] for slot in seats]), margin(logits.role))
     if margins.agent is None or margins.role is None:
         return Confidence(policy.missing_margin)
     if margins.agent < policy.low_agent_margin or margins.role < policy.low_role_margin:

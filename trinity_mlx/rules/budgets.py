@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from operator import ge, gt
@@ -67,12 +68,15 @@ class Spent:
         return replace(self, provider_calls=self.provider_calls + 1)
 
     def replied(self, tokens: int = 0, cost_usd: float = 0.0, revised: bool = False) -> Spent:
-        """After a reply: ``tokens`` in and out, ``cost_usd``, and whether a Verifier did not accept."""
+        """After a reply: ``tokens`` in and out, ``cost_usd``, and whether a Verifier did not accept.
+
+        Neither count can lower what was spent; a cost that is no number is more than any limit.
+        """
         return replace(
             self,
             verifier_revisions=self.verifier_revisions + revised,
-            cost_usd=self.cost_usd + cost_usd,
-            tokens=self.tokens + tokens,
+            cost_usd=self.cost_usd + (math.inf if math.isnan(cost_usd) else max(0.0, cost_usd)),
+            tokens=self.tokens + max(0, tokens),
         )
 
 

@@ -36,13 +36,9 @@ def choose(
     """
     selection = _with_seed(selection or Selection())
     agent = _mask(logits.agent, allow_slots)
-    slot, role = (
-        _pick(values, mode, selection, f"{split}:{draw_key}")
-        for split, values, mode in (("agent", agent, selection.agent), ("role", logits.role, selection.role))
-    )
     return Choice(
-        slot=slot,
-        role=Role(role),
+        slot=pick_slot(agent, selection, draw_key),
+        role=pick_role(logits, selection, draw_key),
         margins=Margins(margin(agent), margin(logits.role)),
         ranking=_ranking(agent),
         selection=selection,
@@ -50,6 +46,16 @@ def choose(
         tied_roles=tuple(Role(index) for index in _tied(logits.role)),
         probabilities=_probabilities(agent, logits.role, selection),
     )
+
+
+def pick_slot(agent: Sequence[float], selection: Selection, draw_key: str = "") -> int:
+    """The slot alone, from the logits of all slots; one of minus infinity is never taken."""
+    return _pick(agent, selection.agent, selection, f"agent:{draw_key}")
+
+
+def pick_role(logits: RouteLogits, selection: Selection, draw_key: str = "") -> Role:
+    """The role alone: it does not depend on which slots are allowed."""
+    return Role(_pick(logits.role, selection.role, selection, f"role:{draw_key}"))
 
 
 def margin(values: Sequence[float]) -> float | None:

@@ -1,35 +1,46 @@
-"""The multi-turn loop as a pure state machine: no I/O, no clock, no randomness (docs/method.md, section 7).
+"""The multi-turn loop as a pure state machine: no input or output, no clock, no randomness (docs/method.md, section 7).
 
 The caller carries out each step and reports back, until the run ends:
 
     state = begin(policy, transcript, seats)
     step = next_step(state)
         Route   -> read step.read with the router   -> state = routed(state, logits)
-        Call    -> call the agent of step.slot      -> state = replied(state, text, cut) or failed(state, reason)
-        Finish, Fail                                   the end
+        Call    -> call the agent of step.slot      -> state = replied(state, message, finish) or failed(state, reason)
+        Await   -> have the tools of step.calls run -> state = answered(state, results)
+        Done, Fail                                     the end
+
+A state is frozen plain data: ``state_to_json`` and ``state_from_json`` let a run wait anywhere, between two requests or
+in another process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any, ClassVar
 
-from ..contracts.errors import PolicyInvalid, PoolInvalid, UsageError
+from ..contracts.errors import PolicyInvalid, PoolInvalid, TrinityError, UsageError
+from ..contracts.parts import ToolCall, ToolResult
+from ..contracts.plain import from_plain, to_plain
+from ..contracts.provider import Finish
 from ..contracts.routing import Role, RouteLogits
 from ..contracts.transcript import Message, Transcript
 from .assignment import Adjustment, Routing, Seats, Situation, assign
-from .policy import AcceptReturns, EarlyVerifier, Policy, Reads
+from .policy import AcceptReturns, EarlyVerifier, OnRefusal, Policy, Reads
 from .roles import call_messages
 from .suggestion import Suggestion, parse_suggestion
 from .verdict import Verdict, parse_verdict
 
 
 class FinishStatus(StrEnum):
-    """Why a run ended with an answer."""
+    """Why a run ended with a message for the user."""
 
     ACCEPTED = "accepted"
     MAX_TURNS = "max_turns"
+    REFUSED = "refused"
+    """Whoever was asked for an answer refused; the message is the latest refusal."""
 
 
 class FailKind(StrEnum):
@@ -38,31 +49,60 @@ class FailKind(StrEnum):
     VERIFIER_BEFORE_WORKER = "verifier_before_worker"
     NO_ANSWER = "no_answer"
     AGENTS_FAILED = "agents_failed"
+    TOOL_ROUNDS = "tool_rounds"
 
 
 @dataclass(frozen=True, slots=True)
 class AgentFailure:
-    """The agent in ``slot`` gave no reply in this turn."""
+    """The agent in ``slot`` gave no reply in this turn; ``refusal`` is what it said where it refused."""
 
     slot: int
     reason: str
+    refusal: Message | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Tools that a Worker had called in the middle of its turn: its message with the calls, and their results.
+
+    Without results the calls are still waited for.
+    """
+
+    message: Message
+    results: tuple[ToolResult, ...] = ()
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """What it adds to the transcript: the message, and one for each result."""
+        return (self.message, *(Message("tool", (result,)) for result in self.results))
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One reply: who gave it in which role, how that came about, and what was read from it.
 
-    ``verdict`` is None but for a Verifier, ``suggestion`` but for a Thinker who made one.
-    ``failures`` are those of other agents in this turn, in order.
+    ``verdict`` is None but for a Verifier, ``suggestion`` but for a Thinker who made one. ``exchanges`` are the tools
+    that were called before it, ``failures`` those of other agents in this turn, both in order.
     """
 
     index: int
     routing: Routing
-    text: str
-    cut: bool
+    message: Message
+    finish: Finish
     verdict: Verdict | None
     suggestion: Suggestion | None
+    exchanges: tuple[Exchange, ...]
     failures: tuple[AgentFailure, ...]
+
+    @property
+    def text(self) -> str:
+        """The text of the reply."""
+        return self.message.text
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """What the turn adds to the transcript."""
+        return (*_traffic(self.exchanges), self.message)
 
     @property
     def slot(self) -> int:
@@ -75,7 +115,7 @@ class Turn:
         return self.routing.role
 
     @property
-    def raw_role(self) -> Role:
+    def raw_role(self) -> Role | None:
         """The role that the router had chosen."""
         return self.routing.raw_role
 
@@ -105,34 +145,53 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
-    """The run ended with ``answer``.
+class Await:
+    """Have the tools of ``calls`` run, which the Worker in ``slot`` asks for by ``message``.
 
-    ``verdict`` is the latest one on that answer, None where nobody checked it. ``source`` is the turn whose text is
-    returned, None where that text was part of the task.
+    Then call :func:`answered`.
     """
 
+    turn: int
+    slot: int
+    calls: tuple[ToolCall, ...]
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The run ended with ``message``, whose text is ``answer``.
+
+    ``verdict`` is the latest one on it, None where nobody checked it. ``source`` is the turn whose message is returned,
+    None where it was part of the task, or is a refusal.
+    """
+
+    kind: ClassVar[str] = "done"
     status: FinishStatus
-    answer: str
+    message: Message
     verdict: Verdict | None
     source: Turn | None
+
+    @property
+    def answer(self) -> str:
+        """The text of the message."""
+        return self.message.text
 
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """The run ended without an answer that counts; ``answer`` is the latest Worker's, where there is one."""
+    """The run ended without an answer that counts."""
 
-    kind: FailKind
-    message: str
-    answer: str | None
+    kind: ClassVar[str] = "fail"
+    cause: FailKind
+    reason: str
 
 
-Step = Route | Call | Finish | Fail
+Step = Route | Call | Await | Done | Fail
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A run so far. ``routing`` and ``failures`` belong to the turn that is under way.
+    """A run so far. ``routing``, ``exchanges`` and ``failures`` belong to the turn that is under way.
 
     ``task`` is what the run was given, ``last_slot`` the agent that spoke last in this conversation before the run.
     """
@@ -143,13 +202,14 @@ class State:
     last_slot: int | None = None
     turns: tuple[Turn, ...] = ()
     routing: Routing | None = None
+    exchanges: tuple[Exchange, ...] = ()
     failures: tuple[AgentFailure, ...] = ()
-    end: Fail | None = None
+    end: Done | Fail | None = None
 
     @property
     def transcript(self) -> Transcript:
-        """Everything said so far: the task, and each reply as an assistant message."""
-        return _continued(self.task, self.turns)
+        """Everything said so far: the task, and what each turn added, the one under way included."""
+        return _continued(self.task, self.turns, _traffic(self.exchanges))
 
     @property
     def answer_turn(self) -> Turn | None:
@@ -157,12 +217,12 @@ class State:
         return next((turn for turn in reversed(self.turns) if turn.role is Role.WORKER), None)
 
     @property
-    def answer(self) -> str | None:
+    def answer(self) -> Message | None:
         """The latest Worker answer; before any, under ``input_answers``, the task's last assistant message."""
         if self.answer_turn is not None:
-            return self.answer_turn.text
-        given = [message.text for message in self.task.messages if message.role == "assistant"]
-        return given[-1] if given and self.policy.input_answers else None
+            return self.answer_turn.message
+        answers = [message for message in self.task.messages if message.role == "assistant" and not message.tool_calls]
+        return answers[-1] if answers and self.policy.input_answers else None
 
     @property
     def answer_verdict(self) -> Verdict | None:
@@ -177,7 +237,13 @@ class State:
         return sum(turn.verdict is not None and not turn.verdict.accepted for turn in self.turns)
 
 
-def begin(policy: Policy, transcript: Transcript, seats: Seats, last_slot: int | None = None) -> State:
+def begin(
+    policy: Policy,
+    transcript: Transcript,
+    seats: Seats,
+    last_slot: int | None = None,
+    worker_slot: int | None = None,
+) -> State:
     """The state before the first turn.
 
     Args:
@@ -185,6 +251,8 @@ def begin(policy: Policy, transcript: Transcript, seats: Seats, last_slot: int |
         transcript: the task, with whatever was said before.
         seats: by slot, the roles that the pool's agents may take.
         last_slot: the agent that spoke last in this conversation, for stickiness across runs.
+        worker_slot: the agent that goes on as Worker in the first turn, without a route, as where the transcript ends
+            with the results of tools that it called; routed as usual where that agent may not be a Worker.
 
     Raises:
         PoolInvalid: no agent may be a Worker, so there can be no answer.
@@ -200,7 +268,13 @@ def begin(policy: Policy, transcript: Transcript, seats: Seats, last_slot: int |
         raise PolicyInvalid(f"bypass_slot is {policy.bypass_slot}, whose agent may not be a Worker: name another")
     if policy.samples and policy.seed is None:
         raise PolicyInvalid("the policy samples without a seed: set its option seed, so that the run can be repeated")
-    return State(policy, transcript, dict(seats), last_slot)
+    goes_on = worker_slot is not None and Role.WORKER in seats.get(worker_slot, ())
+    return State(policy, transcript, dict(seats), last_slot, routing=_going_on(worker_slot) if goes_on else None)
+
+
+def _going_on(slot: int | None) -> Routing | None:
+    """The turn of a Worker that nobody has to choose."""
+    return None if slot is None else Routing(slot, Role.WORKER, None, None, (Adjustment.GOES_ON,), None)
 
 
 def next_step(state: State) -> Step:
@@ -208,7 +282,7 @@ def next_step(state: State) -> Step:
     if state.end is not None:
         return state.end
     if state.routing is not None:
-        return _call(state, state.routing)
+        return _waiting(state, state.routing) or _call(state, state.routing)
     accepted = _accepted(state)
     if accepted is not None:
         return accepted
@@ -224,12 +298,13 @@ def routed(state: State, logits: RouteLogits) -> State:
         UsageError: no route was due.
         PoolInvalid: an agent sits in a slot that the router does not have.
     """
-    step = next_step(state)
-    if not isinstance(step, Route):
-        raise UsageError(f"logits came where the run's next step is {type(step).__name__}: ask next_step what is due")
+    if not _route_is_due(state):
+        step = type(next_step(state)).__name__
+        raise UsageError(f"logits came where the run's next step is {step}: ask next_step what is due")
+    turn = len(state.turns)
     situation = Situation(
         seats=state.seats,
-        draw_key=f"{step.read.sha256}:{step.turn}",
+        draw_key=f"{_read(state).sha256}:{turn}" if state.policy.samples else "",
         has_answer=state.answer is not None,
         override=_override(state),
         last_slot=state.turns[-1].slot if state.turns else state.last_slot,
@@ -237,61 +312,164 @@ def routed(state: State, logits: RouteLogits) -> State:
     routing = assign(state.policy, situation, logits)
     is_early = routing.role is Role.VERIFIER and not situation.has_answer
     if is_early and state.policy.early_verifier is EarlyVerifier.ERROR:
-        return replace(state, end=_early_verifier(step.turn))
-    return replace(state, routing=routing)
+        return replace(state, end=_early_verifier(turn))
+    return _seat_taken(replace(state, routing=routing)) if state.failures else replace(state, routing=routing)
 
 
-def replied(state: State, text: str, cut: bool = False) -> State:
+def replied(state: State, message: Message, finish: Finish = Finish.STOP) -> State:
     """After the called agent's reply.
+
+    A Worker's calls of tools are waited for, and the turn goes on with their results. A refusal ends the run or is a
+    failure, as the policy says.
 
     Args:
         state: one whose next step is a call.
-        text: the whole reply.
-        cut: whether the token limit ended it; then it is never read as a verdict.
+        message: the whole reply.
+        finish: why it ended; a verdict is never read from one that the token limit cut.
 
     Raises:
         UsageError: no call was due.
     """
     routing = _under_way(state)
-    policy, role = state.policy, routing.role
+    if finish is Finish.REFUSED:
+        return _refused(state, routing, message)
+    if routing.role is Role.WORKER and message.tool_calls:
+        return _calling(state, message)
+    policy, role, cut = state.policy, routing.role, finish is Finish.LENGTH
     turn = Turn(
         index=len(state.turns),
         routing=routing,
-        text=text,
-        cut=cut,
-        verdict=parse_verdict(text, policy.verdict_words, cut) if role is Role.VERIFIER else None,
-        suggestion=parse_suggestion(text, policy.worker_synonym) if role is Role.THINKER else None,
+        message=message,
+        finish=finish,
+        verdict=parse_verdict(message.text, policy.verdict_words, cut) if role is Role.VERIFIER else None,
+        suggestion=parse_suggestion(message.text, policy.worker_synonym) if role is Role.THINKER else None,
+        exchanges=state.exchanges,
         failures=state.failures,
     )
-    return replace(state, turns=(*state.turns, turn), routing=None, failures=())
+    return replace(state, turns=(*state.turns, turn), routing=None, exchanges=(), failures=())
 
 
-def failed(state: State, reason: str) -> State:
+def answered(state: State, results: Sequence[ToolResult]) -> State:
+    """After the tools have run: the same agent goes on in the same turn.
+
+    Raises:
+        UsageError: no tools were waited for, or ``results`` are not one for each call, by its id.
+    """
+    step = next_step(state)
+    if not isinstance(step, Await):
+        raise UsageError(f"results came where the run's next step is {type(step).__name__}: ask next_step what is due")
+    expected, given = Counter(call.id for call in step.calls), Counter(result.call_id for result in results)
+    if expected != given:
+        missing, odd = list(expected - given), list(given - expected)
+        problem = f"none for the call {missing[0][:80]!r}" if missing else f"one for {odd[0][:80]!r}, which is no call"
+        raise UsageError(
+            f"results of tools came, but {problem}: give one for each of {len(step.calls)} calls, by its id"
+        )
+    order = {call.id: place for place, call in enumerate(step.calls)}
+    exchange = Exchange(step.message, tuple(sorted(results, key=lambda result: order[result.call_id])))
+    return replace(state, exchanges=(*state.exchanges[:-1], exchange))
+
+
+def failed(state: State, reason: str, refusal: Message | None = None) -> State:
     """After the called agent gave no reply: the next best agent takes the turn, each at most once, or the run fails.
 
     Raises:
         UsageError: no call was due.
     """
     routing = _under_way(state)
-    failures = (*state.failures, AgentFailure(routing.slot, reason))
-    tried = {failure.slot for failure in failures}
+    failures = (*state.failures, AgentFailure(routing.slot, reason, refusal))
+    if not state.policy.fallback:
+        return _ended(state, failures)
+    if routing.choice is None:
+        return replace(state, routing=None, failures=failures)
+    return _seat_taken(replace(state, failures=failures))
+
+
+def state_to_json(state: State) -> dict[str, Any]:
+    """The whole state as plain data for JSON; :func:`state_from_json` gives an equal one."""
+    plain: dict[str, Any] = to_plain(state)
+    return plain
+
+
+def state_from_json(data: Mapping[str, Any]) -> State:
+    """The state that :func:`state_to_json` wrote.
+
+    Raises:
+        UsageError: ``data`` is no such state.
+    """
+    try:
+        return from_plain(State, data)
+    except (ValueError, TypeError, TrinityError) as error:
+        raise UsageError(f"this is no state of a run: {error}") from None
+
+
+def _seat_taken(state: State) -> State:
+    """The turn under way, taken by the best agent that has not failed in it; the end where there is none."""
+    routing = _under_way(state)
+    tried = {failure.slot for failure in state.failures}
+    if routing.slot not in tried:
+        return state
     left = [slot for slot in routing.ranking if slot not in tried]
-    if not state.policy.fallback or not left:
-        end = _agents_failed(state, failures)
-        return replace(state, routing=None, failures=failures, end=end)
+    if not left:
+        return _ended(state, state.failures)
     adjustments = tuple(dict.fromkeys((*routing.adjustments, Adjustment.FALLBACK)))
-    return replace(state, routing=replace(routing, slot=left[0], adjustments=adjustments), failures=failures)
+    return replace(state, routing=replace(routing, slot=left[0], adjustments=adjustments))
+
+
+def _ended(state: State, failures: tuple[AgentFailure, ...]) -> State:
+    """The end of a run in which nobody is left for a turn: the last refusal of an answer is one too."""
+    refusals = [failure.refusal for failure in failures if failure.refusal is not None]
+    is_worker = state.routing is not None and state.routing.role is Role.WORKER
+    if refusals and is_worker:
+        end: Done | Fail = Done(FinishStatus.REFUSED, refusals[-1], None, None)
+    else:
+        end = _agents_failed(state, failures)
+    return replace(state, routing=None, failures=failures, end=end)
+
+
+def _refused(state: State, routing: Routing, message: Message) -> State:
+    """After a refusal: only a Worker's can be the run's own."""
+    if routing.role is Role.WORKER and state.policy.on_refusal is OnRefusal.END:
+        return replace(state, routing=None, end=Done(FinishStatus.REFUSED, message, None, None))
+    return failed(state, "it refused to answer", message)
+
+
+def _calling(state: State, message: Message) -> State:
+    """After a Worker's calls of tools, of which a turn may have so many rounds."""
+    rounds = len(state.exchanges)
+    if rounds >= state.policy.max_tool_rounds:
+        turn = len(state.turns)
+        reason = f"turn {turn}: the Worker asks for tools after {rounds} rounds of them, and the policy allows no more"
+        return replace(state, routing=None, end=Fail(FailKind.TOOL_ROUNDS, reason))
+    return replace(state, exchanges=(*state.exchanges, Exchange(message)))
+
+
+def _waiting(state: State, routing: Routing) -> Await | None:
+    """The calls whose results are not there yet."""
+    if not state.exchanges or state.exchanges[-1].results:
+        return None
+    message = state.exchanges[-1].message
+    return Await(len(state.turns), routing.slot, message.tool_calls, message)
+
+
+def _route_is_due(state: State) -> bool:
+    is_open = state.end is None and state.routing is None and _accepted(state) is None
+    return is_open and len(state.turns) < state.policy.max_turns
 
 
 def _under_way(state: State) -> Routing:
-    if state.routing is None:
+    if state.routing is None or _waiting(state, state.routing):
         step = type(next_step(state)).__name__
         raise UsageError(f"a reply came where the run's next step is {step}: ask next_step what is due")
     return state.routing
 
 
-def _continued(task: Transcript, turns: Sequence[Turn]) -> Transcript:
-    return Transcript((*task.messages, *(Message("assistant", turn.text) for turn in turns)))
+def _traffic(exchanges: Sequence[Exchange]) -> tuple[Message, ...]:
+    return tuple(message for exchange in exchanges for message in exchange.messages)
+
+
+def _continued(task: Transcript, turns: Sequence[Turn], since: Sequence[Message] = ()) -> Transcript:
+    return Transcript((*task.messages, *(message for turn in turns for message in turn.messages), *since))
 
 
 def _read(state: State) -> Transcript:
@@ -317,42 +495,43 @@ def _call(state: State, routing: Routing) -> Call:
     messages = call_messages(
         routing.role,
         state.task.messages,
-        [(turn.role, turn.text) for turn in state.turns],
+        [*((turn.role, turn.messages) for turn in state.turns), (routing.role, _traffic(state.exchanges))],
         policy.call_form,
         policy.ask_suggestions,
     )
     return Call(len(state.turns), routing.slot, routing.role, messages, routing)
 
 
-def _accepted(state: State) -> Finish | None:
+def _accepted(state: State) -> Done | None:
     """The end of a run whose last turn accepted; with no answer to accept, the run goes on."""
     verdict = state.turns[-1].verdict if state.turns else None
     if verdict is None or not verdict.accepted:
         return None
     if state.policy.accept_returns is AcceptReturns.VERIFIER_TEXT:
-        return Finish(FinishStatus.ACCEPTED, state.turns[-1].text, verdict, state.turns[-1])
+        return Done(FinishStatus.ACCEPTED, state.turns[-1].message, verdict, state.turns[-1])
     if state.answer is None:
         return None
-    return Finish(FinishStatus.ACCEPTED, state.answer, verdict, state.answer_turn)
+    return Done(FinishStatus.ACCEPTED, state.answer, verdict, state.answer_turn)
 
 
-def _out_of_turns(state: State) -> Finish | Fail:
+def _out_of_turns(state: State) -> Done | Fail:
     if state.answer is None:
         count = len(state.turns)
-        message = f"no Worker answered in {count} {'turn' if count == 1 else 'turns'}: allow more turns"
-        return Fail(FailKind.NO_ANSWER, message, None)
-    return Finish(FinishStatus.MAX_TURNS, state.answer, state.answer_verdict, state.answer_turn)
+        return Fail(
+            FailKind.NO_ANSWER, f"no Worker answered in {count} {'turn' if count == 1 else 'turns'}: allow more turns"
+        )
+    return Done(FinishStatus.MAX_TURNS, state.answer, state.answer_verdict, state.answer_turn)
 
 
 def _early_verifier(turn: int) -> Fail:
-    message = (
+    reason = (
         f"turn {turn}: a Verifier was chosen before any Worker answered; "
         "the policy option early_verifier=worker makes such a turn a Worker's"
     )
-    return Fail(FailKind.VERIFIER_BEFORE_WORKER, message, None)
+    return Fail(FailKind.VERIFIER_BEFORE_WORKER, reason)
 
 
 def _agents_failed(state: State, failures: Sequence[AgentFailure]) -> Fail:
     each = "; ".join(f"slot {failure.slot}: {failure.reason}" for failure in failures)
     advice = "no other agent may take it" if state.policy.fallback else "the policy allows no fallback"
-    return Fail(FailKind.AGENTS_FAILED, f"turn {len(state.turns)} got no reply, and {advice} ({each})", state.answer)
+    return Fail(FailKind.AGENTS_FAILED, f"turn {len(state.turns)} got no reply, and {advice} ({each})")

@@ -43,6 +43,15 @@ class AcceptReturns(StrEnum):
     """The Verifier's own reply."""
 
 
+class OnRefusal(StrEnum):
+    """What becomes of a turn in which the called agent refuses to answer."""
+
+    FALLBACK = "fallback"
+    """The next best agent takes it; where nobody is left, the run ends with the refusal."""
+    END = "end"
+    """The run ends with a Worker's refusal; in other roles the next best agent takes the turn."""
+
+
 class MissingMargin(StrEnum):
     """How confident a choice counts whose margin does not exist, as where there is one agent only."""
 
@@ -86,6 +95,9 @@ class Policy:
     call_form: CallForm = CallForm.DIALOGUE
     fallback: bool = True
     """Whether the next best agent takes a turn in which the chosen one failed."""
+    on_refusal: OnRefusal = OnRefusal.FALLBACK
+    max_tool_rounds: int = 50
+    """How often a Worker may call tools within one turn; 0 or more."""
     sticky_margin: float | None = None
     """Keep the agent that spoke last unless another's logit leads by at least this; above 0."""
     floor_margin: float | None = None
@@ -188,7 +200,16 @@ _READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "str": (_text, "a text"),
     **{
         kind.__name__: (kind, f"one of {', '.join(kind)}")
-        for kind in (Reads, SelectionMode, EarlyVerifier, AcceptReturns, VerdictWords, CallForm, MissingMargin)
+        for kind in (
+            Reads,
+            SelectionMode,
+            EarlyVerifier,
+            AcceptReturns,
+            VerdictWords,
+            CallForm,
+            OnRefusal,
+            MissingMargin,
+        )
     },
 }
 """By the name of an option's type: what makes it from a plain value, and what to call it in a message."""
@@ -207,7 +228,7 @@ def _read(name: str, kind: str, value: Any) -> Any:
 
 
 _MARKS = ("low_agent_margin", "low_role_margin", "high_agent_margin", "high_role_margin")
-_LEAST = {"max_turns": 1, "default_slot": 0, "bypass_slot": 0, **dict.fromkeys(_MARKS, 0)}
+_LEAST = {"max_turns": 1, "max_tool_rounds": 0, "default_slot": 0, "bypass_slot": 0, **dict.fromkeys(_MARKS, 0)}
 
 
 def _check_ranges(policy: Policy) -> None:
@@ -244,6 +265,7 @@ POLICIES = {
         input_answers=True,
         call_form=CallForm.PLAIN,
         fallback=False,
+        on_refusal=OnRefusal.END,
     ),
 }
 """``default``, and ``published``: what the published port does, rule by rule."""

@@ -5,11 +5,19 @@ Nothing that is added here is ever stored in a transcript, and the router never 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from itertools import islice
 
+from ..contracts.parts import Image, ToolResult
 from ..contracts.routing import Role
 from ..contracts.transcript import Message
+
+LONGEST_HEAD = 1500
+"""Characters of a tool's result, or of a call's arguments, that a Thinker or a Verifier is shown from its beginning."""
+LONGEST_TAIL = 500
+"""The same from its end."""
+_SYSTEM_ROLES = ("system", "developer")
 
 
 class CallForm(StrEnum):
@@ -69,29 +77,76 @@ def request(role: Role) -> str:
 def call_messages(
     role: Role,
     task: Sequence[Message],
-    replies: Sequence[tuple[Role, str]],
+    turns: Sequence[tuple[Role, Sequence[Message]]],
     form: CallForm = CallForm.DIALOGUE,
     ask_suggestions: bool = True,
 ) -> tuple[Message, ...]:
     """The messages of one call.
 
+    Only a Worker sees calls of tools and their results as such; to others they are told as text.
+
     Args:
         role: the role of the agent that is called.
         task: the conversation that the run was given.
-        replies: role and text of each reply since, oldest first.
+        turns: the role and the messages of each turn since, oldest first; the last may be the one under way.
         form: how they are laid out.
         ask_suggestions: see :func:`instruction`.
     """
-    told = instruction(role, ask_suggestions)
+    instructions = instruction(role, ask_suggestions)
+    if role is not Role.WORKER:
+        told = messages_without_tools([*task, *(message for _, messages in turns for message in messages)])
+        replies = told[len(task) :]
+        turns = _regrouped(turns, replies)
+        task = told[: len(task)]
     if form is CallForm.PLAIN:
-        return (Message("system", told), *task, *(Message("assistant", text) for _, text in replies))
-    system = "\n\n".join([told, *(message.text for message in task if message.role == "system")])
-    dialogue = [message for message in task if message.role != "system"]
-    for speaker, text in replies:
-        dialogue += [*_prompt(dialogue, speaker), Message("assistant", text)]
+        return (Message("system", instructions), *task, *(message for _, messages in turns for message in messages))
+    system = "\n\n".join([instructions, *(message.text for message in task if message.role in _SYSTEM_ROLES)])
+    dialogue = [message for message in task if message.role not in _SYSTEM_ROLES]
+    for speaker, messages in turns:
+        dialogue += [*(_prompt(dialogue, speaker) if messages else ()), *messages]
     return (Message("system", system), *dialogue, *_prompt(dialogue, role))
 
 
+def messages_without_tools(messages: Sequence[Message]) -> list[Message]:
+    """``messages``, each with its calls of tools and results told as text, long ones by their beginning and end."""
+    names = {call.id: call.name for message in messages for call in message.tool_calls}
+    return [_without_tools(message, names) for message in messages]
+
+
+def _without_tools(message: Message, names: Mapping[str, str]) -> Message:
+    if message.role == "tool":
+        results = [part for part in message.parts if isinstance(part, ToolResult)]
+        return Message("user", "\n\n".join(_result_text(result, names) for result in results))
+    if not message.tool_calls:
+        return message
+    calls = [f"[calls the tool {call.name} with {shortened(call.arguments)}]" for call in message.tool_calls]
+    return Message(message.role, "\n\n".join(text for text in (message.text, *calls) if text))
+
+
+def _result_text(result: ToolResult, names: Mapping[str, str]) -> str:
+    name = names.get(result.call_id, "that was called")
+    verb = "failed with" if result.is_error else "gave"
+    images = sum(isinstance(part, Image) for part in result.parts)
+    beside = f" and {images} {'image' if images == 1 else 'images'}" if images else ""
+    return f"[the tool {name} {verb}{beside}]\n{shortened(result.text)}"
+
+
+def shortened(text: str) -> str:
+    """``text``, or its beginning and its end with a word on what lies between."""
+    left_out = len(text) - LONGEST_HEAD - LONGEST_TAIL
+    if left_out <= 0:
+        return text
+    return f"{text[:LONGEST_HEAD]}\n[{left_out} characters left out]\n{text[-LONGEST_TAIL:]}"
+
+
+def _regrouped(
+    turns: Sequence[tuple[Role, Sequence[Message]]], messages: Sequence[Message]
+) -> list[tuple[Role, Sequence[Message]]]:
+    """``messages`` in the place of those of ``turns``, one for one."""
+    remaining = iter(messages)
+    return [(speaker, list(islice(remaining, len(said)))) for speaker, said in turns]
+
+
 def _prompt(dialogue: Sequence[Message], role: Role) -> list[Message]:
-    """The request for ``role``, unless a user has the last word."""
-    return [] if dialogue and dialogue[-1].role == "user" else [Message("user", request(role))]
+    """The request for ``role``, unless a user has the last word, or the tools that it called."""
+    return [] if dialogue and dialogue[-1].role in ("user", "tool") else [Message("user", request(role))]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from threading import RLock
 
 from ..contracts.errors import ProviderError, ProviderRateLimited
 
@@ -40,9 +42,10 @@ class Pass:
 
 
 class CircuitBreaker:
-    """Counts one agent's failures over all runs that call it. For use within one event loop.
+    """Counts one agent's failures over all runs that call it, in whatever thread and event loop.
 
-    Ask ``admit`` before each attempt, and afterwards hand its pass to ``succeeded``, ``failed`` or ``abandoned``.
+    Ask ``admit`` before each attempt, and afterwards hand its pass to ``succeeded``, ``failed`` or ``abandoned``;
+    ``watching`` does the latter by itself.
     """
 
     def __init__(self, policy: BreakerPolicy | None = None, clock: Clock = time.monotonic) -> None:
@@ -51,6 +54,7 @@ class CircuitBreaker:
         self._failures = 0
         self._opened_at: float | None = None
         self._is_probing = False
+        self._lock = RLock()
 
     @property
     def state(self) -> BreakerState:
@@ -62,9 +66,8 @@ class CircuitBreaker:
     @property
     def rest_left_s(self) -> float:
         """Seconds until a call may try again; 0 where one may already."""
-        if self._opened_at is None:
-            return 0.0
-        return max(0.0, self._opened_at + self._policy.rest_s - self._clock())
+        opened_at = self._opened_at
+        return 0.0 if opened_at is None else max(0.0, opened_at + self._policy.rest_s - self._clock())
 
     @property
     def failures(self) -> int:
@@ -73,31 +76,47 @@ class CircuitBreaker:
 
     def admit(self) -> Pass | None:
         """A pass for one attempt, or None where none may be made now."""
-        state = self.state
-        if state is BreakerState.CLOSED:
-            return Pass(is_probe=False)
-        if state is BreakerState.OPEN or self._is_probing:
-            return None
-        self._is_probing = True
-        return Pass(is_probe=True)
+        with self._lock:
+            state = self.state
+            if state is BreakerState.CLOSED:
+                return Pass(is_probe=False)
+            if state is BreakerState.OPEN or self._is_probing:
+                return None
+            self._is_probing = True
+            return Pass(is_probe=True)
 
-    def succeeded(self, held: Pass) -> None:
+    @contextmanager
+    def watching(self, leave: Pass) -> Iterator[None]:
+        """One attempt: what leaves the block tells how it went, and anything but a ProviderError tells nothing."""
+        try:
+            yield
+        except ProviderError as error:
+            self.failed(leave, error)
+            raise
+        except BaseException:
+            self.abandoned(leave)
+            raise
+        self.succeeded(leave)
+
+    def succeeded(self, leave: Pass) -> None:
         """The attempt gave an answer, so the provider works."""
-        self.abandoned(held)
-        self._failures = 0
-        self._opened_at = None
+        with self._lock:
+            self.abandoned(leave)
+            self._failures = 0
+            self._opened_at = None
 
-    def failed(self, held: Pass, error: ProviderError) -> None:
+    def failed(self, leave: Pass, error: ProviderError) -> None:
         """The attempt failed; a request that was wrong, or sent too soon, says nothing about the provider."""
-        self.abandoned(held)
-        if not error.retryable or isinstance(error, ProviderRateLimited):
-            return
-        self._failures += 1
-        is_late = self._opened_at is not None and not held.is_probe
-        if self._failures >= self._policy.failures and not is_late:
-            self._opened_at = self._clock()
+        with self._lock:
+            self.abandoned(leave)
+            if not error.retryable or isinstance(error, ProviderRateLimited):
+                return
+            self._failures += 1
+            is_late = self._opened_at is not None and not leave.is_probe
+            if self._failures >= self._policy.failures and not is_late:
+                self._opened_at = self._clock()
 
-    def abandoned(self, held: Pass) -> None:
+    def abandoned(self, leave: Pass) -> None:
         """The attempt was given up before it told anything."""
-        if held.is_probe:
-            self._is_probing = False
+        with self._lock:
+            self._is_probing &= not leave.is_probe

@@ -6,8 +6,9 @@ import asyncio
 import secrets
 import threading
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,21 +16,26 @@ from weakref import WeakKeyDictionary
 
 from ..contracts.errors import LiveCallRefused, PoolInvalid, UsageError
 from ..contracts.events import Sink
+from ..contracts.parts import Image, ToolCall, ToolResult
 from ..contracts.pool import Agent, Pool
+from ..contracts.provider import Provider, ResponseFormat, Sampling, Tool, ToolChoice
+from ..contracts.routing import Role
 from ..contracts.transcript import Transcript, TranscriptSource
 from ..pools.authority import Authority
 from ..pools.files import DEMO, check_agents, find_pool
 from ..pools.secrets import resolve_pool
 from ..providers.registry import make_provider, provider_factory, row_of
-from ..routing.router import Router
+from ..rules import machine
 from ..rules.budgets import Limits
 from ..rules.policy import Policy
-from ..tracing.jsonl import JsonlTrace
+from ..tracing.log import TraceLog
 from .breaker import CircuitBreaker
-from .guard import GuardedProvider
+from .client import AgentClient
 from .result import RunResult
-from .retry import AgentClient, RetryPolicy
-from .run import OnText, Run, RunSetup
+from .retry import RetryPolicy
+from .run import OnTurnText, ReadsTranscripts, Run, RunSetup
+from .state import RunState, WorkerOptions
+from .tools import Callables, ToolBox
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,7 @@ class Coordinator:
     once. A context manager: ``with`` for ``run``, ``async with`` for ``arun``.
 
     Args:
-        router: a loaded router; who made it closes it.
+        router: a loaded router, or anything else that reads transcripts; who made it closes it.
         pool: the agents: a pool, the name of one, or a TOML file.
         policy: a policy, or the name of a shipped one.
         limits: what each run may spend.
@@ -62,6 +68,7 @@ class Coordinator:
         retry: how often and how patiently a failed call is repeated.
         refs: what governs the runs, in every event; see ``governed``.
         config_dir: where the user's own pools lie.
+        providers: makes the provider of an agent from it and its key; the registry's by default.
 
     Raises:
         PoolInvalid: there is no such pool, it has more slots than the router, or lacks prices that a limit needs.
@@ -72,7 +79,7 @@ class Coordinator:
 
     def __init__(
         self,
-        router: Router,
+        router: ReadsTranscripts,
         pool: Pool | str | Path = DEMO,
         policy: Policy | str = "default",
         *,
@@ -83,20 +90,27 @@ class Coordinator:
         retry: RetryPolicy | None = None,
         refs: Mapping[str, str] | None = None,
         config_dir: Path | None = None,
+        providers: Callable[[Agent, str | None], Provider] | None = None,
     ) -> None:
         self.pool = pool if isinstance(pool, Pool) else find_pool(pool, config_dir)
         self.policy = Policy.named(policy) if isinstance(policy, str) else policy
         self.limits = limits or Limits()
         self._live = live
         check_agents(self.pool.agents, f"pool {self.pool.name!r}")
-        _check_size(self.pool, len(router.identity.labels), router.identity.artifact.name)
+        self._identity = getattr(router, "identity", None)
+        if self._identity is not None:
+            _check_size(self.pool, len(self._identity.labels), self._identity.artifact.name)
         _check_prices(self.pool, self.limits)
-        self._check_live(agent for agent in self.pool.agents if row_of(agent.provider).is_offline is False)
+        if providers is None:
+            self._check_live(agent for agent in self.pool.agents if row_of(agent.provider).is_offline is False)
         self._secrets = resolve_pool(self.pool, environment or {})
-        for agent in self.pool.agents:
-            provider_factory(agent)  # the imports come now, and not in the middle of somebody's event loop
+        if providers is None:
+            for agent in self.pool.agents:
+                provider_factory(agent)  # the imports come now, and not in the middle of somebody's event loop
+        self._make_provider = providers or make_provider
         self._router = router
         self._trace = trace
+        self._log = None if trace is None else TraceLog(trace.path)
         self._retry = retry
         self._refs = dict(refs or {})
         self._breakers = {agent.slot: CircuitBreaker() for agent in self.pool.agents}
@@ -107,7 +121,7 @@ class Coordinator:
     @classmethod
     def governed(
         cls,
-        router: Router,
+        router: ReadsTranscripts,
         authority: Authority,
         policy: Policy | str = "default",
         *,
@@ -117,16 +131,8 @@ class Coordinator:
         """A coordinator whose pool, limits and references come from an authority; it reads no environment."""
         return cls(router, authority.pool, policy, limits=authority.limits, live=live, trace=trace, refs=authority.refs)
 
-    def run(
-        self,
-        task: TranscriptSource,
-        *,
-        run_id: str | None = None,
-        last_slot: int | None = None,
-        sinks: Sequence[Sink] = (),
-        on_text: OnText | None = None,
-    ) -> RunResult:
-        """Carry out one run; see ``arun``. Threads that call it take turns.
+    def run(self, task: TranscriptSource, **options: Any) -> RunResult:
+        """Carry out one run; see ``arun``, whose options it takes. Threads that call it take turns.
 
         Raises:
             UsageError: an event loop is running here: await ``arun``.
@@ -139,53 +145,119 @@ class Coordinator:
             raise UsageError("an event loop is running in this thread: await arun(...) instead of calling run(...)")
         with self._one_run:
             self._runner = self._runner or asyncio.Runner()
-            return self._runner.run(self.arun(task, run_id=run_id, last_slot=last_slot, sinks=sinks, on_text=on_text))
+            return self._runner.run(self.arun(task, **options))
 
     async def arun(
         self,
         task: TranscriptSource,
         *,
+        policy: Policy | str | None = None,
+        limits: Limits | None = None,
+        deny: Collection[int | str] = (),
+        tools: Callables | Sequence[Tool] = (),
+        tool_choice: ToolChoice | None = None,
+        response_format: ResponseFormat | None = None,
+        sampling: Sampling | None = None,
+        deadline_s: float | None = None,
         run_id: str | None = None,
         last_slot: int | None = None,
+        worker_slot: int | None = None,
         sinks: Sequence[Sink] = (),
-        on_text: OnText | None = None,
+        on_text: OnTurnText | None = None,
     ) -> RunResult:
         """Carry out one run. What goes wrong in it is in the result, with the best answer so far.
+
+        Tools, their choice, the response format and the sampling reach Workers alone. Tools that are callables are
+        called by the run; with definitions alone it stops where a Worker calls one, and ``aresume`` goes on with the
+        results.
 
         What a sink or ``on_text`` raises ends the run, and is raised here unless it is a TrinityError.
 
         Args:
             task: a prompt, a list of messages, or a ``Transcript``; the last message is what is asked.
+            policy: for this run, in place of the coordinator's.
+            limits: for this run, in place of the coordinator's.
+            deny: agents that take no part in this run, by slot or by name.
+            tools: functions by name, or definitions of tools.
+            tool_choice: whether Workers may or must call one.
+            response_format: the form of the Workers' answers.
+            sampling: how Workers sample, where it differs from what their agents say.
+            deadline_s: seconds for this run, where that is less than the limits allow.
             run_id: the run's name in its trace; a fresh one by default.
             last_slot: the agent that spoke last in this conversation, for a policy that keeps agents.
+            worker_slot: the agent that takes the first turn as Worker, without a route: the one whose calls the task's
+                last messages answer.
             sinks: who else is told of every event, besides the trace.
             on_text: told the turn and each piece of text as it arrives; with it, providers stream.
 
         Raises:
             TranscriptError: the task is not a transcript.
-            PoolInvalid, PolicyInvalid: pool and policy do not go together.
+            PoolInvalid, PolicyInvalid: pool and policy do not go together, or nobody is left who may answer.
             LiveCallRefused: a provider turns out to leave this process, and ``live`` is off.
             EnvironmentUnavailable: a provider's package is missing, or the trace cannot be opened.
+            UsageError: an agent to deny, or a limit, is none.
         """
         transcript = Transcript.of(task)
+        box, definitions = _tools(tools)
+        limits = _with_deadline(limits or self.limits, deadline_s)
+        _check_prices(self.pool, limits)
+        rules = Policy.named(policy) if isinstance(policy, str) else policy or self.policy
+        seats = _seats(self.pool, transcript, bool(definitions), deny)
+        state = RunState(
+            run_id=run_id or uuid.uuid4().hex,
+            machine=machine.begin(_with_seed(rules), transcript, seats, last_slot, worker_slot),
+            limits=limits,
+            options=WorkerOptions(definitions, tool_choice, response_format, sampling or Sampling()),
+        )
+        return await self._carry_out(state, (), box, sinks, on_text)
+
+    async def aresume(
+        self,
+        state: RunState,
+        results: Sequence[ToolResult],
+        *,
+        tools: Callables | None = None,
+        deadline_s: float | None = None,
+        sinks: Sequence[Sink] = (),
+        on_text: OnTurnText | None = None,
+    ) -> RunResult:
+        """Go on with a run that waited for tools: the same agent, in the same turn. See ``arun``.
+
+        Args:
+            state: that of the result; it may come from another process, by ``to_json`` and ``from_json``.
+            results: one for each of its calls.
+            tools: what the run calls by itself from now on.
+            deadline_s: seconds from now, where that is less than what is left of the limits.
+            sinks: as in ``arun``.
+            on_text: as in ``arun``.
+
+        Raises:
+            UsageError: the results are not one for each call, or the state is of another pool.
+        """
+        left_s = None if deadline_s is None else state.totals.wall_s + deadline_s
+        state = replace(state, limits=_with_deadline(state.limits, left_s))
+        return await self._carry_out(state, results, ToolBox(tools) if tools else None, sinks, on_text)
+
+    async def _carry_out(
+        self,
+        state: RunState,
+        results: Sequence[ToolResult],
+        tools: ToolBox | None,
+        sinks: Sequence[Sink],
+        on_text: OnTurnText | None,
+    ) -> RunResult:
         clients = await self._open_clients()
-        name = run_id or uuid.uuid4().hex
-        trace = self._open_trace(name)
-        try:
+        async with self._open_trace(state.part_id) as trace:
             setup = RunSetup(
                 router=self._router,
                 router_info=self._describe_router(),
                 pool=self.pool,
                 clients=clients,
-                policy=_with_seed(self.policy),
-                limits=self.limits,
+                tools=tools,
                 sinks=[*trace, *sinks],
                 on_text=on_text,
             )
-            return await Run(setup, name, transcript, last_slot).carry_out()
-        finally:
-            for sink in trace:
-                sink.close()
+            return await Run(setup, state).carry_out(results)
 
     def close(self) -> None:
         """Close what ``run`` has opened, once the run that is under way has ended."""
@@ -219,21 +291,21 @@ class Coordinator:
         """The clients of this event loop: connections belong to the loop that opened them."""
         loop = asyncio.get_running_loop()
         if loop not in self._clients:
-            made: dict[int, AgentClient] = {}
+            clients: dict[int, AgentClient] = {}
             try:
                 for agent in self.pool.agents:
-                    made[agent.slot] = self._make_client(agent)
-                self._check_live(client.agent for client in made.values() if client.provider.is_live)
+                    clients[agent.slot] = self._make_client(agent)
+                self._check_live(client.agent for client in clients.values() if client.provider.is_live)
             except BaseException:
-                await _close(made.values())
+                await _close(clients.values())
                 raise
-            self._clients[loop] = made
+            self._clients[loop] = clients
         return self._clients[loop]
 
     def _make_client(self, agent: Agent) -> AgentClient:
         secret = self._secrets.get(agent.slot)
-        provider = GuardedProvider(agent, make_provider(agent, secret), secret)
-        return AgentClient(agent, provider, self._retry, self._breakers[agent.slot])
+        provider = self._make_provider(agent, secret)
+        return AgentClient(agent, provider, self._retry, self._breakers[agent.slot], secret)
 
     def _check_live(self, agents: Iterable[Agent]) -> None:
         names = [f"{agent.name} ({agent.provider})" for agent in agents]
@@ -243,14 +315,20 @@ class Coordinator:
                 f"{', '.join(names)}; nothing has allowed that yet (live=True in Python)"
             )
 
-    def _open_trace(self, run_id: str) -> list[Sink]:
-        if self._trace is None:
-            return []
+    @asynccontextmanager
+    async def _open_trace(self, run_id: str) -> AsyncIterator[list[Sink]]:
+        if self._log is None or self._trace is None:
+            yield []
+            return
         hidden = tuple(self._secrets.values())
-        return [JsonlTrace(self._trace.path, run_id, keep_content=self._trace.content, secrets=hidden, refs=self._refs)]
+        content = self._trace.content
+        async with self._log.run(run_id, keep_content=content, secrets=hidden, refs=self._refs) as trace:
+            yield [trace]
 
     def _describe_router(self) -> dict[str, Any]:
-        identity = self._router.identity
+        identity = self._identity
+        if identity is None:
+            return {}
         return {
             "artifact": identity.artifact.name,
             "adapter_ref": identity.artifact.adapter_ref,
@@ -280,6 +358,53 @@ def _check_prices(pool: Pool, limits: Limits) -> None:
             f"a limit of cost cannot be kept: pool {pool.name!r} states no price for {', '.join(unpriced)}; "
             "add price = { input = ..., output = ... } in USD per million tokens"
         )
+
+
+def _tools(tools: Callables | Sequence[Tool]) -> tuple[ToolBox | None, tuple[Tool, ...]]:
+    """What calls the tools in the run, where it can, and what a model is told of them."""
+    if isinstance(tools, Mapping):
+        box = ToolBox(tools)
+        return box, box.definitions
+    return None, tuple(tools)
+
+
+def _with_deadline(limits: Limits, deadline_s: float | None) -> Limits:
+    if deadline_s is None or (limits.wall_time_s is not None and limits.wall_time_s <= deadline_s):
+        return limits
+    return replace(limits, wall_time_s=deadline_s)
+
+
+def _seats(pool: Pool, task: Transcript, has_tools: bool, deny: Collection[int | str]) -> dict[int, frozenset[Role]]:
+    """The roles that each agent may take in this run: by the pool, by what the run needs, and by what it denies.
+
+    Raises:
+        PoolInvalid: nobody is left who may be a Worker.
+        UsageError: ``deny`` names an agent that the pool does not have.
+    """
+    unknown = [
+        name for name in deny if name not in {each for agent in pool.agents for each in (agent.slot, agent.name)}
+    ]
+    if unknown:
+        names = ", ".join(agent.name for agent in pool.agents)
+        raise UsageError(f"pool {pool.name!r} has no agent {str(unknown[0])[:80]!r} to deny: it has {names}")
+    parts = [part for message in task.messages for part in message.parts]
+    needs_tools = has_tools or any(isinstance(part, ToolCall | ToolResult) for part in parts)
+    needs_images = any(isinstance(part, Image) for part in parts)
+    seats = {}
+    for agent in pool.agents:
+        is_blind = needs_images and "images" not in agent.accepts
+        without = {Role.WORKER} if needs_tools and "tools" not in agent.accepts else set()
+        if agent.slot not in deny and agent.name not in deny and not is_blind and agent.roles - without:
+            seats[agent.slot] = agent.roles - without
+    if not any(Role.WORKER in roles for roles in seats.values()):
+        needs = " and ".join(
+            name for name, is_needed in (("tools", needs_tools), ("images", needs_images)) if is_needed
+        )
+        advice = (
+            f"this run needs {needs}: say so in accepts of an agent that has them" if needs else "deny fewer of them"
+        )
+        raise PoolInvalid(f"no agent of pool {pool.name!r} is left that may be a Worker: {advice}")
+    return seats
 
 
 def _with_seed(policy: Policy) -> Policy:

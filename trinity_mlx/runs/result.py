@@ -7,9 +7,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from ..contracts.errors import BudgetExceeded, TrinityError
+from ..contracts.parts import ToolCall
 from ..contracts.provider import Usage
-from ..contracts.routing import Margins, Role
+from ..contracts.transcript import Message
 from ..rules.verdict import Verdict
+from ..tracing.record import plain
+from .state import RunState, TurnRecord
+
+__all__ = ["RunError", "RunResult", "RunState", "RunStatus", "TurnRecord"]
 
 
 class RunStatus(StrEnum):
@@ -19,51 +25,14 @@ class RunStatus(StrEnum):
     """A Verifier accepted the answer."""
     MAX_TURNS = "max_turns"
     """The turns ran out; the answer is the latest Worker's."""
+    REFUSED = "refused"
+    """Whoever was asked refused to answer; the answer is the refusal."""
+    AWAITING_TOOLS = "awaiting_tools"
+    """A Worker waits for the results of ``calls``; the run goes on from ``state``."""
     BUDGET_EXCEEDED = "budget_exceeded"
     """A limit was reached; the answer is the best so far, where there is one."""
     FAILED = "failed"
     """Something else ended it; the answer is the best so far, where there is one."""
-
-
-@dataclass(frozen=True, slots=True)
-class TurnRecord:
-    """One reply with all that is known of it. ``latency_ms`` is that of the attempt that succeeded."""
-
-    turn: int
-    slot: int
-    agent: str
-    model: str
-    role: Role
-    raw_role: Role
-    adjustments: tuple[str, ...]
-    margins: Margins
-    text: str
-    finish: str
-    usage: Usage | None
-    cost_usd: float | None
-    latency_ms: float
-    verdict: Verdict | None
-    fallback_from: int | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: one element of ``turns``."""
-        return {
-            "turn": self.turn,
-            "slot": self.slot,
-            "agent": self.agent,
-            "model": self.model,
-            "role": self.role.label,
-            "raw_role": self.raw_role.label,
-            "adjustments": list(self.adjustments),
-            "margins": {"agent": self.margins.agent, "role": self.margins.role},
-            "text": self.text,
-            "finish": self.finish,
-            "usage": _usage(self.usage) if self.usage else None,
-            "cost_usd": self.cost_usd,
-            "latency_ms": round(self.latency_ms, 3),
-            "verdict": _verdict(self.verdict),
-            "fallback_from": self.fallback_from,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +44,14 @@ class RunError:
     exit_code: int
     details: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, error: TrinityError) -> RunError:
+        """``error``, with its figures where a limit was reached."""
+        details: dict[str, Any] = {}
+        if isinstance(error, BudgetExceeded):
+            details = {"kind": error.kind, "limit": error.limit, "observed": error.observed}
+        return cls(type(error).__name__, str(error), error.exit_code, details)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {"type": self.type, "message": self.message, **self.details}
@@ -82,21 +59,30 @@ class RunError:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """A run from its task to its end.
+    """A run from its task to its end, or to the tools that it waits for.
 
-    ``verdict`` is the latest one on ``answer``, None where nobody checked it. ``usage`` sums what providers counted;
-    ``cost_usd`` is None where an agent has no price or its provider did not count.
+    ``message`` is what the user receives, ``verdict`` the latest one on it, None where nobody checked it. ``usage``
+    sums what providers counted; ``cost_usd`` is None where an agent has no price or its provider did not count.
+    ``calls`` and ``state`` are there for a run that waits: ``Coordinator.aresume`` takes the state and a result for
+    each call.
     """
 
     run_id: str
     status: RunStatus
-    answer: str | None
+    message: Message | None
     verdict: Verdict | None
     turns: tuple[TurnRecord, ...]
     usage: Usage
     cost_usd: float | None
     wall_ms: float
     error: RunError | None = None
+    calls: tuple[ToolCall, ...] = ()
+    state: RunState | None = None
+
+    @property
+    def answer(self) -> str | None:
+        """The text of the message."""
+        return None if self.message is None else self.message.text
 
     @property
     def exit_code(self) -> int:
@@ -109,18 +95,11 @@ class RunResult:
             "run_id": self.run_id,
             "status": str(self.status),
             "answer": self.answer,
-            "verdict": _verdict(self.verdict),
-            "turns": [turn.to_dict() for turn in self.turns],
-            "usage": _usage(self.usage),
+            "verdict": plain(self.verdict),
+            "turns": plain(self.turns),
+            "usage": plain(self.usage),
             "cost_usd": self.cost_usd,
             "wall_ms": round(self.wall_ms, 3),
             "error": self.error.to_dict() if self.error else None,
+            "calls": plain(self.calls),
         }
-
-
-def _usage(usage: Usage) -> dict[str, int]:
-    return {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
-
-
-def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
-    return {"status": str(verdict.status), "diagnosis": verdict.diagnosis} if verdict else None

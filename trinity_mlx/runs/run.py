@@ -4,301 +4,330 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
-from ..contracts.errors import BudgetExceeded, ProviderError, TrinityError
+from ..contracts.errors import BudgetExceeded, ProviderError, TrinityError, UsageError
 from ..contracts.events import (
     Content,
+    End,
     Event,
     Fallback,
-    Routed,
     RunCompleted,
-    RunFailed,
+    RunPaused,
     RunStarted,
     Sink,
-    TurnCompleted,
+    TextDelta,
     TurnStarted,
 )
-from ..contracts.pool import Agent, Pool
-from ..contracts.provider import Finish, Reply
-from ..contracts.routing import RouteDecision, RouteLogits, route_hash
-from ..contracts.text_format import role_lines
+from ..contracts.parts import ToolResult
+from ..contracts.pool import Pool
+from ..contracts.provider import OnText, Request
+from ..contracts.routing import Role, RouteLogits
 from ..contracts.transcript import Transcript
 from ..rules import machine
-from ..rules.assignment import Routing
-from ..rules.budgets import Limits
-from ..rules.policy import Policy
-from .attempts import Attempts
+from . import telling
+from .client import AgentClient, Answer
 from .meter import Meter
-from .result import RunError, RunResult, RunStatus, TurnRecord
-from .retry import AgentClient
+from .result import RunError, RunResult, RunStatus
+from .state import RunState, TurnTotals, WorkerOptions
+from .tools import ToolBox
 
-OnText = Callable[[int, str], None]
+T = TypeVar("T")
+
+OnTurnText = Callable[[int, str], None]
 """Told the turn and each piece of text as it arrives."""
+
+
+class Read(Protocol):
+    """What a router has read in a transcript."""
+
+    @property
+    def logits(self) -> RouteLogits:
+        """The head's output."""
+
+    @property
+    def token_count(self) -> int:
+        """Tokens of the whole input text."""
+
+    @property
+    def transcript_hash(self) -> str:
+        """The hash of the transcript that was read."""
 
 
 class ReadsTranscripts(Protocol):
     """What a run needs of a router; ``routing.router.Router`` is one."""
 
-    def route(self, transcript: Transcript, /) -> RouteDecision:
-        """The decision for a transcript, with its logits. Called on a thread of its own."""
+    async def read(self, transcript: Transcript, /) -> Read:
+        """The logits of a transcript."""
 
 
 @dataclass(frozen=True)
 class RunSetup:
-    """What a run is carried out with. ``router_info`` describes the router in the trace."""
+    """What a run is carried out with. ``router_info`` describes the router in the trace; without ``tools``, calls of
+    them are left to the caller."""
 
     router: ReadsTranscripts
     router_info: Mapping[str, Any]
     pool: Pool
     clients: Mapping[int, AgentClient]
-    policy: Policy
-    limits: Limits
+    tools: ToolBox | None = None
     sinks: Sequence[Sink] = ()
-    on_text: OnText | None = None
+    on_text: OnTurnText | None = None
 
 
 class Run:
-    """One run of one task; used once.
+    """One run, or one part of it up to the tools that it waits for; used once.
 
     Args:
         setup: what it is carried out with.
-        run_id: its name, different for each.
-        task: the conversation so far; its last message is what is asked.
-        last_slot: the agent that spoke last in this conversation, for stickiness.
+        state: where it begins.
 
     Raises:
-        PoolInvalid, PolicyInvalid: pool and policy do not go together.
+        UsageError: the state names an agent that the pool does not have.
     """
 
-    def __init__(self, setup: RunSetup, run_id: str, task: Transcript, last_slot: int | None = None) -> None:
+    def __init__(self, setup: RunSetup, state: RunState) -> None:
         self._setup = setup
-        self._run_id = run_id
-        self._task = task
-        seats = {agent.slot: agent.roles for agent in setup.pool.agents}
-        self._state = machine.begin(setup.policy, task, seats, last_slot)
-        self._meter = Meter(setup.limits)
-        self._turns: list[TurnRecord] = []
+        self._begun = state
+        self._state = state.machine
+        self._turn, self._turns = state.turn, state.turns
+        self._meter = Meter(state.limits, state.totals)
+        self._transcript_hash = self._state.transcript.sha256
         self._unended = tuple(setup.sinks)
+        self._hearers = tuple(sink.delta for sink in setup.sinks if hasattr(sink, "delta"))
         self._last_error: ProviderError | None = None
+        missing = set(self._state.seats) - set(setup.clients)
+        if missing:
+            raise UsageError(
+                f"the run has an agent in slot {min(missing)}, and pool {setup.pool.name!r} has none there"
+            )
 
-    async def carry_out(self) -> RunResult:
-        """The whole run. What goes wrong is in the result, but for cancellation and what a listener raised.
+    async def carry_out(self, results: Sequence[ToolResult] = ()) -> RunResult:
+        """The whole run, or the part of it up to its tools. ``results`` are those that it has waited for.
 
-        Those are raised once the run's end has been told.
+        What goes wrong is in the result, but for cancellation and what a listener raised. Those are raised once the
+        run's end has been told.
+
+        Raises:
+            UsageError: the results are not one for each call.
         """
+        answered = machine.answered(self._state, results) if self._begun.part else None
         try:
-            self._tell(self._started())
-            ending = await self._steps()
-            if isinstance(ending, machine.Finish):
-                return self._finish(ending)
-            return self._fail(self._error_of(ending))
+            await self._tell(self._started())
+            if answered is not None:
+                await self._go_on(answered, 0.0)
+            return await self._ended(await self._steps())
         except TrinityError as error:
-            return self._fail(_run_error(error))
+            return await self._fail(RunError.of(error))
         except asyncio.CancelledError:
-            self._fail(RunError("Cancelled", "the run was cancelled", exit_code=1))
+            await self._fail(RunError("Cancelled", "the run was cancelled", exit_code=1))
             raise
         except Exception as error:
-            self._fail(RunError(type(error).__name__, str(error), exit_code=1))
+            await self._fail(RunError(type(error).__name__, str(error), exit_code=1))
             raise
 
-    async def _steps(self) -> machine.Finish | machine.Fail:
+    async def _steps(self) -> machine.Done | machine.Fail | machine.Await:
+        if self._state.routing is not None and not self._state.exchanges:
+            await self._tell_turn(None, 0.0)
         while True:
             step = machine.next_step(self._state)
             if isinstance(step, machine.Route):
                 await self._route(step)
             elif isinstance(step, machine.Call):
                 await self._call(step)
+            elif isinstance(step, machine.Await) and self._setup.tools:
+                await self._call_tools(step, self._setup.tools)
             else:
                 return step
 
     async def _route(self, step: machine.Route) -> None:
-        transcript = self._state.transcript
-        self._tell(TurnStarted(step.turn, len(transcript.messages), transcript.sha256))
         begun = time.monotonic()
-        decision = await asyncio.to_thread(self._setup.router.route, step.read)
-        latency_ms = (time.monotonic() - begun) * 1000
-        self._state = machine.routed(self._state, decision.logits)
-        following = machine.next_step(self._state)
-        if isinstance(following, machine.Call):
-            self._tell(_routed(following, decision, latency_ms))
+        read = await self._within_the_wall(self._setup.router.read(step.read))
+        self._state = machine.routed(self._state, read.logits)
+        await self._tell_turn(read, (time.monotonic() - begun) * 1000)
+
+    async def _tell_turn(self, read: Read | None, latency_ms: float) -> None:
+        """The beginning of a turn, and who takes it where anybody does."""
+        turn, routing = len(self._state.turns), self._state.routing
+        if not self._state.failures:
+            messages = len(self._state.transcript.messages)
+            await self._tell(TurnStarted(turn, messages, self._transcript_hash))
+        if routing is not None:
+            await self._tell(telling.routed(turn, routing, read, latency_ms))
 
     async def _call(self, step: machine.Call) -> None:
-        on_text = partial(self._setup.on_text, step.turn) if self._setup.on_text else None
-        attempts = Attempts(step, self._setup.clients[step.slot], self._meter, self._tell)
+        request = self._request(step)
+        client = self._setup.clients[step.slot]
         try:
-            reply, latency_s = await attempts.ask(on_text)
+            answer = await client.ask(request, meter=self._meter, tell=self._tell, on_text=self._on_text(step))
         except ProviderError as error:
-            self._give_up(step, error)
-            return
-        self._state = machine.replied(self._state, reply.text, cut=reply.finish is Finish.LENGTH)
-        self._complete(step, reply, latency_s)
-        self._meter.check(latency_s)
+            self._last_error = error
+            await self._give_up(step, f"{type(error).__name__}: {error}")
+        else:
+            await self._take(step, request, answer)
+            self._meter.check(answer.latency_s)
 
-    def _give_up(self, step: machine.Call, error: ProviderError) -> None:
+    def _request(self, step: machine.Call) -> Request:
+        options = self._begun.options if step.role is Role.WORKER else WorkerOptions()
+        return Request(
+            step.messages,
+            step.role,
+            step.turn,
+            tools=options.tools,
+            tool_choice=options.tool_choice,
+            response_format=options.response_format,
+            sampling=options.sampling,
+        )
+
+    async def _take(self, step: machine.Call, request: Request, answer: Answer) -> None:
+        """Count a reply and tell what it was: a turn, calls of tools, or a refusal."""
+        reply, before = answer.reply, self._state
+        after = machine.replied(before, reply.message, reply.finish)
+        agent, is_turn = self._setup.pool[step.slot], len(after.turns) > len(before.turns)
+        cost_usd = self._meter.count(agent, request, reply, is_turn and telling.is_revision(after.turns[-1]))
+        self._turn = self._turn.plus(reply.usage, cost_usd, answer.latency_s)
+        if is_turn:
+            self._state = after
+            self._transcript_hash = after.transcript.sha256
+            record = telling.record(agent, after.turns[-1], reply, self._turn)
+            self._turns, self._turn = (*self._turns, record), TurnTotals()
+            await self._tell(telling.turn_completed(record, after.turns[-1], reply, self._transcript_hash))
+        elif len(after.exchanges) > len(before.exchanges):
+            self._state = after
+            self._transcript_hash = after.transcript.sha256
+            await self._tell(telling.tools_called(step, agent, answer, cost_usd, self._transcript_hash))
+        else:
+            await self._tell(telling.not_taken(step, agent, answer, after))
+            await self._failed(step, after)
+
+    async def _give_up(self, step: machine.Call, reason: str) -> None:
         """The agent has failed for this turn; whoever is next takes it."""
-        self._last_error = error
-        reason = f"{type(error).__name__}: {error}"
-        self._state = machine.failed(self._state, reason)
-        following = machine.next_step(self._state)
-        if isinstance(following, machine.Call):
-            self._tell(Fallback(step.turn, step.slot, following.slot, reason))
+        await self._failed(step, machine.failed(self._state, reason))
 
-    def _complete(self, step: machine.Call, reply: Reply, latency_s: float) -> None:
-        agent, turn = self._setup.pool[step.slot], self._state.turns[-1]
-        revised = turn.verdict is not None and not turn.verdict.accepted
-        cost_usd = self._meter.count(agent, step.messages, reply, revised)
-        self._turns.append(_record(agent, turn, reply, cost_usd, latency_s * 1000))
-        self._tell(_turn_completed(self._turns[-1], turn, reply, self._state.transcript.sha256))
+    async def _failed(self, step: machine.Call, after: machine.State) -> None:
+        self._state = after
+        if after.routing is not None and after.end is None:
+            reason = after.failures[-1].reason
+            await self._tell(Fallback(step.turn, step.slot, after.routing.slot, reason))
 
-    def _finish(self, ending: machine.Finish) -> RunResult:
-        status, wall_ms = RunStatus(ending.status), self._meter.wall_s * 1000
-        usage, cost_usd = self._meter.usage, self._meter.cost_usd
-        self._tell_end(RunCompleted(str(status), Content(ending.answer), len(self._turns), usage, cost_usd, wall_ms))
-        turns = tuple(self._turns)
-        return RunResult(self._run_id, status, ending.answer, ending.verdict, turns, usage, cost_usd, wall_ms)
+    async def _call_tools(self, step: machine.Await, tools: ToolBox) -> None:
+        begun = time.monotonic()
+        results = await self._within_the_wall(tools.call_all(step.calls))
+        await self._go_on(machine.answered(self._state, results), (time.monotonic() - begun) * 1000)
 
-    def _fail(self, error: RunError) -> RunResult:
+    async def _go_on(self, state: machine.State, latency_ms: float) -> None:
+        """The turn under way, with the results that its Worker waited for."""
+        self._state = state
+        self._transcript_hash = state.transcript.sha256
+        await self._tell(telling.tools_answered(state, self._transcript_hash, latency_ms))
+
+    async def _within_the_wall(self, work: Awaitable[T]) -> T:
+        """What ``work`` gives, unless the run's time is over before.
+
+        Raises:
+            BudgetExceeded: it is.
+        """
+        timer = asyncio.timeout(self._meter.wall_left_s())
+        try:
+            async with timer:
+                return await work
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            raise self._meter.ran_out(None) from None
+
+    def _on_text(self, step: machine.Call) -> OnText | None:
+        on_text, hearers = self._setup.on_text, self._hearers
+        if on_text is None and not hearers:
+            return None
+
+        def told(text: str) -> None:
+            for hear in hearers:
+                hear(TextDelta(step.turn, step.slot, step.role, text))
+            if on_text is not None:
+                on_text(step.turn, text)
+
+        return told
+
+    async def _ended(self, ending: machine.Done | machine.Fail | machine.Await) -> RunResult:
+        if isinstance(ending, machine.Fail):
+            return await self._fail(self._error_of(ending))
+        if isinstance(ending, machine.Await):
+            return await self._pause(ending)
+        result = self._result(RunStatus(ending.status), message=ending.message, verdict=ending.verdict)
+        if ending.status is machine.FinishStatus.REFUSED:
+            refusal = telling.refusal_text(ending.message) or "it gave no words"
+            result = replace(result, error=RunError("Refused", f"the answer was refused: {refusal}", exit_code=5))
+        answer = Content.of(ending.message)
+        await self._tell_end(telling.ended(RunCompleted, result, answer=answer))
+        return result
+
+    async def _pause(self, step: machine.Await) -> RunResult:
+        """The run so far, for the caller to go on with once the tools have run."""
+        state = replace(
+            self._begun,
+            machine=self._state,
+            totals=self._meter.totals,
+            turn=self._turn,
+            turns=self._turns,
+            part=self._begun.part + 1,
+        )
+        result = self._result(RunStatus.AWAITING_TOOLS, message=self._state.answer, calls=step.calls, state=state)
+        await self._tell_end(telling.ended(RunPaused, result, calls=len(step.calls)))
+        return result
+
+    async def _fail(self, error: RunError) -> RunResult:
         is_budget = error.type == BudgetExceeded.__name__
-        result = RunResult(
-            run_id=self._run_id,
-            status=RunStatus.BUDGET_EXCEEDED if is_budget else RunStatus.FAILED,
-            answer=self._state.answer,
-            verdict=self._state.answer_verdict,
-            turns=tuple(self._turns),
+        status = RunStatus.BUDGET_EXCEEDED if is_budget else RunStatus.FAILED
+        state = self._state
+        result = self._result(status, message=state.answer, verdict=state.answer_verdict, error=error)
+        with suppress(Exception):  # a sink that is broken may be why the run failed
+            await self._tell_end(telling.run_failed(result, error))
+        return result
+
+    def _result(self, status: RunStatus, **fields: Any) -> RunResult:
+        return RunResult(
+            **{"run_id": self._begun.run_id, "status": status, "message": None, "verdict": None, **fields},
+            turns=self._turns,
             usage=self._meter.usage,
             cost_usd=self._meter.cost_usd,
             wall_ms=self._meter.wall_s * 1000,
-            error=error,
         )
-        with suppress(Exception):  # a sink that is broken may be why the run failed
-            self._tell_end(_run_failed(result, error))
-        return result
 
     def _error_of(self, ending: machine.Fail) -> RunError:
         last = self._last_error
-        if ending.kind is machine.FailKind.AGENTS_FAILED and last is not None:
-            return RunError(type(last).__name__, ending.message, last.exit_code, {"status": last.status})
-        return RunError(str(ending.kind), ending.message, exit_code=1)
+        if ending.cause is machine.FailKind.AGENTS_FAILED and last is not None:
+            return RunError(type(last).__name__, ending.reason, last.exit_code, {"status": last.status})
+        return RunError(str(ending.cause), ending.reason, exit_code=1)
 
     def _started(self) -> RunStarted:
-        setup = self._setup
-        return RunStarted(
-            task=Content(role_lines(self._task)),
-            transcript_hash=self._task.sha256,
-            policy=setup.policy.to_dict(),
-            pool=setup.pool.name,
-            agents=tuple(
-                {"slot": agent.slot, "name": agent.name, "provider": agent.provider, "model": agent.model}
-                for agent in setup.pool.agents
-            ),
-            limits=setup.limits.to_dict(),
-            router=setup.router_info,
-        )
+        setup, begun = self._setup, self._begun
+        before = replace(begun, part=begun.part - 1).part_id if begun.part else None
+        return telling.started(self._state, begun.limits, setup.pool, setup.router_info, self._transcript_hash, before)
 
-    def _tell(self, event: Event) -> None:
-        for sink in self._setup.sinks:
-            sink.emit(event)
+    async def _tell(self, event: Event) -> None:
+        """Tell every sink, and then wait for those that take their time: a cancellation meets all told or none."""
+        acknowledged = [sink.emit(event) for sink in self._setup.sinks]
+        for waiting in acknowledged:
+            if waiting is not None:
+                await waiting
 
-    def _tell_end(self, event: RunCompleted | RunFailed) -> None:
+    async def _tell_end(self, event: End) -> None:
         """Tell every sink how the run ended, once, whatever another one makes of it; then raise the first failure."""
         sinks, self._unended = self._unended, ()
-        failures = [failure for sink in sinks if (failure := _failure_of(sink, event))]
+        failures = [failure for sink in sinks if (failure := await _failure_of(sink, event))]
         if failures:
             raise failures[0]
 
 
-def _failure_of(sink: Sink, event: Event) -> Exception | None:
+async def _failure_of(sink: Sink, event: Event) -> Exception | None:
     try:
-        sink.emit(event)
+        acknowledged = sink.emit(event)
+        if acknowledged is not None:
+            await acknowledged
     except Exception as error:
         return error
     return None
-
-
-def _record(agent: Agent, turn: machine.Turn, reply: Reply, cost_usd: float | None, latency_ms: float) -> TurnRecord:
-    return TurnRecord(
-        turn=turn.index,
-        slot=agent.slot,
-        agent=agent.name,
-        model=reply.model,
-        role=turn.role,
-        raw_role=turn.raw_role,
-        adjustments=tuple(map(str, turn.routing.adjustments)),
-        margins=turn.routing.margins,
-        text=reply.text,
-        finish=str(reply.finish),
-        usage=reply.usage,
-        cost_usd=cost_usd,
-        latency_ms=latency_ms,
-        verdict=turn.verdict,
-        fallback_from=turn.fallback_from,
-    )
-
-
-def _routed(call: machine.Call, decision: RouteDecision, latency_ms: float) -> Routed:
-    routing = call.routing
-    return Routed(
-        turn=call.turn,
-        slot=routing.slot,
-        role=routing.role,
-        raw_slot=routing.raw_slot,
-        raw_role=routing.raw_role,
-        adjustments=tuple(map(str, routing.adjustments)),
-        margins=routing.margins,
-        logits=decision.logits,
-        read_hash=decision.transcript_hash,
-        route_hash=_route_hash(routing, decision.logits),
-        token_count=decision.token_count,
-        latency_ms=latency_ms,
-    )
-
-
-def _route_hash(routing: Routing, logits: RouteLogits) -> str | None:
-    """The hash of the router's own choice; a bypassed router made none."""
-    return None if routing.raw_slot is None else route_hash(routing.raw_slot, routing.raw_role, logits)
-
-
-def _turn_completed(record: TurnRecord, turn: machine.Turn, reply: Reply, transcript_hash: str) -> TurnCompleted:
-    return TurnCompleted(
-        turn=record.turn,
-        slot=record.slot,
-        agent=record.agent,
-        model=record.model,
-        role=record.role,
-        reply=Content(record.text),
-        finish=record.finish,
-        usage=record.usage,
-        cost_usd=record.cost_usd,
-        latency_ms=record.latency_ms,
-        request_id=reply.request_id,
-        verdict=str(turn.verdict.status) if turn.verdict else None,
-        suggested_role=turn.suggestion.role if turn.suggestion else None,
-        fallback_from=record.fallback_from,
-        transcript_hash=transcript_hash,
-    )
-
-
-def _run_failed(result: RunResult, error: RunError) -> RunFailed:
-    return RunFailed(
-        status=str(result.status),
-        error=error.type,
-        message=error.message,
-        details=error.details,
-        answer=None if result.answer is None else Content(result.answer),
-        turns=len(result.turns),
-        usage=result.usage,
-        cost_usd=result.cost_usd,
-        wall_ms=result.wall_ms,
-    )
-
-
-def _run_error(error: TrinityError) -> RunError:
-    details: dict[str, Any] = {}
-    if isinstance(error, BudgetExceeded):
-        details = {"kind": error.kind, "limit": error.limit, "observed": error.observed}
-    return RunError(type(error).__name__, str(error), error.exit_code, details)

@@ -139,7 +139,7 @@ def _record(run: Run, tracer: Tracer) -> None:
             )
         elif line.event in ("routed", "fallback"):
             root.add_event(line.event, _plain_fields(line), now)
-        elif line.event in ("provider_failed", "turn_completed") and call:
+        elif line.event in ("provider_failed", "tools_called", "turn_completed") and call:
             _end(call, line, _outcome(line), now)
             call = None
     if call:
@@ -191,7 +191,7 @@ def _outcome(line: Line) -> dict[str, Any]:
         "gen_ai.response.model": line["model"],
         "gen_ai.response.finish_reasons": [line["finish"]],
         "trinity.request_id": line["request_id"],
-        "trinity.verdict": line["verdict"],
+        "trinity.verdict": line.record.get("verdict"),
         **_usage(line),
     }
 

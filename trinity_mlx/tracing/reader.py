@@ -18,6 +18,7 @@ from ..contracts.events import SCHEMA_VERSION
 from .jsonl import TORN
 from .record import EVENTS, shape_of
 
+_OLD = "it has schema version 1, of trinity-mlx before tools and parts of messages: read it with that version"
 _LAST_YEAR = 2500
 """Nanoseconds since 1970, in which spans are timed, end a little later."""
 
@@ -63,7 +64,7 @@ class Run:
     @property
     def end(self) -> Line | None:
         """The event that ended it; None for a run that did not come to its end."""
-        return self.lines[-1] if self.lines[-1].event in ("run_completed", "run_failed") else None
+        return self.lines[-1] if self.lines[-1].event in ("run_paused", "run_completed", "run_failed") else None
 
     @property
     def start(self) -> Line | None:
@@ -85,12 +86,12 @@ class Trace:
         Raises:
             TraceInvalid: there is none.
         """
-        found = tuple(run for run in self.runs if run_id is None or run.run_id.startswith(run_id))
-        if run_id is not None and not found:
+        matches = tuple(run for run in self.runs if run_id is None or run.run_id.startswith(run_id))
+        if run_id is not None and not matches:
             raise TraceInvalid(
                 f"{self.path} has no run {run_id!r}: it holds {', '.join(run.run_id for run in self.runs) or 'none'}"
             )
-        return tuple(run for run in found if run.run_id == run_id) or found
+        return tuple(run for run in matches if run.run_id == run_id) or matches
 
 
 def read_trace(path: Path) -> Trace:
@@ -138,7 +139,10 @@ def _line(number: int, raw: bytes) -> Line:
     record = _object(raw)
     version, kind = record.get("schema_version"), record.get("event")
     if version != SCHEMA_VERSION:
-        raise ValueError(f"it has schema version {version!r}, and this program reads version {SCHEMA_VERSION}")
+        raise ValueError(
+            f"{_OLD if version == 1 else f'it has schema version {str(version)[:20]!r}'}; this program reads "
+            f"version {SCHEMA_VERSION}"
+        )
     if not isinstance(kind, str) or kind not in EVENTS:
         raise ValueError(f"there is no event {kind!r}")
     try:
@@ -156,7 +160,7 @@ def _check_time(text: str) -> None:
         time = datetime.fromisoformat(text)
     except ValueError:
         time = None
-    if time is None or time.tzinfo is None or not 1970 < time.year < _LAST_YEAR:
+    if time is None or time.tzinfo is None or not 1970 <= time.year < _LAST_YEAR:
         raise ValueError(f"time is {text!r}, which is no time of these centuries in ISO 8601 with its zone")
 
 

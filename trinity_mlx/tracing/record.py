@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from functools import cache, reduce
 from operator import or_
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from ..contracts.events import Content, Event
+from ..contracts.errors import UsageError
+from ..contracts.events import Content, Event, TaskMessage
 from ..contracts.routing import Role
 from .redaction import Redactor
 
@@ -20,6 +22,9 @@ LONGEST_TEXT = 8192
 """Characters that are kept of any text but a Content; the rest is counted."""
 
 _LONGEST_MS = 1e13
+_MOST = 2**63 - 1
+_LONGEST_NUMBER = 10_000
+"""Bits of a whole number that is spelled out: longer ones take Python long to write."""
 ENVELOPE = ("schema_version", "run_id", "seq", "time", "elapsed_ms", "previous", "refs", "event")
 """The keys that every line begins with, in order."""
 
@@ -30,23 +35,88 @@ EVENTS: dict[str, type[Event]] = {event.kind: event for event in get_args(Event)
 class RecordedContent:
     """What a trace keeps of a Content: sha256 and length of the original text, and the text where asked for.
 
-    ``redacted`` says that the kept text is not the original one.
+    ``redacted`` says that the kept text is not the original one, ``parts`` that the text is the JSON of a message's
+    parts.
     """
 
     sha256: str
     characters: int
     text: str | None = None
     redacted: bool = False
+    parts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedMessage:
+    """What a trace keeps of one message of a task."""
+
+    role: str
+    content: RecordedContent
+    name: str = ""
 
 
 def event_fields(event: Event, redactor: Redactor, keep_content: bool) -> dict[str, Any]:
-    """The fields of ``event`` as JSON-ready values without secrets."""
-    values = {field.name: getattr(event, field.name) for field in fields(event)}
-    texts = {name: _well_formed(value.text) for name, value in values.items() if isinstance(value, Content)}
-    kept = texts if keep_content else dict.fromkeys(texts, "")
-    clean = redactor.value({name: _plain(value) for name, value in values.items()} | kept)
-    contents = {name: _content(text, clean[name] if keep_content else None) for name, text in texts.items()}
-    return {name: _shortened(value) for name, value in clean.items()} | contents
+    """The fields of ``event`` as JSON-ready values without secrets, of the types that a reader expects.
+
+    Only texts and free mappings are searched: names of fields, roles and numbers of an event are never secrets.
+    """
+    leaves = list(_leaves(event, keep_content))
+    cleaned = iter(redactor.value(leaves))
+    fields_of_event: dict[str, Any] = _recorded_value(event, cleaned, keep_content)
+    return fields_of_event
+
+
+def line_of(envelope: Mapping[str, Any], fields_of_event: Mapping[str, Any]) -> bytes:
+    """The bytes of one line, held against the shape under which it is read back.
+
+    Raises:
+        UsageError: the event has a value of another type than its field, so that nobody could read the line.
+    """
+    from pydantic import ValidationError
+
+    kind = envelope["event"]
+    try:
+        line = json.dumps({**envelope, **fields_of_event}, separators=(",", ":"), ensure_ascii=False).encode()
+        shape_of(kind).model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UsageError(f"an event {kind} cannot be written: {place} is wrong: {first['msg']}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"an event {kind} cannot be written: {error}") from None
+    return line
+
+
+def _leaves(value: Any, keep_content: bool) -> Iterator[Any]:
+    """What may hold a secret, in the order of the fields."""
+    if isinstance(value, Content):
+        yield _well_formed(value.text) if keep_content else ""
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _leaves(getattr(value, field.name), keep_content)
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _leaves(item, keep_content)
+    elif _is_free(value):
+        yield plain(value)
+
+
+def _recorded_value(value: Any, cleaned: Iterator[Any], keep_content: bool) -> Any:
+    """``value`` with its leaves as they came back, each in its place."""
+    if isinstance(value, Content):
+        text, clean = _well_formed(value.text), next(cleaned)
+        return _content(text, clean if keep_content else None, value.is_parts)
+    if is_dataclass(value):
+        return {
+            field.name: _recorded_value(getattr(value, field.name), cleaned, keep_content) for field in fields(value)
+        }
+    if isinstance(value, tuple):
+        return [_recorded_value(item, cleaned, keep_content) for item in value]
+    return _shortened(next(cleaned)) if _is_free(value) else plain(value)
+
+
+def _is_free(value: Any) -> bool:
+    return not (value is None or isinstance(value, bool | int | float))
 
 
 def text_sha256(text: str) -> str:
@@ -76,6 +146,10 @@ def _recorded(annotation: Any) -> Any:
     """The type under which a field of an event is read back."""
     if annotation is Content:
         return RecordedContent
+    if annotation is TaskMessage:
+        return RecordedMessage
+    if get_origin(annotation) is tuple:
+        return list.__class_getitem__(_recorded(get_args(annotation)[0]))
     if annotation is Role:
         return Literal[tuple(role.label for role in Role)]
     if isinstance(annotation, types.UnionType):
@@ -83,25 +157,38 @@ def _recorded(annotation: Any) -> Any:
     return annotation
 
 
-def _plain(value: Any) -> Any:
-    """``value`` as what JSON has a form for: a role by its name, a number that is not finite as None."""
+def plain(value: Any) -> Any:
+    """``value`` as what JSON has a form for: a role by its name, a number that is not finite as None.
+
+    A whole number is brought into 64 bits, which is what readers of JSON hold.
+    """
     if isinstance(value, Role):
         return value.label
-    if value is None or isinstance(value, bool | int):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int):
+        return max(-_MOST, min(_MOST, int(value)))
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
-        return {_well_formed(str(key)): _plain(item) for key, item in value.items()}
+        return {_well_formed(str(key)): _free_number(plain(item), item) for key, item in value.items()}
     if isinstance(value, Collection) and not isinstance(value, str | bytes):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return _well_formed(str(value.value if isinstance(value, StrEnum) else value))
 
 
-def _content(text: str, kept: str | None) -> dict[str, Any]:
+def _free_number(number: Any, original: Any) -> Any:
+    """In a free mapping a whole number beyond 64 bits, such as a seed, is spelled out."""
+    is_cut = isinstance(original, int) and not isinstance(original, bool | Role) and number != original
+    return str(original) if is_cut and original.bit_length() < _LONGEST_NUMBER else number
+
+
+def _content(text: str, kept: str | None, is_parts: bool) -> dict[str, Any]:
     recorded: dict[str, Any] = {"sha256": text_sha256(text), "characters": len(text)}
+    if is_parts:
+        recorded["parts"] = True
     if kept is not None:
         recorded |= {"text": kept} | ({"redacted": True} if kept != text else {})
     return recorded

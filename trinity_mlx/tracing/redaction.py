@@ -59,7 +59,7 @@ _SHAPES = tuple(
         (("xai-", "pplx-", "nvapi-", "fw-"), r"\b((?:xai|pplx|nvapi|fw)-[\w-]{20,})"),
         (("xox",), r"\b(xox[a-z]-[A-Za-z0-9-]{8,})"),
         (("akia", "asia"), r"\b((?:AKIA|ASIA)[A-Z0-9]{12,})"),
-        (("eyj",), r"\b(eyJ[\w-]{8,2000}+\.[\w-]{8,}+\.[\w-]*)"),
+        (("eyj",), r"(?<![\w-])(eyJ[\w-]{8,2000}+\.[\w-]{8,}+\.[\w-]*)"),
         (("-----begin",), r"(-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*(?:-----END [A-Z ]*PRIVATE KEY-----)?)"),
     )
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -53,7 +53,9 @@ Told = Iterator[tuple[Tone, str]]
 
 def _run_started(line: Line, names: Mapping[int, str]) -> Told:
     yield Tone.PLAIN, f"begun {line.time:%Y-%m-%d %H:%M:%S} UTC, policy {_policy(line['policy'])}, pool {line['pool']}"
-    yield Tone.DETAIL, f"task: {_content(line['task'])}"
+    if line["resumes"] is not None:
+        yield Tone.DETAIL, f"goes on from {_short(line['resumes'])} with the results of its tools"
+    yield Tone.DETAIL, f"task: {_task(line['task'])}"
     yield Tone.DETAIL, f"agents: {', '.join(map(_agent, line['agents'])) or 'none'}"
     yield Tone.DETAIL, f"limits: {_pairs(line['limits']) or 'none'}"
     if line["router"]:
@@ -96,6 +98,28 @@ def _turn_completed(line: Line, names: Mapping[int, str]) -> Told:
         yield Tone.DETAIL, _content(line["reply"])
 
 
+def _tools_called(line: Line, names: Mapping[int, str]) -> Told:
+    parts = [
+        f"{line['agent']} ({line['model']}) asks for {_count(line['calls'], 'tool')} after {_ms(line)}",
+        _spent(line),
+    ]
+    yield Tone.PLAIN, ", ".join(parts)
+    if line["message"].get("text") is not None:
+        yield Tone.DETAIL, _content(line["message"])
+
+
+def _tools_answered(line: Line, names: Mapping[int, str]) -> Told:
+    failures = f", {line['errors']} of them failed" if line["errors"] else ""
+    yield Tone.PLAIN, f"{_count(len(line['results']), 'tool')} gave results after {_ms(line)}{failures}"
+    for content in line["results"]:
+        if content.get("text") is not None:
+            yield Tone.DETAIL, _content(content)
+
+
+def _run_paused(line: Line, names: Mapping[int, str]) -> Told:
+    yield Tone.PLAIN, f"waits for the results of {_count(line['calls'], 'tool')} {_totals(line)}"
+
+
 def _run_completed(line: Line, names: Mapping[int, str]) -> Told:
     yield Tone.GOOD if line["status"] == "accepted" else Tone.PLAIN, f"{line['status']} {_totals(line)}"
 
@@ -113,7 +137,10 @@ _TELLERS: dict[str, Callable[[Line, Mapping[int, str]], Told]] = {
     "routed": _routed,
     "provider_failed": _provider_failed,
     "fallback": _fallback,
+    "tools_called": _tools_called,
+    "tools_answered": _tools_answered,
     "turn_completed": _turn_completed,
+    "run_paused": _run_paused,
     "run_completed": _run_completed,
     "run_failed": _run_failed,
 }
@@ -151,9 +178,19 @@ def _content(content: Mapping[str, Any]) -> str:
     return f"{content['characters']} characters, sha256 {content['sha256'][:_DIGITS]}"
 
 
+def _task(messages: Sequence[Mapping[str, Any]]) -> str:
+    if not messages:
+        return "none"
+    last = _content(messages[-1]["content"])
+    return last if len(messages) == 1 else f"{len(messages)} messages, the last of {messages[-1]['role']}: {last}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun if number == 1 else noun + 's'}"
+
+
 def _totals(line: Line) -> str:
-    turns = "1 turn" if line["turns"] == 1 else f"{line['turns']} turns"
-    return f"after {turns} and {line['wall_ms'] / 1000:.2f} s, {_spent(line)}"
+    return f"after {_count(line['turns'], 'turn')} and {line['wall_ms'] / 1000:.2f} s, {_spent(line)}"
 
 
 def _spent(line: Line) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..contracts.canonical import canonical_sha256
 from ..contracts.routing import Role, RouteLogits, route_hash
-from ..contracts.transcript import ROLES, Message, Transcript
 from .reader import Line, Run, Trace
 from .record import text_sha256
-
-_MESSAGE_START = re.compile(rf"^({'|'.join(ROLES)}): ", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ def verify_run(run: Run) -> RunReport:
         _route_hashes(run),
         replay.check(run),
     )
-    problems = sorted((problem for found in checks for problem in found), key=lambda problem: problem.line)
+    problems = sorted((problem for problems in checks for problem in problems), key=lambda problem: problem.line)
     head = run.lines[-1].sha256
     return RunReport(run.run_id, len(run.lines), run.end is not None, head, replay.computed, tuple(problems))
 
@@ -77,13 +76,16 @@ def _sequence(run: Run) -> Iterator[Problem]:
 
 FOLLOWERS = {
     None: {"run_started"},
-    "run_started": {"turn_started", "run_failed"},
+    "run_started": {"turn_started", "tools_answered", "run_failed"},
     "turn_started": {"routed", "run_failed"},
-    "routed": {"provider_called", "fallback", "run_failed"},
-    "provider_called": {"provider_failed", "turn_completed", "run_failed"},
-    "provider_failed": {"provider_called", "fallback", "run_failed"},
+    "routed": {"provider_called", "fallback", "routed", "run_failed"},
+    "provider_called": {"provider_failed", "tools_called", "turn_completed", "run_failed"},
+    "provider_failed": {"provider_called", "fallback", "routed", "run_completed", "run_failed"},
     "fallback": {"provider_called", "fallback", "run_failed"},
+    "tools_called": {"tools_answered", "run_paused", "run_failed"},
+    "tools_answered": {"provider_called", "fallback", "routed", "run_failed"},
     "turn_completed": {"turn_started", "run_completed", "run_failed"},
+    "run_paused": set(),
     "run_completed": set(),
     "run_failed": set(),
 }
@@ -101,6 +103,12 @@ class _Place:
     def step(self, line: Line) -> Iterator[tuple[str, Any]]:
         """Take ``line`` in; every field with the value that it should have had."""
         match line.event:
+            case "tools_answered":
+                self._resume(line)
+                self.attempts = {}
+                yield "slot", self.slot
+            case "tools_called":
+                yield "slot", self.slot
             case "turn_started":
                 self.turn, self.attempts = self.turn + 1, {}
             case "routed":
@@ -117,6 +125,11 @@ class _Place:
                 yield "slot", self.slot
         if "turn" in line.record:
             yield "turn", self.turn
+
+    def _resume(self, line: Line) -> None:
+        """The turn and the slot of a run that goes on with the results of its tools."""
+        if self.slot is None:
+            self.turn, self.slot = line["turn"], line["slot"]
 
 
 def _order(run: Run) -> Iterator[Problem]:
@@ -135,12 +148,21 @@ def _order(run: Run) -> Iterator[Problem]:
 def _contents(run: Run) -> Iterator[Problem]:
     """Every kept text against its hash and length, unless secrets were taken out of it."""
     for line in run.lines:
-        for name in ("task", "reply", "answer"):
-            content = line.record.get(name)
-            if content is None or not _is_original(content):
+        for name, content in _contents_of(line):
+            if not _is_original(content):
                 continue
             if (content["sha256"], content["characters"]) != (text_sha256(content["text"]), len(content["text"])):
                 yield Problem(line.number, "content", f"the text of {name} is not the one that was hashed")
+
+
+def _contents_of(line: Line) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name in ("reply", "answer", "message"):
+        if isinstance(line.record.get(name), dict):
+            yield name, line[name]
+    if line.event == "run_started":
+        yield from (("task", message["content"]) for message in line["task"])
+    if line.event == "tools_answered":
+        yield from (("results", content) for content in line["results"])
 
 
 def _transcript_links(run: Run) -> Iterator[Problem]:
@@ -149,7 +171,7 @@ def _transcript_links(run: Run) -> Iterator[Problem]:
     for line in run.lines:
         if line.event == "turn_started" and expected not in (None, line["transcript_hash"]):
             yield Problem(line.number, "transcript", "the turn begins with another transcript than the one before left")
-        if line.event in ("run_started", "turn_completed"):
+        if line.event in ("run_started", "tools_called", "tools_answered", "turn_completed"):
             expected = line["transcript_hash"]
 
 
@@ -172,34 +194,44 @@ class _Replay:
 
     def __init__(self) -> None:
         self.computed = 0
-        self._messages: tuple[Message, ...] = ()
+        self._messages: list[dict[str, Any]] | None = None
 
     def check(self, run: Run) -> Iterator[Problem]:
         """Compare each transcript hash as far as all texts before it were kept as they were."""
         for line in run.lines:
-            if line.event == "run_started":
-                self._messages = _task_messages(line["task"], line["transcript_hash"])
-            elif line.event == "turn_completed":
-                self._add(line["reply"])
-            if "transcript_hash" in line.record and self._messages:
+            self._add(line)
+            if "transcript_hash" in line.record and self._messages is not None:
                 self.computed += 1
-                if line["transcript_hash"] != Transcript(self._messages).sha256:
+                if line["transcript_hash"] != canonical_sha256(self._messages):
                     what = "transcript_hash does not belong to the texts of task and replies"
                     yield Problem(line.number, "transcript", what)
 
-    def _add(self, reply: dict[str, Any]) -> None:
-        known = self._messages and _is_original(reply)
-        self._messages = (*self._messages, Message("assistant", reply["text"])) if known else ()
+    def _add(self, line: Line) -> None:
+        """Take in what ``line`` adds; from the first text on that was not kept, nothing can be known."""
+        before: list[dict[str, Any]] | None = [] if line.event == "run_started" else self._messages
+        added = list(_said(line))
+        if before is not None:
+            is_known = all(_is_original(content) for _, content, _ in added)
+            self._messages = [*before, *(_hashed(*each) for each in added)] if is_known else None
 
 
-def _task_messages(task: dict[str, Any], transcript_hash: str) -> tuple[Message, ...]:
-    """The messages whose lines make up the task's text; none where it was not kept, or the lines are ambiguous."""
-    if not _is_original(task):
-        return ()
-    before, *parts = _MESSAGE_START.split(task["text"])
-    contents = [part.removesuffix("\n") for part in parts[1:-1:2]] + parts[-1:]
-    messages = tuple(Message(role, content) for role, content in zip(parts[::2], contents, strict=True))
-    return messages if messages and not before and Transcript(messages).sha256 == transcript_hash else ()
+def _said(line: Line) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Role, content and name of each message that an event adds to the transcript."""
+    if line.event == "run_started":
+        yield from ((message["role"], message["content"], message.get("name", "")) for message in line["task"])
+    elif line.event == "tools_answered":
+        yield from (("tool", content, "") for content in line["results"])
+    elif line.event in ("tools_called", "turn_completed"):
+        yield "assistant", line["reply" if line.event == "turn_completed" else "message"], ""
+
+
+def _hashed(role: str, content: dict[str, Any], name: str) -> dict[str, Any]:
+    """A message as it stands in a transcript's hash; parts that are no JSON stay text, which then has another hash."""
+    text: Any = content["text"]
+    if content.get("parts"):
+        with suppress(ValueError, RecursionError):
+            text = json.loads(text, parse_float=str)
+    return {"role": role, "content": text} | ({"name": name} if name else {})
 
 
 def _is_original(content: dict[str, Any]) -> bool:

@@ -222,11 +222,7 @@ def _who_limits(kind: str, authority: Path | None) -> str:
 
 def _carry_out(coordinator: Coordinator, task: Transcript, as_json: bool) -> RunResult:
     """The run, with a live view on a terminal; Ctrl-C ends it in order."""
-    import stamina.instrumentation
-
     from ..views.run_view import LiveView, PlainView
-
-    stamina.instrumentation.set_on_retry_hooks([])  # the views tell of each retry; a log line besides would break them
 
     async def carry_out() -> RunResult:
         async with coordinator:
