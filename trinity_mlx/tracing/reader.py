@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from ..contracts.canonical import unique_keys
 from ..contracts.errors import TraceInvalid
 from ..contracts.events import SCHEMA_VERSION
+from ..contracts.parts import brief
 from .jsonl import TORN
 from .record import EVENTS, shape_of
 
@@ -140,7 +141,7 @@ def _line(number: int, raw: bytes) -> Line:
     version, kind = record.get("schema_version"), record.get("event")
     if version != SCHEMA_VERSION:
         raise ValueError(
-            f"{_OLD if version == 1 else f'it has schema version {str(version)[:20]!r}'}; this program reads "
+            f"{_OLD if version == 1 else f'it has schema version {brief(version)}'}; this program reads "
             f"version {SCHEMA_VERSION}"
         )
     if not isinstance(kind, str) or kind not in EVENTS:
