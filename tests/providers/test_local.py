@@ -25,7 +25,7 @@ from trinity_mlx.contracts.routing import Role
 from trinity_mlx.contracts.text_format import role_lines
 from trinity_mlx.contracts.transcript import Message, Transcript
 from trinity_mlx.files.shipped import data_path
-from trinity_mlx.providers.local.model_thread import Generation
+from trinity_mlx.providers.local.engine import Generation
 from trinity_mlx.providers.local.prompt import make_prompt
 from trinity_mlx.providers.registry import make_provider
 
@@ -258,7 +258,7 @@ from trinity_mlx.contracts.pool import Agent
 from trinity_mlx.contracts.provider import Request
 from trinity_mlx.contracts.routing import Role
 from trinity_mlx.contracts.transcript import Message
-from trinity_mlx.providers.local.model_thread import Generation
+from trinity_mlx.providers.local.engine import Generation
 from trinity_mlx.providers.local.prompt import make_prompt
 from trinity_mlx.providers.registry import make_provider
 limit = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .model_thread import Generated, Generation
+from .engine import Generated, Generation
 from .prompt import make_prompt, max_positions
 
 
@@ -34,6 +34,7 @@ class MlxEngine:
 
     def generate(self, wanted: Generation) -> Generated:
         """Generate token by token."""
+        import mlx.core as mx
         from mlx_lm import stream_generate
         from mlx_lm.sample_utils import make_sampler
 
@@ -42,8 +43,9 @@ class MlxEngine:
                 raise _Abandoned
 
         prompt = make_prompt(self._tokenizer, wanted, self._positions)
-        pieces = [prompt.opening]
         wanted.on_text(prompt.opening)
+        if wanted.seed is not None:
+            mx.random.seed(wanted.seed)
         count, is_cut = 0, False
         with suppress(_Abandoned):
             for step in stream_generate(
@@ -51,14 +53,13 @@ class MlxEngine:
                 self._tokenizer,
                 prompt.tokens,
                 max_tokens=prompt.room,
-                sampler=make_sampler(temp=wanted.temperature),
+                sampler=make_sampler(temp=wanted.temperature, top_p=wanted.top_p or 0.0),
                 prompt_progress_callback=check,
             ):
                 check(0, 0)
-                pieces.append(step.text)
                 wanted.on_text(step.text)
                 count, is_cut = step.generation_tokens, step.finish_reason == "length"
-        return Generated("".join(pieces), len(prompt.tokens), count, is_cut)
+        return Generated(len(prompt.tokens), count, is_cut)
 
     def close(self) -> None:
         """Free the weights, and clear the streams of this thread."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from importlib.util import find_spec
@@ -13,11 +13,12 @@ from typing import Any
 
 from ...contracts.errors import EnvironmentUnavailable, PoolInvalid, ProviderRefused, ProviderUnavailable
 from ...contracts.pool import Agent
-from ...contracts.provider import Finish, OnText, Provider, Reply, Request, Usage
+from ...contracts.provider import Finish, OnText, Provider, Reply, Request, ToolMode, Usage
 from ..answers import finished_reply
+from ..wire.calls import call_of
 from ..wire.failures import Callee
-from ..wire.thinking import ThinkingFilter
-from .model_thread import Engine, Generated, Generation, OpenEngine, PromptRefused, SharedModel
+from .engine import Engine, Generated, Generation, OpenEngine, PromptRefused, SharedModel
+from .heard import Heard, split_calls
 
 
 def make_provider(agent: Agent, api_key: str | None) -> Provider:
@@ -61,39 +62,60 @@ class Local:
         """One attempt; see ``Provider``. Cancelling it stops the generation before its next token."""
         abandoned = Event()
         pieces = _Pieces()
-        wanted = Generation(
-            messages=request.messages,
-            max_tokens=self._agent.max_tokens,
-            temperature=self._agent.temperature or 0.0,
-            template_options=self._template_options,
-            on_text=pieces.put,
-            is_abandoned=abandoned.is_set,
-        )
-        made = self._model.submit(lambda engine: engine.generate(wanted))
-        made.add_done_callback(lambda _: pieces.put(None))
+        heard = Heard(on_text or (lambda text: None), request.sampling.stop, bool(request.tools))
+        wanted = self._generation(request, pieces.put, abandoned.is_set)
+        generating = self._model.submit(lambda engine: engine.generate(wanted))
+        generating.add_done_callback(lambda _: pieces.put(None))
         try:
-            await pieces.pass_on(on_text)
-            return self._reply(await self._generated(made))
+            while (piece := await pieces.next()) is not None:
+                heard.feed(piece)
+                if heard.is_over:
+                    abandoned.set()
+            heard.end()
+            return self._reply(heard, await self._generated(generating), bool(request.tools))
         finally:
             abandoned.set()
-            made.cancel()
+            generating.cancel()
+
+    def _generation(self, request: Request, on_text: OnText, is_abandoned: Callable[[], bool]) -> Generation:
+        sampling, agent = request.sampling, self._agent
+        temperature = agent.temperature if sampling.temperature is None else sampling.temperature
+        choice = request.tool_choice
+        return Generation(
+            messages=request.messages,
+            max_tokens=sampling.max_tokens or agent.max_tokens,
+            temperature=temperature or 0.0,
+            template_options=self._template_options,
+            on_text=on_text,
+            is_abandoned=is_abandoned,
+            tools=() if choice is not None and choice.mode is ToolMode.NONE else request.tools,
+            response_format=request.response_format,
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+        )
 
     async def close(self) -> None:
         """Let go of the model."""
         await asyncio.to_thread(self._model.close)
 
-    async def _generated(self, made: Future[Generated]) -> Generated:
+    async def _generated(self, generating: Future[Generated]) -> Generated:
         try:
-            return await asyncio.wrap_future(made)
+            return await asyncio.wrap_future(generating)
         except PromptRefused as error:
             raise self._callee.error(ProviderRefused, str(error)) from None
         except Exception as error:  # whatever an engine raises for a folder that it cannot load
             reason = f"the model cannot be run: {type(error).__name__}: {self._callee.quoted(str(error))}"
             raise self._callee.error(ProviderUnavailable, reason, retryable=False) from None
 
-    def _reply(self, made: Generated) -> Reply:
-        finish = Finish.LENGTH if made.is_cut else Finish.STOP
-        return finished_reply(self._callee, made.text, finish, usage=Usage(made.prompt_tokens, made.generated_tokens))
+    def _reply(self, heard: Heard, generated: Generated, has_tools: bool) -> Reply:
+        text, calls = split_calls(heard.text) if has_tools else (heard.text, [])
+        return finished_reply(
+            self._callee,
+            text,
+            Finish.LENGTH if generated.is_cut and not heard.is_over else Finish.STOP,
+            calls=[call_of(self._callee, None, name, arguments) for name, arguments in calls],
+            usage=Usage(generated.prompt_tokens, generated.generated_tokens),
+        )
 
 
 class _Pieces:
@@ -108,12 +130,9 @@ class _Pieces:
         with suppress(RuntimeError):  # the loop is closed: nobody waits
             self._loop.call_soon_threadsafe(self._queue.put_nowait, piece)
 
-    async def pass_on(self, on_text: OnText | None) -> None:
-        """Tell ``on_text`` of each piece of the answer until the end."""
-        heard = ThinkingFilter(on_text or (lambda text: None))
-        while (piece := await self._queue.get()) is not None:
-            heard.feed(piece)
-        heard.end()
+    async def next(self) -> str | None:
+        """The next piece, None after the last."""
+        return await self._queue.get()
 
 
 def _open_mlx(folder: Path) -> Engine:

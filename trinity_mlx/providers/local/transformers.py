@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria, TextStreamer
 from transformers.utils import logging
 
-from .model_thread import Generated, Generation
+from .engine import Generated, Generation
 from .prompt import make_prompt, max_positions
 
 
@@ -38,7 +38,9 @@ class TransformersEngine:
         streamer.on_finalized_text(prompt.opening)
         given = torch.tensor([prompt.tokens], device=self._model.device)
         sampling = {"temperature": wanted.temperature} if wanted.temperature else {}
-        with torch.inference_mode():
+        if sampling and wanted.top_p is not None:
+            sampling["top_p"] = wanted.top_p
+        with torch.inference_mode(), _seeded(wanted.seed):
             output = self._model.generate(
                 given,
                 attention_mask=torch.ones_like(given),
@@ -51,7 +53,7 @@ class TransformersEngine:
             )
         made = output[0, len(prompt.tokens) :].tolist()
         is_cut = len(made) == prompt.room and made[-1] not in self._ends()
-        return Generated("".join(streamer.pieces), len(prompt.tokens), len(made), is_cut)
+        return Generated(len(prompt.tokens), len(made), is_cut)
 
     def close(self) -> None:
         """Free the weights."""
@@ -67,12 +69,10 @@ class _Pieces(TextStreamer):
 
     def __init__(self, tokenizer: Any, wanted: Generation) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.pieces: list[str] = []
         self._wanted = wanted
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         """Take the next piece."""
-        self.pieces.append(text)
         self._wanted.on_text(text)
 
 
@@ -84,6 +84,17 @@ class _Abandoned(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **arguments: Any) -> torch.Tensor:
         return torch.full((input_ids.shape[0],), self._wanted.is_abandoned(), device=input_ids.device)
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    """Draw from ``seed``, and leave the process's own draws as they were."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
 
 
 @contextmanager
