@@ -224,7 +224,7 @@ def test_qwen3_chat_equals_the_models_own_template(messages: list[dict[str, str]
     assert TextFormat.QWEN3_CHAT.render(Transcript.of(messages)) == expected
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.lists(st.one_of(CALLS, RESULTS, CONVERSATIONS.map(lambda messages: messages[0])), min_size=1, max_size=7),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -14,19 +15,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trinity_mlx.contracts.errors import PoolInvalid, ProviderError, ProviderRefused, ProviderUnavailable, ReplyInvalid
+from trinity_mlx.contracts.parts import Image, Text, ToolCall, ToolResult
 from trinity_mlx.contracts.pool import Agent
-from trinity_mlx.contracts.provider import Finish, OnText, Reply, Request, Usage
+from trinity_mlx.contracts.provider import Finish, OnText, Reply, Request, ResponseFormat, Sampling, Tool, Usage
 from trinity_mlx.contracts.routing import Role
 from trinity_mlx.contracts.text_format import role_lines
 from trinity_mlx.contracts.transcript import Message, Transcript
 from trinity_mlx.files.shipped import data_path
-from trinity_mlx.providers.local.engine import Generation
+from trinity_mlx.providers.local.engine import Generated, Generation, PromptRefused, SharedModel
 from trinity_mlx.providers.local.prompt import make_prompt
+from trinity_mlx.providers.local.provider import Local
 from trinity_mlx.providers.registry import make_provider
 
 from ..file_server import wait_for
@@ -258,8 +262,9 @@ from trinity_mlx.contracts.pool import Agent
 from trinity_mlx.contracts.provider import Request
 from trinity_mlx.contracts.routing import Role
 from trinity_mlx.contracts.transcript import Message
-from trinity_mlx.providers.local.engine import Generation
+from trinity_mlx.providers.local.engine import Generated, Generation, PromptRefused, SharedModel
 from trinity_mlx.providers.local.prompt import make_prompt
+from trinity_mlx.providers.local.provider import Local
 from trinity_mlx.providers.registry import make_provider
 limit = resource.getrlimit(resource.RLIMIT_NOFILE)
 provider = make_provider(Agent(0, "a", "local", {str(NANO)!r}, max_tokens=2, extra={{"engine": {engine!r}}}))
@@ -320,3 +325,151 @@ def test_mlx_lms_server_refuses_what_it_does_not_know(mlx_lm_server: str) -> Non
     with pytest.raises(ProviderError) as caught:
         ask(odd)
     assert caught.value.status is not None
+
+
+class Says:
+    """An engine that says what it is told, word by word, and keeps what it was asked."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.asked: list[Generation] = []
+
+    def generate(self, wanted: Generation) -> Generated:
+        self.asked.append(wanted)
+        count = 0
+        for piece in re.findall(r".{1,3}", self.text, re.DOTALL):
+            if wanted.is_abandoned():
+                break
+            wanted.on_text(piece)
+            count += 1
+        return Generated(5, count, False)
+
+    def close(self) -> None:
+        pass
+
+
+def said_by(text: str, request: Request, heard: list[str], tmp_path: Path) -> tuple[Reply, Generation]:
+    says = Says(text)
+    asked = Agent(0, "home", "local", str(tmp_path), temperature=0.5)
+
+    async def call() -> Reply:
+        provider = Local(asked, SharedModel(lambda folder: says, tmp_path), {})
+        try:
+            return await provider.reply(request, heard.append)
+        finally:
+            await provider.close()
+
+    return asyncio.run(call()), says.asked[0]
+
+
+TOOLS = (Tool("look_up", "Looks.", {"type": "object"}),)
+
+
+def test_calls_in_the_text_of_a_model_that_has_tools_are_calls(tmp_path: Path) -> None:
+    text = (
+        'I look.\n<tool_call>\n{"name": "look_up", "arguments": {"city": "Köln"}}\n</tool_call>\n'
+        '<tool_call>{"name": "now"}</tool_call>'
+    )
+    heard: list[str] = []
+    reply, _ = said_by(text, Request(SAID, Role.WORKER, 0, TOOLS), heard, tmp_path)
+    assert reply.finish is Finish.TOOL_CALLS
+    assert [(call.name, call.arguments) for call in reply.message.tool_calls] == [
+        ("look_up", '{"city": "Köln"}'),
+        ("now", "{}"),
+    ]
+    assert len({call.id for call in reply.message.tool_calls}) == 2
+    assert reply.text == "I look."
+    assert "".join(heard).rstrip() == reply.text
+
+
+@pytest.mark.parametrize("text", ["<tool_call>no JSON</tool_call>", "<tool_call>{}", '<tool_call>["name"]</tool_call>'])
+def test_what_looks_like_a_call_and_is_none_stays_text(text: str, tmp_path: Path) -> None:
+    assert said_by(text, Request(SAID, Role.WORKER, 0, TOOLS), [], tmp_path)[0].text == text
+    plain = '<tool_call>{"name": "now"}</tool_call>'
+    assert said_by(plain, Request(SAID, Role.WORKER, 0), [], tmp_path)[0].text == plain
+
+
+@pytest.mark.parametrize(("stop", "text"), [("END", "one two "), ("o", "")])
+def test_a_stop_ends_an_answer_before_itself(stop: str, text: str, tmp_path: Path) -> None:
+    heard: list[str] = []
+    request = Request(SAID, Role.WORKER, 0, sampling=Sampling(stop=("never said", stop)))
+    if not text:
+        with pytest.raises(ReplyInvalid, match="the answer is empty"):
+            said_by("one two END three", request, heard, tmp_path)
+        return
+    reply, _ = said_by("one two END three", request, heard, tmp_path)
+    assert reply.text == "".join(heard) == text
+    assert reply.finish is Finish.STOP
+
+
+def test_sampling_of_a_request_comes_before_the_agents(tmp_path: Path) -> None:
+    request = Request(SAID, Role.WORKER, 0, sampling=Sampling(0.0, 0.9, 7, (), 0))
+    wanted = said_by("42", request, [], tmp_path)[1]
+    assert (wanted.temperature, wanted.top_p, wanted.max_tokens, wanted.seed) == (0.0, 0.9, 7, 0)
+    wanted = said_by("42", Request(SAID, Role.WORKER, 0), [], tmp_path)[1]
+    assert (wanted.temperature, wanted.top_p, wanted.max_tokens, wanted.seed) == (0.5, None, 4096, None)
+
+
+def test_a_seed_repeats_an_answer(engine: str) -> None:
+    seeded = Request(SAID, Role.WORKER, 0, sampling=Sampling(temperature=1.5, top_p=0.95, seed=7))
+    assert ask(agent(engine), seeded).text == ask(agent(engine), seeded).text
+
+
+TOOL_TEMPLATE = (
+    "{% if tools %}[{% for t in tools %}{{ t.function.name }}{% endfor %}]{% endif %}"
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% for c in m.tool_calls or [] %}"
+    "({{ c.function.name }} {{ c.function.arguments.city }}){% endfor %}{% endfor %}<answer>"
+)
+
+
+class Template:
+    """A tokenizer with a chat template, whose tokens are bytes."""
+
+    def __init__(self, template: str | None) -> None:
+        self.chat_template = template
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], **options: Any) -> str:
+        assert self.chat_template
+        return str(jinja2.Template(self.chat_template).render(messages=messages, **options))
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        return list(text.encode())
+
+
+def prompt_of(template: str | None, messages: tuple[Message, ...], tools: tuple[Tool, ...] = TOOLS) -> str:
+    wanted = Generation(messages, 5, 0.0, {}, lambda text: None, lambda: False, tools)
+    return bytes(make_prompt(Template(template), wanted, None).tokens).decode()
+
+
+def test_a_template_gets_tools_calls_and_results() -> None:
+    messages = (
+        Message("developer", "Be brief."),
+        Message("user", "Warm?"),
+        Message("assistant", (Text("I look."), ToolCall("c", "look_up", '{"city": "Köln"}'))),
+        Message("tool", (ToolResult.of_text("c", "21"), ToolResult.of_text("d", "gone", is_error=True))),
+    )
+    expected = "[look_up]<system>Be brief.<user>Warm?<assistant>I look.(look_up Köln)<tool>21<tool>[error] gone<answer>"
+    assert prompt_of(TOOL_TEMPLATE, messages) == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "tools", "reason"),
+    [
+        (None, SAID, TOOLS, "no place for tools"),
+        (TEMPLATE, SAID, TOOLS, "its chat template has no place for tools"),
+        (TEMPLATE, (Message("user", (Image.of_data(b"x", "image/png"),)),), (), "reads text alone"),
+    ],
+)
+def test_what_a_model_cannot_take_is_refused(
+    template: str | None, messages: tuple[Message, ...], tools: tuple[Tool, ...], reason: str
+) -> None:
+    with pytest.raises(PromptRefused, match=reason):
+        prompt_of(template, messages, tools)
+
+
+def test_a_form_of_the_answer_is_asked_for_in_words() -> None:
+    wanted = Generation(
+        SAID, 5, 0.0, {}, lambda text: None, lambda: False, response_format=ResponseFormat({"type": "object"})
+    )
+    prompt = bytes(make_prompt(Template(TEMPLATE), wanted, None).tokens).decode()
+    assert prompt.startswith('<system>Answer with one JSON object and nothing else of this schema: {"type": "object"}')

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from trinity_mlx.contracts.errors import PoolInvalid, ProviderError, ReplyInvalid
+from trinity_mlx.contracts.parts import Refusal, ToolCall, ToolResult
 from trinity_mlx.contracts.pool import Agent
-from trinity_mlx.contracts.provider import Finish, Reply, Request, Usage
+from trinity_mlx.contracts.provider import Finish, Reply, Request, Tool, Usage
 from trinity_mlx.contracts.routing import Role
 from trinity_mlx.contracts.transcript import Message
 from trinity_mlx.providers.registry import make_provider
@@ -141,3 +142,36 @@ def test_an_agent_without_one_script_is_refused(extra: dict[str, Any]) -> None:
 
 def test_the_same_request_gets_the_same_reply() -> None:
     assert ask(request()) == ask(request())
+
+
+def test_a_rule_may_call_tools_and_go_on_with_their_results() -> None:
+    rules: list[dict[str, Any]] = [
+        {"last": "tool", "contains": "21 degrees", "text": "It is 21 degrees in Paris."},
+        {
+            "tools": True,
+            "text": "I look.",
+            "tool_calls": [
+                {"id": "c1", "name": "look_up", "arguments": {"city": "Köln"}},
+                {"name": "now", "arguments": "no JSON"},
+            ],
+        },
+        {"tools": False, "text": "I have no tools."},
+    ]
+    question = Message("user", "How warm is it?")
+    offered = Request((question,), Role.WORKER, 0, (Tool("look_up"),))
+    heard: list[str] = []
+    reply = ask(offered, heard.append, replies=rules)
+    assert reply.finish is Finish.TOOL_CALLS
+    assert "".join(heard) == reply.text == "I look."
+    first, second = reply.message.tool_calls
+    assert first == ToolCall("c1", "look_up", '{"city": "Köln"}')
+    assert (second.name, second.arguments) == ("now", "no JSON")
+    result = Message("tool", (ToolResult.of_text("c1", "21 degrees"),))
+    answered = Request((question, reply.message, result), Role.WORKER, 0, offered.tools)
+    assert ask(answered, replies=rules).text == "It is 21 degrees in Paris."
+    assert ask(Request((question,), Role.VERIFIER, 1), replies=rules).text == "I have no tools."
+
+
+def test_a_rule_may_refuse() -> None:
+    reply = ask(request(), replies=[{"refusal": "I will not."}])
+    assert (reply.finish, reply.message.content, reply.text) == (Finish.REFUSED, (Refusal("I will not."),), "")

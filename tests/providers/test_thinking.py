@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,3 +63,21 @@ def test_the_answer_is_passed_on_as_soon_as_it_begins() -> None:
     for piece in ("<think>", "hm", "</think>\n", "\n", "AC", "CEPT"):
         passed.feed(piece)
     assert heard == ["AC", "CEPT"]
+
+
+@pytest.mark.parametrize("shape", ["<think>", "</think>", " ", "<", " <", "<think> </think>"])
+def test_a_long_hostile_answer_takes_time_in_proportion(shape: str) -> None:
+    """Four times as long takes about four times the time; were it quadratic, sixteen times."""
+
+    def seconds(characters: int) -> float:
+        text = shape * (characters // len(shape))
+        begun = time.perf_counter()
+        strip_thinking(text)
+        heard = ThinkingFilter(lambda piece: None)
+        for begin in range(0, len(text), 4):
+            heard.feed(text[begin : begin + 4])
+        heard.end()
+        return time.perf_counter() - begun
+
+    ratios = [seconds(400_000) / seconds(100_000) for _ in range(3)]
+    assert min(ratios) < 10

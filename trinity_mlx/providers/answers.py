@@ -13,6 +13,9 @@ from ..contracts.transcript import Message
 from .wire.failures import Callee
 from .wire.thinking import strip_thinking
 
+MAX_NAME = 500
+"""Characters of the name of a model or a request; a longer one is none."""
+
 
 def finished_reply(
     callee: Callee,
@@ -36,7 +39,7 @@ def finished_reply(
     parts = (*said, *calls, *([Refusal(refusal)] if refusal is not None else []))
     if parts:
         ending = _ending(finish, bool(calls), refusal is not None)
-        return Reply(Message("assistant", parts), ending, model or callee.agent.model, usage, request_id)
+        return Reply(Message("assistant", parts), ending, _fit(model) or callee.agent.model, usage, _fit(request_id))
     if finish is Finish.LENGTH:
         reason = "the token limit was reached before an answer began; raise max_tokens"
     elif finish is Finish.CONTENT_FILTER:
@@ -81,4 +84,5 @@ def _ending(finish: Finish, has_calls: bool, is_refusal: bool) -> Finish:
 
 
 def _fit(value: object) -> str | None:
-    return value if isinstance(value, str) and value.isprintable() else None
+    """``value`` where it is a name that a line can show."""
+    return value if isinstance(value, str) and value.isprintable() and len(value) <= MAX_NAME else None

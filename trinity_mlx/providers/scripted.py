@@ -5,11 +5,19 @@ A script is TOML or JSON with a list of ``replies``. The first whose conditions 
     [[replies]]
     role = "Verifier"            # Worker, Thinker or Verifier; without it, any
     turn = 2                     # counted from 0; without it, any
-    contains = "42"              # a part of some message; without it, anything
+    contains = "42"              # a part of some message or of a tool's result; without it, anything
+    last = "tool"                # the role of the last message; without it, any
+    tools = true                 # whether tools are offered; without it, either way
     text = "ACCEPT"
     finish = "stop"              # or length, content_filter, other
     delay_s = 0.5                # before the answer
     usage = { input_tokens = 10, output_tokens = 1 }
+
+    [[replies]]
+    tool_calls = [{ name = "look_up", arguments = { city = "Paris" } }]     # or arguments as text; id, if it matters
+
+    [[replies]]
+    refusal = "I will not help with that."
 
     [[replies]]
     error = "unavailable"        # or unreachable, timeout, refused, rate_limited, invalid; text says what
@@ -20,11 +28,12 @@ Tokens that ``usage`` does not state are counted as words: an order of magnitude
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, JsonValue
 
 from ..contracts.errors import (
     PoolInvalid,
@@ -36,10 +45,13 @@ from ..contracts.errors import (
     ProviderUnreachable,
     ReplyInvalid,
 )
+from ..contracts.parts import ToolResult
 from ..contracts.pool import Agent
-from ..contracts.provider import Finish, OnText, Provider, Reply, Request, Usage
+from ..contracts.provider import MAX_COUNT, Finish, OnText, Provider, Reply, Request, Usage
+from ..contracts.transcript import Message
 from ..files.models import Faults, Strict, as_model, parse_model, parse_toml, read_content
 from .answers import finished_reply
+from .wire.calls import call_of
 from .wire.failures import Callee
 from .wire.shape import Text
 from .wire.thinking import ThinkingFilter
@@ -62,15 +74,30 @@ class _Loose(Strict):
 
 
 class _Usage(_Loose):
-    input_tokens: int = Field(ge=0)
-    output_tokens: int = Field(ge=0)
+    input_tokens: int = Field(ge=0, le=MAX_COUNT)
+    output_tokens: int = Field(ge=0, le=MAX_COUNT)
+
+
+class _Call(_Loose):
+    name: Text = Field(min_length=1)
+    arguments: Text | dict[str, JsonValue] = Field(default_factory=dict)
+    id: Text | None = None
+
+    @property
+    def text(self) -> str:
+        given = self.arguments
+        return given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
 
 
 class _Rule(_Loose):
     role: Literal["Worker", "Thinker", "Verifier"] | None = None
     turn: int | None = Field(None, ge=0)
     contains: str | None = None
+    last: Literal["system", "user", "assistant", "developer", "tool"] | None = None
+    tools: bool | None = None
     text: Text = ""
+    tool_calls: tuple[_Call, ...] = ()
+    refusal: Text | None = None
     finish: Finish = Finish.STOP
     usage: _Usage | None = None
     delay_s: float = Field(0.0, ge=0)
@@ -80,7 +107,9 @@ class _Rule(_Loose):
         return (
             self.role in (None, request.role.label)
             and self.turn in (None, request.turn)
-            and (self.contains is None or any(self.contains in each.text for each in request.messages))
+            and self.last in (None, request.messages[-1].role if request.messages else None)
+            and self.tools in (None, bool(request.tools))
+            and (self.contains is None or any(self.contains in _words_of(each) for each in request.messages))
         )
 
 
@@ -117,7 +146,8 @@ class Scripted:
         if on_text:
             await _stream(rule.text, on_text)
         usage = Usage(rule.usage.input_tokens, rule.usage.output_tokens) if rule.usage else _words(request, rule.text)
-        return finished_reply(self._callee, rule.text, rule.finish, usage=usage)
+        calls = [call_of(self._callee, each.id, each.name, each.text) for each in rule.tool_calls]
+        return finished_reply(self._callee, rule.text, rule.finish, calls=calls, refusal=rule.refusal, usage=usage)
 
     async def close(self) -> None:
         """Nothing is held."""
@@ -126,7 +156,7 @@ class Scripted:
         for rule in self._script.replies:
             if rule.fits(request):
                 return rule
-        last = request.messages[-1].text if request.messages else ""
+        last = _words_of(request.messages[-1]) if request.messages else ""
         raise self._callee.error(
             ReplyInvalid,
             f"no reply of the script fits role {request.role.label}, turn {request.turn} and the last message "
@@ -135,16 +165,21 @@ class Scripted:
         )
 
 
+def _words_of(message: Message) -> str:
+    """The text of a message, results of tools included."""
+    return message.text + "".join(part.text for part in message.parts if isinstance(part, ToolResult))
+
+
 async def _stream(text: str, on_text: OnText) -> None:
     passed = ThinkingFilter(on_text)
-    for word in re.findall(r"\s*\S+\s*", text):
+    for word in re.findall(r"\S+\s*|\s+", text):
         passed.feed(word)
         await asyncio.sleep(0)
     passed.end()
 
 
 def _words(request: Request, text: str) -> Usage:
-    return Usage(sum(len(each.text.split()) for each in request.messages), len(text.split()))
+    return Usage(sum(len(_words_of(each).split()) for each in request.messages), len(text.split()))
 
 
 def _script_of(agent: Agent) -> _Script:

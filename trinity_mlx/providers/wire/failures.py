@@ -28,6 +28,10 @@ from .limits import BodyRefused
 
 REDACTED = "<redacted>"
 MAX_PROVIDER_TEXT = 300
+MAX_TEXT_READ = 20_000
+"""Characters of a provider's own words that are looked at: a body may have 32 million."""
+MAX_WAIT_S = 86_400.0
+"""The longest wait that a provider's word is taken for: longer ones come to the same, since nobody waits a day."""
 
 E = TypeVar("E", bound=ProviderError)
 
@@ -72,7 +76,7 @@ class Callee:
 
     def quoted(self, text: str) -> str:
         """A provider's own words: on one line, without the key, and not too many of them."""
-        words = " ".join(self.redact(text).split())
+        words = " ".join(self.redact(text)[:MAX_TEXT_READ].split())
         return words if len(words) <= MAX_PROVIDER_TEXT else words[:MAX_PROVIDER_TEXT] + " ..."
 
 
@@ -130,13 +134,16 @@ def not_json(callee: Callee, body: str) -> ReplyInvalid:
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """The seconds that a provider asks to wait, from ``retry-after-ms`` or ``retry-after`` (seconds, or a date)."""
+    """The seconds that a provider asks to wait, from ``retry-after-ms`` or ``retry-after`` (seconds, or a date).
+
+    None where it does not say, or says what is no wait; at most ``MAX_WAIT_S``.
+    """
     milliseconds = _seconds(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return milliseconds / 1000
     value = headers.get("retry-after")
-    seconds = _seconds(value)
-    return _seconds_until(value, now or datetime.now(UTC)) if seconds is None and value else seconds
+    seconds = _seconds(value) if milliseconds is None else milliseconds / 1000
+    if seconds is None and value:
+        seconds = _seconds_until(value, now or datetime.now(UTC))
+    return None if seconds is None else min(seconds, MAX_WAIT_S)
 
 
 def _refused_by_status(callee: Callee, causes: tuple[BaseException, ...], status: int) -> ProviderError:
@@ -213,10 +220,10 @@ def _seconds(value: str | None) -> float | None:
 
 def _seconds_until(value: str, now: datetime) -> float | None:
     try:
-        moment = parsedate_to_datetime(value)
-    except ValueError:
+        moment = parsedate_to_datetime(value).astimezone(UTC)
+    except (ValueError, OverflowError, TypeError):  # a year that no calendar has, among others
         return None
-    return max(0.0, (moment.astimezone(UTC) - now).total_seconds())
+    return max(0.0, (moment - now).total_seconds())
 
 
 def _host(agent: Agent, url: str) -> str:

@@ -38,42 +38,49 @@ class ThinkingFilter:
     def __init__(self, on_text: Callable[[str], None]) -> None:
         self._on_text = on_text
         self._state = _State.START
-        self._held = ""
+        self._space: list[str] = []
+        """White space in front of everything, which belongs to an answer and not to a reasoning."""
+        self._kept = ""
+        """What has been taken and not yet passed on: never more than the last piece and a tag."""
 
     def feed(self, piece: str) -> None:
         """Take the next piece of the stream."""
-        self._held += piece
+        self._kept += piece
         if self._state is _State.START:
             self._begin()
         if self._state is _State.THINKING:
             self._think()
         if self._state is _State.BETWEEN:
-            self._held = self._held.lstrip()
-            self._state = _State.ANSWER if self._held else _State.BETWEEN
+            self._kept = self._kept.lstrip()
+            self._state = _State.ANSWER if self._kept else _State.BETWEEN
         if self._state is _State.ANSWER:
             self._pass_on()
 
     def end(self) -> None:
         """The stream is over: pass on what looked like the beginning of a tag and was none."""
         if self._state is _State.START:
+            self._kept = "".join(self._space) + self._kept
             self._pass_on()
 
     def _begin(self) -> None:
-        text = self._held.lstrip()
+        text = self._kept.lstrip()
+        self._space.append(self._kept[: len(self._kept) - len(text)])
+        self._kept = text
         if text.startswith(OPEN):
             self._state = _State.THINKING
         elif not OPEN.startswith(text):
             self._state = _State.ANSWER
+            self._kept = "".join(self._space) + text
 
     def _think(self) -> None:
-        _, close, after = self._held.partition(CLOSE)
+        _, close, after = self._kept.partition(CLOSE)
         if close:
             self._state = _State.BETWEEN
-            self._held = after
+            self._kept = after
         else:
-            self._held = self._held[-len(CLOSE) :]
+            self._kept = self._kept[-len(CLOSE) :]
 
     def _pass_on(self) -> None:
-        if self._held:
-            self._on_text(self._held)
-        self._held = ""
+        if self._kept:
+            self._on_text(self._kept)
+        self._kept = ""
