@@ -611,7 +611,8 @@ async def unless_gone(answering: Awaitable[None], reader: asyncio.StreamReader) 
 
 
 async def closed(reader: asyncio.StreamReader) -> None:
-    while not reader.at_eof():
+    """The other side is gone, by an end or, where it left something unread, by a reset."""
+    while not reader.at_eof() and reader.exception() is None:
         await asyncio.sleep(0.01)
 
 
