@@ -33,6 +33,7 @@ GROUPS: Mapping[str, Mapping[str, Verb]] = {
     "Use": {
         "run": Verb("run:run", "Take a task to a verified answer, by the agents of a pool."),
         "route": Verb("route:route", "Say which agent slot speaks next, and in which role."),
+        "serve": Verb("serve:serve", "Serve pools at one address that any client can use."),
     },
     "Pools": {
         "pool": Verb("pool:pool", "Look at the agents behind the slots, and check them."),

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from ..contracts.errors import LiveCallRefused, PoolInvalid, UsageError
 from ..contracts.events import Sink
 from ..contracts.parts import Image, ToolCall, ToolResult
-from ..contracts.pool import Agent, Pool
+from ..contracts.pool import ALL_ROLES, Agent, Pool
 from ..contracts.provider import Provider, ResponseFormat, Sampling, Tool, ToolChoice
 from ..contracts.routing import Role
 from ..contracts.transcript import Transcript, TranscriptSource
@@ -154,6 +154,7 @@ class Coordinator:
         policy: Policy | str | None = None,
         limits: Limits | None = None,
         deny: Collection[int | str] = (),
+        roles: Collection[Role] = ALL_ROLES,
         tools: Callables | Sequence[Tool] = (),
         tool_choice: ToolChoice | None = None,
         response_format: ResponseFormat | None = None,
@@ -178,6 +179,7 @@ class Coordinator:
             policy: for this run, in place of the coordinator's.
             limits: for this run, in place of the coordinator's.
             deny: agents that take no part in this run, by slot or by name.
+            roles: the roles that may be taken in this run; with the Worker's alone, every turn is one.
             tools: functions by name, or definitions of tools.
             tool_choice: whether Workers may or must call one.
             response_format: the form of the Workers' answers.
@@ -202,7 +204,7 @@ class Coordinator:
         limits = _with_deadline(limits or self.limits, deadline_s)
         _check_prices(self.pool, limits)
         rules = Policy.named(policy) if isinstance(policy, str) else policy or self.policy
-        seats = _seats(self.pool, transcript, bool(definitions), deny)
+        seats = _seats(self.pool, transcript, bool(definitions), deny, frozenset(roles))
         state = RunState(
             run_id=run_id or uuid.uuid4().hex,
             machine=machine.begin(_with_seed(rules), transcript, seats, last_slot, worker_slot),
@@ -374,8 +376,10 @@ def _with_deadline(limits: Limits, deadline_s: float | None) -> Limits:
     return replace(limits, wall_time_s=deadline_s)
 
 
-def _seats(pool: Pool, task: Transcript, has_tools: bool, deny: Collection[int | str]) -> dict[int, frozenset[Role]]:
-    """The roles that each agent may take in this run: by the pool, by what the run needs, and by what it denies.
+def _seats(
+    pool: Pool, task: Transcript, has_tools: bool, deny: Collection[int | str], allowed: frozenset[Role]
+) -> dict[int, frozenset[Role]]:
+    """The roles that each agent may take in this run: by the pool, by what the run allows, needs and denies.
 
     Raises:
         PoolInvalid: nobody is left who may be a Worker.
@@ -394,8 +398,9 @@ def _seats(pool: Pool, task: Transcript, has_tools: bool, deny: Collection[int |
     for agent in pool.agents:
         is_blind = needs_images and "images" not in agent.accepts
         without = {Role.WORKER} if needs_tools and "tools" not in agent.accepts else set()
-        if agent.slot not in deny and agent.name not in deny and not is_blind and agent.roles - without:
-            seats[agent.slot] = agent.roles - without
+        roles = (agent.roles & allowed) - without
+        if agent.slot not in deny and agent.name not in deny and not is_blind and roles:
+            seats[agent.slot] = roles
     if not any(Role.WORKER in roles for roles in seats.values()):
         needs = " and ".join(
             name for name, is_needed in (("tools", needs_tools), ("images", needs_images)) if is_needed

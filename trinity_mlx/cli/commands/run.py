@@ -41,7 +41,8 @@ LIMITS = {
 """Options that limit a run: the limit's name, its type, its help."""
 
 
-def _limit_options(command: Any) -> Any:
+def limit_options(command: Any) -> Any:
+    """An option for each of ``LIMITS``."""
     for option, (_, kind, text) in reversed(LIMITS.items()):
         command = click.option(f"--{option.replace('_', '-')}", type=kind, help=text)(command)
     return command
@@ -75,7 +76,7 @@ def _limit_options(command: Any) -> Any:
 @click.option("--max-turns", type=int, help="Replies that the run may take.")
 @click.option("--agent", metavar="NAME", help="Let this agent take every turn; the router is asked for the role alone.")
 @click.option("--strict", is_flag=True, help="Fail when an agent fails, instead of asking the next best.")
-@_limit_options
+@limit_options
 @click.option("--live", is_flag=True, help="Allow calls to providers outside this process: they may cost money.")
 @click.option("--trace-out", type=PLACE, metavar="FILE.jsonl", help="Append every event to a file.")
 @click.option("--trace-content", is_flag=True, help="Keep texts in the trace, not their hashes alone.")

@@ -1,0 +1,249 @@
+"""``trinity-mlx serve``: pools of models behind the interfaces that programs already speak."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...contracts.errors import EnvironmentUnavailable, PolicyInvalid, UsageError
+from .. import settings
+from ..artifact_choice import AUTO, HELP, choose_artifact
+from ..output import note
+from .run import LIMITS, limit_options
+
+if TYPE_CHECKING:
+    from ...contracts.pool import Pool
+    from ...routing.router import Router
+    from ...runs.coordinator import Coordinator
+    from ...server.auth import Keys
+    from ...server.service import Service
+
+KEY = "TRINITY_API_KEY"
+
+
+@click.command()
+@click.option(
+    "--pool",
+    "pools",
+    multiple=True,
+    metavar="[NAME=]NAME|FILE.toml",
+    help="The agents; may be repeated, each a model trinity-NAME. By default a demonstration that needs no network.",
+)
+@click.option("--policy", default="default", show_default=True, help="default, or published: the port's behaviour.")
+@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Set an option of the policy.")
+@limit_options
+@click.option("--live", is_flag=True, help="Allow calls to providers outside this process: they may cost money.")
+@click.option("--artifact", default=AUTO, show_default=True, help=HELP)
+@click.option("--base", help="Base model: a folder in Hugging Face layout, or OWNER/NAME[@REVISION].")
+@click.option("--profile", default="auto", show_default=True, help="Runtime profile; see `trinity-mlx profiles`.")
+@click.option(
+    "--window",
+    default="auto",
+    show_default=True,
+    metavar="HEAD,TAIL",
+    help="Tokens of a long transcript that the router reads: the first and the last. auto measures; none is off.",
+)
+@click.option("--route-timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds that a route may take.")
+@click.option("--default-slot", type=click.IntRange(min=0), help="Who takes a turn whose route is late or failed.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; beyond this machine with a key.")
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help=f"The keys that are accepted, one a line; {KEY} in the environment is one more.",
+)
+@click.option(
+    "--server-name", "names", multiple=True, metavar="NAME", help="A further name to answer to (Host header)."
+)
+@click.option("--allow-origin", "origins", multiple=True, metavar="ORIGIN", help="A web page that may call (CORS).")
+@click.option("--alias", "aliases", multiple=True, metavar="NAME=MODEL", help="A further name; NAME may hold *.")
+@click.option(
+    "--allow-option",
+    "allowed",
+    multiple=True,
+    metavar="NAME",
+    help="An option of the policy that a request may set; max_turns may be lowered always.",
+)
+@click.option("--max-requests", default=256, show_default=True, type=click.IntRange(min=1), help="At work at once.")
+@click.option("--max-queued", default=64, show_default=True, type=click.IntRange(min=0), help="That wait for a place.")
+@click.option("--max-per-key", type=click.IntRange(min=1), help="Of one key, at work and waiting; no limit by default.")
+@click.option(
+    "--grace", default=30.0, show_default=True, type=click.FloatRange(min=0), help="Seconds to end on a signal."
+)
+@click.option(
+    "--trace-out", type=click.Path(path_type=Path), metavar="FILE.jsonl", help="Append every event to a file."
+)
+@click.option("--trace-content", is_flag=True, help="Keep texts in the trace, not their hashes alone.")
+@click.option("--quiet", is_flag=True, help="No line for each request.")
+@click.option("--check", is_flag=True, help="Check everything, route once, and exit.")
+def serve(**asked: Any) -> None:
+    """Serve pools of models as one address that OpenAI's and Anthropic's clients can use.
+
+    Without options: the demonstration pool, on this machine alone, on port 8080, without a key.
+
+    \b
+    Examples:
+      trinity-mlx serve
+      trinity-mlx serve --pool home.toml --live --max-cost 0.05
+      trinity-mlx serve --pool coding=a.toml --pool home=b.toml --live --api-key-file keys.txt --host 0.0.0.0
+    """
+    _need_extra()
+    from ...server.process import listen
+
+    _log(asked["quiet"])
+    keys = _keys(asked["api_key_file"])
+    pools = _pools(asked["pools"])
+    with _load_router(asked) as router:
+        service = _service(asked, router, pools, keys)
+        if asked["check"]:
+            asyncio.run(_checked(service))
+            note("everything is in order")
+            return
+        with listen(asked["host"], asked["port"]) as place:
+            host, port = place.getsockname()[:2]
+            _greet(f"http://{f'[{host}]' if ':' in host else host}:{port}", service, bool(keys))
+            asyncio.run(_serve(service, place, asked["grace"]))
+
+
+def _need_extra() -> None:
+    try:
+        import prometheus_client
+        import starlette
+        import uvicorn
+    except ImportError as error:
+        raise EnvironmentUnavailable(
+            f"serving needs a package that is not installed ({error.name}): pip install 'trinity-mlx[serve]'"
+        ) from None
+    assert all((prometheus_client, starlette, uvicorn))
+
+
+def _log(is_quiet: bool) -> None:
+    """The server's lines go to the error stream."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log = logging.getLogger("trinity_mlx.server")
+    log.handlers[:] = [handler]
+    log.setLevel(logging.WARNING if is_quiet else logging.INFO)
+
+
+def _keys(file: Path | None) -> Keys:
+    from ...server.assembly import read_keys
+    from ...server.auth import Keys
+
+    own = settings.environment().get(KEY)
+    return Keys([*([own] if own else []), *(read_keys(file) if file else [])])
+
+
+def _pools(given: tuple[str, ...]) -> dict[str, Pool]:
+    from ...pools.files import DEMO, find_pool
+    from ...server.assembly import named_pools
+
+    return {name: find_pool(place, settings.config_dir()) for name, place in named_pools(given or (DEMO,)).items()}
+
+
+def _load_router(asked: Mapping[str, Any]) -> Router:
+    """The router with its window; measuring one takes a second or two."""
+    from ...server.assembly import load_served
+
+    choice = choose_artifact(asked["artifact"], asked["base"], asked["profile"])
+    router, window = load_served(
+        choice.artifact,
+        choice.base,
+        asked["profile"],
+        asked["window"],
+        config_dir=settings.config_dir(),
+        hash_memory=settings.hash_memory(),
+    )
+    read = f"the first {window.head} and the last {window.tail} tokens" if window else "every transcript whole"
+    note(f"router {router.identity.artifact.name} on {router.identity.profile}; it reads {read}")
+    return router
+
+
+def _service(asked: Mapping[str, Any], router: Router, pools: Mapping[str, Pool], keys: Keys) -> Service:
+    from ...server.assembly import secret_of
+    from ...server.auth import accepted_hosts, check_exposure
+    from ...server.capacity import Room
+    from ...server.narrowing import ALLOWED_OPTIONS
+    from ...server.routers import ServedRouter
+    from ...server.service import Service, Settings
+
+    check_exposure(asked["host"], keys)
+    served = ServedRouter(router, asked["route_timeout"], asked["default_slot"])
+    per_key = asked["max_per_key"] or asked["max_requests"] + asked["max_queued"]
+    return Service(
+        {name: _coordinator(asked, served, pool) for name, pool in pools.items()},
+        served,
+        Settings(
+            hosts=accepted_hosts(asked["host"], asked["names"]),
+            origins=frozenset(asked["origins"]),
+            room=Room(asked["max_requests"], asked["max_queued"], per_key),
+            allowed_options=ALLOWED_OPTIONS | {name.replace("-", "_") for name in asked["allowed"]},
+        ),
+        keys,
+        dict(_pair(text, "--alias") for text in asked["aliases"]),
+        secret_of(keys.digests),
+    )
+
+
+def _coordinator(asked: Mapping[str, Any], router: Any, pool: Pool) -> Coordinator:
+    from ...rules.budgets import Limits
+    from ...rules.policy import Policy
+    from ...runs.coordinator import Coordinator, TraceFile
+
+    options = {name.replace("-", "_"): value for name, value in (_pair(text, "--option") for text in asked["options"])}
+    return Coordinator(
+        router,
+        pool,
+        Policy.named(asked["policy"]).with_options(**options),
+        limits=Limits(**{name: asked[option] for option, (name, _, _) in LIMITS.items()}),
+        environment=settings.environment(),
+        live=asked["live"],
+        trace=TraceFile(asked["trace_out"], asked["trace_content"]) if asked["trace_out"] else None,
+    )
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        kind = PolicyInvalid if option == "--option" else UsageError
+        raise kind(f"{option} is {text[:80]!r}: give NAME=VALUE")
+    return name.strip(), value.strip()
+
+
+async def _checked(service: Service) -> None:
+    await service.router.warm()
+    await service.close()
+
+
+async def _serve(service: Service, place: Any, grace_s: float) -> None:
+    from ...server.app import create_app
+    from ...server.process import Server
+    from ...server.process import serve as serve_until_signal
+
+    await serve_until_signal(Server(create_app(service), service, grace_s, note), service, place)
+
+
+def _greet(address: str, service: Service, has_keys: bool) -> None:
+    """Where it is, what it offers, and how to point clients at it."""
+    key = "$" + KEY if has_keys else "none"
+    models = ", ".join(service.catalogue.names[:3])
+    bearer = f' -H "Authorization: Bearer ${KEY}"' if has_keys else ""
+    click.echo(
+        f"trinity-mlx serves at {address}, where there is a page to try it\n"
+        f"models       {models}; GET {address}/v1/models lists {len(service.catalogue.names)}\n"
+        f'curl         curl {address}/v1/responses{bearer} -d \'{{"input": "What is 17 + 25?"}}\'\n'
+        f"openai       OPENAI_BASE_URL={address}/v1 OPENAI_API_KEY={key}   model trinity\n"
+        f"Codex        codex -c model_providers.t.base_url={address}/v1 -c model_providers.t.name=t "
+        f"-c model_provider=t -m trinity\n"
+        f"Claude Code  ANTHROPIC_BASE_URL={address} ANTHROPIC_AUTH_TOKEN={key} claude --model claude-trinity\n"
+        f"llm          extra-openai-models.yaml: model_id trinity, model_name trinity, api_base {address}/v1\n"
+        f"Open WebUI   Settings, Connections, OpenAI: {address}/v1; task model trinity-route\n"
+        "Ctrl-C ends it in order; docs/serving.md says more"
+    )

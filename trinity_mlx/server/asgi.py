@@ -1,0 +1,101 @@
+"""The few ASGI words that the server is written in: answers by hand, headers, and who has gone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+Scope = MutableMapping[str, Any]
+Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = Iterable[tuple[str, str]]
+
+JSON = "application/json"
+EVENTS = "text/event-stream; charset=utf-8"
+
+T = TypeVar("T")
+
+
+class ClientGone(Exception):
+    """The client has closed its connection: nobody waits for the answer any more."""
+
+
+def header(scope: Scope, name: str) -> str | None:
+    """The first header of that name, decoded as latin-1; None where there is none."""
+    wanted = name.lower().encode("latin-1")
+    return next((value.decode("latin-1") for key, value in scope.get("headers", ()) if key == wanted), None)
+
+
+async def send_head(send: Send, status: int, headers: Headers) -> None:
+    """Begin an answer."""
+    pairs = [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers]
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
+
+
+async def send_bytes(send: Send, status: int, body: bytes, content_type: str, headers: Headers = ()) -> None:
+    """A whole answer."""
+    told = [("content-type", content_type), ("content-length", str(len(body))), *headers]
+    await send_head(send, status, told)
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_json(send: Send, status: int, value: Mapping[str, Any], headers: Headers = ()) -> None:
+    """A whole answer in JSON."""
+    await send_bytes(send, status, to_json(value), JSON, headers)
+
+
+def to_json(value: Any) -> bytes:
+    """Compact JSON in UTF-8; a lone surrogate is written as its escape, which every reader of JSON takes."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+async def gone(receive: Receive) -> None:
+    """Return when the client has gone; to be awaited once the body has been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+@asynccontextmanager
+async def while_present(
+    receive: Receive, is_answered: Callable[[], bool]
+) -> AsyncIterator[Callable[[Awaitable[T]], Awaitable[T]]]:
+    """Gives ``wait``: the result of an awaitable, which is cancelled, to its very end, when the client goes.
+
+    A client whose answer is whole (``is_answered``) may go: nothing is cancelled then.
+
+    Raises:
+        ClientGone: from ``wait``.
+    """
+    leaving = asyncio.ensure_future(gone(receive))
+
+    async def wait(work: Awaitable[T]) -> T:
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await _ended(task)
+            raise
+        if task.done() or is_answered():
+            return await task
+        await _ended(task)
+        raise ClientGone
+
+    try:
+        yield wait
+    finally:
+        await _ended(leaving)
+
+
+async def _ended(task: asyncio.Future[Any]) -> None:
+    """Cancel ``task`` and see it end, whatever it makes of that."""
+    task.cancel()
+    with suppress(asyncio.CancelledError, Exception):
+        await task
