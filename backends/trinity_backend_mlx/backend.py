@@ -16,7 +16,6 @@ from trinity_mlx.contracts.artifact import (
     Adapter,
     AdapterEntry,
     Base,
-    Execution,
     Head,
     TensorLocation,
 )
@@ -84,10 +83,14 @@ class MlxBase:
         return self._owner.run(lambda _: self._attach(adapter, head, merged))
 
     def _attach(self, adapter: Adapter | None, head: Head, merged: bool) -> MlxRoutingModel:
-        changes = {entry.source: self._change(entry) for entry in (adapter.entries if adapter else ())}
-        if merged:
-            changes = dict(AdaptedTensors(self._exact(changes), changes).merged(_merge).changes)
-        adapted = AdaptedTensors[Any](self._tensors, {name: self._keep(*change) for name, change in changes.items()})
+        adapted = AdaptedTensors.of(
+            self._tensors,
+            adapter,
+            read=self._change,
+            form=self._form,
+            exact=self._exact,
+            merge=_merge if merged else None,
+        )
         matrix = _read([head.tensor])[head.tensor.name]
         return MlxRoutingModel(self._backbone(adapted), matrix, self._owner, adapted.nbytes + matrix.nbytes)
 
@@ -101,21 +104,17 @@ class MlxBase:
         backbone = self._backbone(AdaptedTensors[Any](self._tensors, {}))
         return MlxPopulation(backbone, vectors, {name: self._tensors[name] for name in vectors}, self._owner)
 
-    def _change(self, entry: AdapterEntry) -> tuple[Execution, mx.array]:
+    def _change(self, entry: AdapterEntry) -> mx.array:
         tensor = _read_as(entry.tensor, self._dtype)
-        return entry.execution, tensor.T if entry.transposed else tensor
+        return tensor.T if entry.transposed else tensor
 
-    def _exact(self, names: Iterable[str]) -> dict[str, mx.array]:
-        """The matrices ``names`` before any quantisation, read again where the base holds them quantised."""
-        if self._bits is None:
-            return {name: self._tensors[name] for name in names}
-        return {name: _read_as(self._base.tensors[name], self._dtype) for name in names}
+    def _exact(self, name: str) -> mx.array:
+        """A matrix before any quantisation, read again where the base holds it quantised."""
+        return self._tensors[name] if self._bits is None else _read_as(self._base.tensors[name], self._dtype)
 
-    def _keep(self, execution: Execution, tensor: mx.array) -> tuple[Execution, Matrix]:
-        """A change as a model holds it: what takes a matrix's place is quantised like one."""
-        if self._bits is None or execution is not Execution.REPLACE:
-            return execution, tensor
-        return execution, QuantizedMatrix.of(tensor, self._bits)
+    def _form(self, _: str, tensor: mx.array) -> Matrix:
+        """What takes a matrix's place is quantised like one."""
+        return tensor if self._bits is None else QuantizedMatrix.of(tensor, self._bits)
 
     def _backbone(self, adapted: AdaptedTensors[Any]) -> Backbone:
         config, embedding = self._base.config, adapted.parts(EMBEDDING)

@@ -12,8 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from trinity_mlx.contracts.artifact import Execution, TensorLocation
-from trinity_mlx.contracts.backend import Tick
-from trinity_mlx.factorization.gram import gram_matrix
+from trinity_mlx.factorization.host import HostFactorizer
 from trinity_mlx.factorization.tiles import spans
 from trinity_mlx.files.safetensors import map_tensor
 
@@ -22,17 +21,13 @@ from .owner import mlx_thread
 _DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
 
 
-class MlxFactorizer:
+class MlxFactorizer(HostFactorizer):
     """A ``Factorizer`` on one MLX device, with a thread of its own."""
 
     thin_svd = False
 
     def __init__(self, device: mx.DeviceType) -> None:
         self._owner = mlx_thread(device)
-
-    def gram(self, tensor: TensorLocation, tick: Tick | None = None) -> np.ndarray:
-        """The Gram matrix of the smaller side in float64, [side, side]."""
-        return gram_matrix(map_tensor(tensor), tick)
 
     def svd(self, tensor: TensorLocation) -> tuple[np.ndarray, np.ndarray]:
         """Singular values and the smaller side's vectors from ``mx.linalg.svd`` in float32, on the CPU."""

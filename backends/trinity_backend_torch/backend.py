@@ -15,7 +15,6 @@ from trinity_mlx.contracts.artifact import (
     AdapterEntry,
     BackboneConfig,
     Base,
-    Execution,
     Head,
 )
 from trinity_mlx.contracts.backend import DEFAULT_VARIANT, BackendInfo, Row, Segment, Variant
@@ -28,7 +27,7 @@ from .conditions import at_most, full_float32, threads_for, within_memory
 from .factorize import TorchFactorizer
 from .population import TorchPopulation
 from .qwen3 import Backbone, Embedding, Joint, Layer, Linear, Packing, RMSNorm, TorchPast
-from .weights import Matrix, Weights, read_tensor
+from .weights import Weights, read_tensor
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MERGE_ROWS = 8192
@@ -88,13 +87,13 @@ class TorchBase:
     @full_float32()
     def attach(self, adapter: Adapter | None, head: Head, *, merged: bool = False) -> TorchRoutingModel:
         """A routing model with ``adapter``, applied to activations or merged into copies of the weights."""
-        changes = {entry.source: self._change(entry) for entry in (adapter.entries if adapter else ())}
-        if merged:
-            exact = {name: self._weights.exact(name) for name in changes}
-            changes = dict(AdaptedTensors(exact, changes).merged(_merge).changes)
-        adapted = AdaptedTensors[Any](
+        adapted = AdaptedTensors.of(
             self._weights,
-            {name: (execution, self._form(name, execution, tensor)) for name, (execution, tensor) in changes.items()},
+            adapter,
+            read=self._change,
+            form=self._weights.form,
+            exact=self._weights.exact,
+            merge=_merge if merged else None,
         )
         matrix = read_tensor(head.tensor, self._device)
         nbytes = adapted.nbytes + matrix.nbytes
@@ -108,13 +107,9 @@ class TorchBase:
         backbone = self._backbone(AdaptedTensors[Any](self._weights, {}))
         return TorchPopulation(backbone, vectors, self._weights.exact)
 
-    def _change(self, entry: AdapterEntry) -> tuple[Execution, Tensor]:
+    def _change(self, entry: AdapterEntry) -> Tensor:
         tensor = self._weights.convert(entry.tensor)
-        return entry.execution, tensor.T.contiguous() if entry.transposed else tensor
-
-    def _form(self, name: str, execution: Execution, tensor: Tensor) -> Matrix:
-        """A change as a model runs it: what takes a matrix's place is packed or quantised like one."""
-        return self._weights.form(name, tensor) if execution is Execution.REPLACE else tensor
+        return tensor.T.contiguous() if entry.transposed else tensor
 
     def _backbone(self, adapted: AdaptedTensors[Any]) -> Backbone:
         embedding = adapted.parts(EMBEDDING)

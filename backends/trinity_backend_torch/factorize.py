@@ -15,14 +15,14 @@ from torch import Tensor
 
 from trinity_mlx.contracts.artifact import Execution, TensorLocation
 from trinity_mlx.contracts.backend import Tick
-from trinity_mlx.factorization.gram import gram_matrix
+from trinity_mlx.factorization.host import HostFactorizer
 from trinity_mlx.factorization.tiles import spans
 from trinity_mlx.files.safetensors import map_tensor
 
 from .conditions import full_float32
 
 
-class TorchFactorizer:
+class TorchFactorizer(HostFactorizer):
     """A ``Factorizer`` on one torch device."""
 
     thin_svd = True
@@ -36,7 +36,7 @@ class TorchFactorizer:
     def gram(self, tensor: TensorLocation, tick: Tick | None = None) -> np.ndarray:
         """The Gram matrix of the smaller side in float64, [side, side]."""
         if not self._on_cuda:
-            return gram_matrix(map_tensor(tensor), tick)
+            return super().gram(tensor, tick)
         matrix = _map(tensor)
         rows, columns = matrix.shape
         oriented = matrix if rows >= columns else matrix.T

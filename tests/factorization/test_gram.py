@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from trinity_mlx.contracts.artifact import TensorLocation
 from trinity_mlx.factorization import tiles
 from trinity_mlx.factorization.gram import Spectrum, gram_matrix, spectrum_of
+from trinity_mlx.factorization.host import factorizer_of
 from trinity_mlx.factorization.svf import change_of, execution_for, gains
 from trinity_mlx.files.safetensors import read_header
 from trinity_mlx.profiles.backends import load_backend
@@ -39,6 +41,15 @@ def trained_like(rows: int, columns: int, kind: str) -> np.ndarray:
     return (left * singular) @ right.T
 
 
+FACTORIZERS = (*BACKENDS, "host")
+
+
+def factorizer_named(name: str) -> Any:
+    """A backend's own on the CPU, or the one that a backend without any has."""
+    backend = object() if name == "host" else load_backend(name)
+    return factorizer_of(backend, "cpu")  # type: ignore[arg-type]
+
+
 def stored(folder: Path, matrix: np.ndarray, dtype: str) -> TensorLocation:
     """``matrix`` in a safetensors file that another library wrote."""
     path = folder / f"{dtype}.safetensors"
@@ -54,7 +65,7 @@ def values_of(tensor: TensorLocation) -> np.ndarray:
 
 def adapted(backend: str, tensor: TensorLocation, offsets: np.ndarray) -> np.ndarray:
     """The tensor as a backend's factorizer adapts it, in float64."""
-    factorizer = load_backend(backend).factorizer("cpu")
+    factorizer = factorizer_named(backend)
     spectrum = spectrum_of(factorizer.gram(tensor))
     change = change_of(spectrum, gains(spectrum.singular, offsets))
     found = b"".join(factorizer.adapted_tiles(tensor, execution_for(tensor.shape), change))
@@ -95,7 +106,7 @@ def test_a_tiled_sum_is_the_plain_product(rows: int, columns: int, seed: int, si
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(90, 12), (12, 90), (12, 12)])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", FACTORIZERS)
 @pytest.mark.usefixtures("small_tiles")
 def test_a_mapped_tensor_of_any_type_is_summed_exactly(
     tmp_path: Path, backend: str, shape: tuple[int, int], dtype: str
@@ -103,7 +114,7 @@ def test_a_mapped_tensor_of_any_type_is_summed_exactly(
     tensor = stored(tmp_path, np.random.default_rng(1).normal(size=shape), dtype)
     values = values_of(tensor)
     expected = values.T @ values if shape[0] >= shape[1] else values @ values.T
-    found = load_backend(backend).factorizer("cpu").gram(tensor)
+    found = factorizer_named(backend).gram(tensor)
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
@@ -127,18 +138,18 @@ def test_a_matrix_that_is_not_finite_is_refused(bad: float) -> None:
         spectrum_of(gram_matrix(matrix))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", FACTORIZERS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_whole_decomposition_refuses_what_is_not_finite(tmp_path: Path, backend: str, bad: float) -> None:
     with pytest.raises(ValueError, match="NaN or infinity"):
-        load_backend(backend).factorizer("cpu").svd(stored(tmp_path, np.full((4, 3), bad), "F32"))
+        factorizer_named(backend).svd(stored(tmp_path, np.full((4, 3), bad), "F32"))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", FACTORIZERS)
 @pytest.mark.parametrize("shape", [(40, 12), (12, 40), (12, 12)])
 def test_a_whole_decomposition_gives_the_same_spectrum(tmp_path: Path, backend: str, shape: tuple[int, int]) -> None:
     tensor = stored(tmp_path, np.random.default_rng(2).normal(size=shape), "F32")
-    factorizer = load_backend(backend).factorizer("cpu")
+    factorizer = factorizer_named(backend)
     exact, whole = spectrum_of(factorizer.gram(tensor)), Spectrum(*factorizer.svd(tensor))
     np.testing.assert_allclose(whole.singular, exact.singular, rtol=1e-5)
     assert whole.vectors.shape == (12, 12)
@@ -168,7 +179,7 @@ def test_two_adaptations_in_one_are_one_after_the_other(rows: int, columns: int,
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(90, 12), (12, 90), (12, 12), (1, 1), (1, 5), (5, 1)])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", FACTORIZERS)
 @pytest.mark.usefixtures("small_tiles")
 def test_adapted_tiles_are_the_adapted_tensor_rounded_once(
     tmp_path: Path, backend: str, shape: tuple[int, int], dtype: str
@@ -182,7 +193,7 @@ def test_adapted_tiles_are_the_adapted_tensor_rounded_once(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(90, 12), (12, 90)])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", FACTORIZERS)
 def test_zero_offsets_give_the_source_back_bit_for_bit(
     tmp_path: Path, backend: str, shape: tuple[int, int], dtype: str
 ) -> None:
@@ -190,7 +201,7 @@ def test_zero_offsets_give_the_source_back_bit_for_bit(
     np.testing.assert_array_equal(adapted(backend, tensor, np.zeros(12)), values_of(tensor))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", FACTORIZERS)
 def test_an_adapted_value_beyond_the_number_type_is_refused(tmp_path: Path, backend: str) -> None:
     tensor = stored(tmp_path, np.diag([60000.0, 50000.0]), "F16")
     with pytest.raises(ValueError, match="beyond the range"):
@@ -199,7 +210,7 @@ def test_an_adapted_value_beyond_the_number_type_is_refused(tmp_path: Path, back
 
 @pytest.mark.parametrize("kind", SPECTRA)
 @pytest.mark.parametrize("shape", [(1500, 128), (128, 700)])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", FACTORIZERS)
 def test_adapted_tensors_are_closer_to_the_truth_than_the_reference(
     tmp_path: Path, backend: str, shape: tuple[int, int], kind: str
 ) -> None:
@@ -208,7 +219,7 @@ def test_adapted_tensors_are_closer_to_the_truth_than_the_reference(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SPECTRA)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", FACTORIZERS)
 def test_adapted_tensors_of_real_width_are_closer_to_the_truth_than_the_reference(
     tmp_path: Path, backend: str, kind: str
 ) -> None:

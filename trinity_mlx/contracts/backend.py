@@ -209,6 +209,11 @@ class Backend(Protocol):
             UsageError: the shapes of this base cannot be quantised.
         """
 
+
+@runtime_checkable
+class Factorizes(Protocol):
+    """What a backend may offer besides: decompositions on its own devices; else they run on the host, in numpy."""
+
     def factorizer(self, device: str) -> Factorizer:
         """What decomposes matrices on ``device``, without loading any model."""
 

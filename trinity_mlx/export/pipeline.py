@@ -17,6 +17,7 @@ from ..contracts.artifact import Bundle
 from ..contracts.backend import Tick
 from ..contracts.errors import FolderUnavailable, TensorFileInvalid, UsageError, VectorInvalid
 from ..factorization.gram import Spectrum, spectrum_of
+from ..factorization.host import factorizer_of
 from ..factorization.svf import change_of, gains
 from ..files.safetensors import ITEM_BYTES
 from ..files.safetensors_writer import TensorSpec, write_safetensors
@@ -71,7 +72,7 @@ class _Run:
         self._workspace = workspace
         self._log = log
         self._plan = plan
-        self._factorizer = request.backend.factorizer(request.device)
+        self._factorizer = factorizer_of(request.backend, request.device)
         self._spectra: dict[object, Spectrum] = {}
 
     def carry_out(self, draft: BundleDraft) -> Bundle:

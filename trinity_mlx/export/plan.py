@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.errors import FolderUnavailable, NotEnoughMemory
+from ..factorization.host import factorizer_of
 from ..factorization.tiles import TILE_ELEMENTS
 from ..files.safetensors import ITEM_BYTES
 from ..files.safetensors_writer import TensorSpec
@@ -114,7 +115,7 @@ def plan_export(request: ExportRequest) -> ExportPlan:
 def plan_work(request: ExportRequest, work: Work) -> ExportPlan:
     """What ``work`` costs under ``request``'s method and way of writing."""
     available = available_bytes()
-    thin = request.backend.factorizer(request.device).thin_svd
+    thin = factorizer_of(request.backend, request.device).thin_svd
     tensors = tuple(_plan_tensors(request, work, available, thin))
     output = work.head.nbytes + sum(tensor.output_bytes for tensor in tensors)
     return ExportPlan(tensors, request.write, available, output, _free_disk(request.out))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from ..contracts.artifact import Execution
+from ..contracts.artifact import Adapter, AdapterEntry, Execution
 
 
 class _Sized(Protocol):
@@ -77,6 +77,37 @@ class AdaptedTensors(Generic[T]):
     def merged(self, merge: Callable[[Parts[T]], T]) -> AdaptedTensors[T]:
         """The same tensors with every factor multiplied into a copy of its matrix by ``merge``."""
         return AdaptedTensors(self.base, {name: (Execution.REPLACE, merge(self.parts(name))) for name in self.changes})
+
+    @classmethod
+    def of(
+        cls,
+        base: Lookup[Any],
+        adapter: Adapter | None,
+        *,
+        read: Callable[[AdapterEntry], Any],
+        form: Callable[[str, Any], Any],
+        exact: Callable[[str], Any],
+        merge: Callable[[Parts[Any]], Any] | None = None,
+    ) -> AdaptedTensors[Any]:
+        """``base`` as ``adapter`` changes it, with a framework's own ways to do what concerns tensors.
+
+        Args:
+            base: the tensors as models run them.
+            adapter: what changes them, if anything does.
+            read: an entry's tensor in the model's number type, transposed where the entry says so.
+            form: a whole matrix as models run it: packed, quantised.
+            exact: a matrix of the base before ``form``.
+            merge: multiplies factors into a copy of their matrix; None leaves them to be applied to activations.
+        """
+        changes = {entry.source: (entry.execution, read(entry)) for entry in (adapter.entries if adapter else ())}
+        if merge:
+            weights = {name: exact(name) for name in changes}
+            changes = dict(AdaptedTensors(weights, changes).merged(merge).changes)
+        formed = {
+            name: (execution, form(name, tensor) if execution is Execution.REPLACE else tensor)
+            for name, (execution, tensor) in changes.items()
+        }
+        return AdaptedTensors(base, formed)
 
     @property
     def nbytes(self) -> int:

@@ -16,6 +16,7 @@ from ..contracts.artifact import Base, TensorLocation
 from ..contracts.backend import Backend, MatrixProducts
 from ..contracts.errors import ParitySetupError, ProfileUnavailable
 from ..factorization.adapted import EMBEDDING
+from ..factorization.host import factorizer_of
 from ..factorization.stages import Stage, relative_gap
 from ..factorization.tiles import spans
 from ..files.safetensors import map_tensor, read_header, require
@@ -104,7 +105,7 @@ def record_run(
     origin: Origin = (
         GivenComponents(ComponentStore(components), engine.product)
         if components
-        else OwnGram(backend.factorizer(device), engine.product)
+        else OwnGram(factorizer_of(backend, device), engine.product)
     )
     begin_report(folder)
     return _record(task, folder, "run", engine, origin, "float32", progress)
