@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trinity_mlx.contracts.errors import PolicyInvalid, PoolInvalid, UsageError
+from trinity_mlx.contracts.parts import Image, Refusal, Text, ToolCall, ToolResult
 from trinity_mlx.contracts.provider import Finish
-from trinity_mlx.contracts.routing import Role, RouteLogits
+from trinity_mlx.contracts.routing import Margins, Role, RouteLogits
 from trinity_mlx.contracts.transcript import Message, Transcript
 from trinity_mlx.rules import machine
 from trinity_mlx.rules.assignment import Adjustment
-from trinity_mlx.rules.machine import Call, Done, Fail, FailKind, FinishStatus, Route, State, Step, Turn
+from trinity_mlx.rules.machine import Await, Call, Done, Fail, FailKind, FinishStatus, Route, State, Step, Turn
 from trinity_mlx.rules.policy import Policy
 from trinity_mlx.rules.roles import instruction, request
 from trinity_mlx.rules.verdict import VerdictStatus
@@ -620,3 +622,210 @@ def test_every_call_shows_the_whole_transcript_and_stores_nothing_of_its_own(sta
             assert [message for message in step.messages if message.role == "assistant"] == [
                 message for message in state.transcript.messages if message.role == "assistant"
             ]
+
+
+# Tools, refusals, and a Worker that goes on
+
+
+def calling(*names: str, text: str = "") -> Message:
+    parts = [*([Text(text)] if text else []), *(ToolCall(f"id-{name}", name, "{}") for name in names)]
+    return Message("assistant", tuple(parts))
+
+
+def result_of(name: str, text: str = "done", is_error: bool = False) -> ToolResult:
+    return ToolResult.of_text(f"id-{name}", text, is_error)
+
+
+def waiting(*names: str, policy: Policy | None = None) -> State:
+    """A run whose first Worker has called tools."""
+    state, _ = play(logits(WORKER, 2), policy=policy)
+    return machine.replied(state, calling(*names, text="let me see"), Finish.TOOL_CALLS)
+
+
+def test_a_workers_calls_are_awaited_and_its_turn_goes_on_with_the_results() -> None:
+    state = waiting("add", "mul")
+    step = machine.next_step(state)
+    assert isinstance(step, Await)
+    assert (step.turn, step.slot, [call.name for call in step.calls]) == (0, 2, ["add", "mul"])
+    state = machine.answered(state, [result_of("mul"), result_of("add", "3")])
+    step = machine.next_step(state)
+    assert isinstance(step, Call)
+    assert (step.turn, step.slot, step.role) == (0, 2, WORKER)
+    assert [message.role for message in step.messages] == ["system", "user", "assistant", "tool", "tool"]
+    assert [part.text for message in step.messages[-2:] for part in message.parts] == ["3", "done"]  # type: ignore[union-attr]
+    state = machine.replied(state, said("42"))
+    assert [message.role for message in state.transcript.messages] == ["user", "assistant", "tool", "tool", "assistant"]
+    assert state.turns[0].messages == state.transcript.messages[1:]
+    assert (state.exchanges, state.turns[0].exchanges[0].message.text) == ((), "let me see")
+    assert state.answer == said("42")
+
+
+def test_others_are_told_of_tools_as_text_by_its_beginning_and_its_end() -> None:
+    state = waiting("read")
+    state = machine.answered(state, [result_of("read", "a" * 2000 + "b" * 2000, is_error=True)])
+    state = machine.routed(machine.replied(state, said("42")), logits(VERIFIER))
+    step = machine.next_step(state)
+    assert isinstance(step, Call)
+    assert [message.role for message in step.messages] == ["system", "user", "assistant", "user", "assistant", "user"]
+    assert all(isinstance(message.content, str) for message in step.messages)
+    assert step.messages[2].text == "let me see\n\n[calls the tool read with {}]"
+    told = step.messages[3].text
+    assert told.startswith("[the tool read failed with]\naaa")
+    assert told.endswith("b" * 500)
+    assert "[2000 characters left out]" in told
+
+
+def test_an_image_in_a_result_is_told_as_one() -> None:
+    picture = Image.of_data(b"png", "image/png")
+    task = Transcript((*TASK.messages, calling("look"), Message("tool", (ToolResult("id-look", (picture,)),))))
+    _, call = play(THINKER, task=task)
+    assert isinstance(call, Call)
+    assert call.messages[3].text == "[the tool look gave and 1 image]\n"
+
+
+@pytest.mark.parametrize(
+    ("results", "fragment"),
+    [
+        ([], "none for the call 'id-add'"),
+        ([result_of("add"), result_of("add")], "one for 'id-add', which is no call"),
+        ([result_of("mul")], "none for the call 'id-add'"),
+    ],
+)
+def test_results_are_one_for_each_call(results: list[ToolResult], fragment: str) -> None:
+    with pytest.raises(UsageError, match=fragment):
+        machine.answered(waiting("add"), results)
+
+
+def test_nothing_else_is_taken_while_tools_run() -> None:
+    state = waiting("add")
+    for wrong in (
+        lambda: machine.replied(state, said("42")),
+        lambda: machine.failed(state, "down"),
+        lambda: machine.routed(state, logits(WORKER)),
+    ):
+        with pytest.raises(UsageError, match="next step is Await"):
+            wrong()
+    with pytest.raises(UsageError, match="next step is Call"):
+        machine.answered(machine.answered(state, [result_of("add")]), [])
+
+
+def test_rounds_of_tools_have_an_end() -> None:
+    state = machine.answered(waiting("add", policy=Policy(max_tool_rounds=1)), [result_of("add")])
+    end = machine.next_step(machine.replied(state, calling("add"), Finish.TOOL_CALLS))
+    assert isinstance(end, Fail)
+    assert end.cause is FailKind.TOOL_ROUNDS
+    assert "turn 0: the Worker asks for tools after 1 rounds" in end.reason
+
+
+def test_a_fallback_goes_on_with_the_tools_that_have_run() -> None:
+    state = machine.failed(machine.answered(waiting("add"), [result_of("add")]), "down")
+    step = machine.next_step(state)
+    assert isinstance(step, Call)
+    assert (step.slot, step.messages[-1].role) == (1, "tool")
+
+
+def refusing(text: str = "I will not") -> Message:
+    return Message("assistant", (Refusal(text),))
+
+
+def test_a_refusal_leaves_the_turn_to_the_next_and_ends_the_run_with_the_last_one() -> None:
+    state, _ = play(logits(WORKER, 2, 0))
+    state = machine.replied(state, refusing("not me"), Finish.REFUSED)
+    step = machine.next_step(state)
+    assert isinstance(step, Call)
+    assert step.slot == 0
+    state = machine.replied(state, refusing("nor me"), Finish.REFUSED)
+    end = machine.next_step(machine.failed(state, "down"))
+    assert isinstance(end, Done)
+    assert (end.status, end.message, end.answer) == (FinishStatus.REFUSED, refusing("nor me"), "")
+
+
+def test_the_published_policy_ends_with_a_refusal_and_a_verifiers_is_none_of_the_runs() -> None:
+    state, _ = play(WORKER, policy=PUBLISHED)
+    end = machine.next_step(machine.replied(state, refusing(), Finish.REFUSED))
+    assert isinstance(end, Done)
+    assert end.status is FinishStatus.REFUSED
+    state, _ = play(WORKER, "42", VERIFIER, policy=PUBLISHED)
+    end = machine.next_step(machine.replied(state, refusing(), Finish.REFUSED))
+    assert isinstance(end, Fail)
+    assert end.cause is FailKind.AGENTS_FAILED
+
+
+def test_a_worker_goes_on_without_a_route() -> None:
+    task = Transcript((*TASK.messages, calling("add"), Message("tool", (result_of("add"),))))
+    state = machine.begin(Policy(), task, SEATS, worker_slot=1)
+    step = machine.next_step(state)
+    assert isinstance(step, Call)
+    assert (step.slot, step.role, step.routing.adjustments) == (1, WORKER, (Adjustment.GOES_ON,))
+    assert (step.routing.raw_role, step.routing.margins, step.messages[-1].role) == (None, Margins(None, None), "tool")
+    state = machine.failed(state, "down")
+    assert isinstance(machine.next_step(state), Route)
+    state = machine.routed(state, logits(WORKER, 1, 2))
+    step = machine.next_step(state)
+    assert isinstance(step, Call)
+    assert (step.slot, step.routing.adjustments) == (2, (Adjustment.FALLBACK,))
+    state = machine.routed(machine.failed(machine.begin(Policy(), task, SEATS, worker_slot=1), "a"), logits(WORKER, 0))
+    assert state.routing is not None
+    assert (state.routing.slot, state.routing.adjustments) == (0, ())
+    strict = machine.begin(Policy(fallback=False), task, SEATS, worker_slot=1)
+    assert isinstance(machine.next_step(machine.failed(strict, "down")), Fail)
+
+
+@pytest.mark.parametrize("seats", [{0: ALL}, {0: ALL, 1: frozenset({THINKER})}])
+def test_one_that_may_not_go_on_is_routed(seats: dict[int, frozenset[Role]]) -> None:
+    assert isinstance(machine.next_step(machine.begin(Policy(), TASK, seats, worker_slot=1)), Route)
+
+
+def test_nobody_is_left_after_the_one_that_went_on() -> None:
+    state = machine.failed(machine.begin(Policy(), TASK, {0: ALL}, worker_slot=0), "down")
+    end = machine.next_step(machine.routed(state, logits(WORKER)))
+    assert isinstance(end, Fail)
+    assert "slot 0: down" in end.reason
+
+
+MESSAGES_OF_AGENTS = st.sampled_from(
+    [
+        (said("42"), Finish.STOP),
+        (said("ACCEPT: fine"), Finish.STOP),
+        (said("REVISE"), Finish.LENGTH),
+        (said(SUGGEST.format("verifier")), Finish.STOP),
+        (calling("add"), Finish.TOOL_CALLS),
+        (calling("add", "mul", text="both"), Finish.TOOL_CALLS),
+        (refusing(), Finish.REFUSED),
+        None,
+    ]
+)
+
+
+@given(
+    st.sampled_from(
+        [Policy(), PUBLISHED, Policy(max_tool_rounds=1), Policy(agent_selection="sample", seed=2**60, max_turns=3)]
+    ),
+    st.lists(st.tuples(LOGITS, MESSAGES_OF_AGENTS), min_size=1, max_size=12),
+    st.none() | st.integers(0, 2),
+)
+def test_a_state_that_was_written_goes_on_as_the_run_would_have(
+    policy: Policy, script: list[tuple[RouteLogits, tuple[Message, Finish] | None]], worker_slot: int | None
+) -> None:
+    """Written and read back at every step; the run is the same, step by step."""
+    state = machine.begin(policy, TASK, SEATS, worker_slot=worker_slot)
+    for read, outcome in script:
+        restored = machine.state_from_json(json.loads(json.dumps(machine.state_to_json(state))))
+        assert restored == state
+        assert machine.next_step(restored) == machine.next_step(state)
+        match machine.next_step(restored):
+            case Route():
+                state = machine.routed(restored, read)
+            case Call():
+                state = machine.replied(restored, *outcome) if outcome else machine.failed(restored, "down")
+            case Await() as step:
+                state = machine.answered(restored, [ToolResult.of_text(call.id, "done") for call in step.calls])
+            case _:
+                break
+    assert machine.state_from_json(json.loads(json.dumps(machine.state_to_json(state)))) == state
+
+
+@pytest.mark.parametrize("data", [{}, {"policy": 5}, [], None, {"task": {"messages": []}}])
+def test_what_is_no_state_is_refused(data: Any) -> None:
+    with pytest.raises(UsageError, match="this is no state of a run"):
+        machine.state_from_json(data)
