@@ -149,7 +149,7 @@ class AgentClient:
             return checked_reply(self.callee, task.result())
         if isinstance(error, TranscriptError):
             raise self.callee.error(ReplyInvalid, f"its provider made no message: {error}") from None
-        if isinstance(error, TrinityError):
+        if isinstance(error, TrinityError) and type(error).__str__ is BaseException.__str__:
             raise _bounded(error, self.callee)
         if isinstance(error, Exception):
             raise self._undeclared(error) from error
@@ -314,7 +314,7 @@ def _words(error: BaseException) -> str:
 
 def _bounded(error: TrinityError, callee: Callee) -> TrinityError:
     """``error`` without the key, and with attributes of the kinds and sizes that are promised."""
-    words = callee.redact(_words(error))
+    words = callee.redact(str(error))
     error.args = (words if len(words) <= LONGEST_MESSAGE else words[:LONGEST_MESSAGE] + " ...",)
     if isinstance(error, ProviderError):
         error.status = error.status if type(error.status) is int and 100 <= error.status < 1000 else None

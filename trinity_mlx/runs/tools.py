@@ -48,9 +48,8 @@ class ToolBox:
     async def call(self, call: ToolCall) -> ToolResult:
         """The result of one call."""
         if call.name not in self._tools:
-            return ToolResult.of_text(
-                call.id, f"there is no tool {call.name!r}: {', '.join(self._tools)}", is_error=True
-            )
+            known = f"there is no such tool: there are {', '.join(self._tools)}"
+            return ToolResult.of_text(call.id, self._fitting(known), is_error=True)
         try:
             value = await self._value(self._tools[call.name], call.arguments)
             return self._result(call.id, value)
