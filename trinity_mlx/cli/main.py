@@ -16,7 +16,7 @@ import click
 from ..contracts.errors import TrinityError
 from . import preferences
 from .options import PLACE
-from .process import CANCELLED, Failure, outcome
+from .process import CANCELLED, Failure, last_word, outcome
 from .settings import config_dir, prepare_process
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -96,12 +96,12 @@ class Program(click.Group):
         """Run the command that ``args`` name, and exit."""
         if not standalone_mode or "_TRINITY_MLX_COMPLETE" in os.environ:
             return super().main(args, prog_name, complete_var, standalone_mode=standalone_mode, **extra)
+        name = prog_name or "trinity-mlx"
         given = sys.argv[1:] if args is None else list(args)
-        sys.exit(
-            outcome(
-                lambda: self._carried_out(given, prog_name or "trinity-mlx", extra), lambda error: explain(error, given)
-            )
-        )
+        code = outcome(lambda: self._carried_out(given, name, extra), lambda error: explain(error, given))
+        if args is None:
+            last_word()
+        sys.exit(code)
 
     def _carried_out(self, args: list[str], name: str, extra: dict[str, Any]) -> int:
         try:

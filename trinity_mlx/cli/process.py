@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -115,13 +116,20 @@ def say(text: str, head: str = "") -> None:
 
     Control characters, by which a text could steer the terminal, are spelled out.
     """
-    with suppress(OSError, ValueError, AttributeError):
+    try:
         print(head + text.translate(_CONTROLS), file=sys.stderr, flush=True)
+    except (OSError, ValueError, AttributeError):
+        _abandon(sys.stderr)
 
 
 def one_line(text: str) -> str:
     """``text`` without its ends of lines, bounded."""
     return bounded(" ".join(text.split()))
+
+
+def last_word() -> None:
+    """From here on the process only ends: Ctrl-C does so at once, without what the interpreter says about it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def is_encodable(text: str) -> bool:

@@ -1,0 +1,274 @@
+"""Every command with odd arguments, files, streams, settings and moments of Ctrl-C.
+
+Whatever comes: no traceback, no failure that was not foreseen, one error line of a bounded length, an exit code that
+is documented, and JSON that can be read where JSON was asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import click
+import pytest
+
+from trinity_mlx.cli import main
+from trinity_mlx.files.shipped import data_path
+
+SHORT = 60
+"""Cases in CI."""
+CODES = {0, 2, 3, 4, 5, 6, 7, 130, 141, -signal.SIGINT}
+"""The last is what a shell shows as 130: Ctrl-C when the command was done and its process about to end."""
+GATES = {"eval", "certify", "compare-lanes", "parity", "trace"}
+"""Commands that may exit with 1: something does not hold."""
+MACHINE = 7
+FILES: dict[str, bytes] = {
+    "empty": b"",
+    "junk": bytes(range(256)) * 8,
+    "deep.json": b"[" * 50_000,
+    "messages.json": b'[{"role": "user", "content": "What is 6 * 7?"}]',
+    "surrogate.json": b'[{"role": "user", "content": "\\ud800"}]',
+    "parts.json": b'[{"role": "user", "content": [{"type": "text", "text": "hi"}]}]',
+    "batch.jsonl": b'"hi"\n{"id": 1, "prompt": "ho"}\nnonsense\n\n{"id": NaN}\n[]\n',
+    "pool.toml": b'name = "p"\n[[agents]]\nslot = 0\nname = "a"\nprovider = "scripted"\n'
+    b'extra = {replies = ["ACCEPT"]}\n',
+    "odd.toml": b'name = "\\u001b[31m"\nagents = [{slot = 99999999999999999999}]\n',
+    "object.json": b'{"schema": "x", "version": 1e999, "cases": null}',
+    "head.safetensors": (8).to_bytes(8, "little") + b'{"a": 1}',
+    "vector.npy": b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f4'}\n",
+}
+TEXTS = [
+    "",
+    " ",
+    "-",
+    "--",
+    "~nosuchuser/x",
+    "x" * 300,
+    "x" * 5000,
+    "é😀\u202e",
+    "a,b",
+    "0,1",
+    "-1",
+    "nan",
+    "1e999",
+    "9" * 20,
+]
+TEXTS += ["nano", "auto", "sakana", "demo", "cpu/nano", "mlx", "no/such@name", "../..", "a=b", "[red]"]
+TEXTS += ["/", "/dev/null", "/proc/self/mem", "bundle"]
+RAW = [b"\xff", b"\xed\xa0\x80", b"\x1b[31m", b"a\nb", b"%s{}"]
+PLACES = {
+    "stdin": ["/dev/null", "closed", "messages.json", "junk", "batch.jsonl", "/proc/self/mem"],
+    "stdout": ["out", "out", "out", "out", "closed", "/dev/full", "reader gone"],
+    "stderr": ["err", "err", "err", "err", "closed", "/dev/full", "reader gone"],
+}
+ENVIRONMENT: dict[str, list[str]] = {
+    "TRINITY_PROFILE": ["mlx", "nosuch", ""],
+    "TRINITY_ARTIFACT": ["nano", "x" * 300, "~nosuchuser"],
+    "TRINITY_POOL": ["demo", "pool.toml"],
+    "TRINITY_POLICY": ["published", "nosuch"],
+    "TRINITY_LOG_FILE": ["log.jsonl", "/proc/nosuch/log", "/dev/full", "."],
+    "TRINITY_LOG_LEVEL": ["debug", "nosuch"],
+    "TRINITY_MLX_CACHE": ["cache", "/proc/nosuch", "empty", "/dev/null"],
+    "TRINITY_MLX_CONFIG": ["config", "junk", "/proc/nosuch", "broken"],
+    "COLUMNS": ["1", "0", "-5", "x", "10000"],
+    "TERM": ["dumb", "", "xterm"],
+    "HOME": ["/", "/nosuch", ""],
+    "FORCE_COLOR": ["1"],
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One command as ``command_server`` takes it."""
+
+    argv: list[str]
+    environment: dict[str, str]
+    stdin: str
+    stdout: str
+    stderr: str
+    encoding: str
+    folder: str
+    interrupt_s: float | None
+    limit_s: float = 60.0
+
+    def __str__(self) -> str:
+        words = [bytes.fromhex(each) for each in self.argv]
+        return f"{words} <{self.stdin} >{self.stdout} 2>{self.stderr} {self.encoding} {self.interrupt_s} {self.odd()}"
+
+    def odd(self) -> dict[str, str]:
+        """The variables that a usual environment has not."""
+        return {name: value for name, value in self.environment.items() if name in ENVIRONMENT}
+
+
+def walk(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command below ``group`` with the words that name it."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command
+        yield (*path, name), command
+        if isinstance(command, click.Group):
+            yield from walk(command, (*path, name))
+
+
+COMMANDS = [each for each in walk(main) if each[0] != ("serve",)]
+
+
+def value(draw: random.Random, parameter: click.Parameter) -> bytes:
+    """What stands for a parameter: mostly of its kind, at times anything."""
+    kind = parameter.type
+    if isinstance(kind, click.Choice) and draw.random() < 0.8:
+        return os.fsencode(str(draw.choice(list(kind.choices))))
+    if isinstance(kind, click.types.IntParamType | click.types.FloatParamType) and draw.random() < 0.8:
+        return str(draw.choice([0, 1, 2, 3, -1, 0.5, 10**30])).encode()
+    pick = draw.random()
+    if pick < 0.4:
+        return os.fsencode(draw.choice(sorted(FILES)))
+    return os.fsencode(draw.choice(TEXTS)) if pick < 0.9 else draw.choice(RAW)
+
+
+def arguments(draw: random.Random) -> list[bytes]:
+    """A command with some of its options and arguments."""
+    path, command = draw.choice(COMMANDS)
+    words: list[bytes] = [os.fsencode(each) for each in path]
+    for parameter in command.params:
+        wanted = draw.random() < (0.9 if parameter.required else 0.6 if isinstance(parameter, click.Argument) else 0.2)
+        if not wanted:
+            continue
+        if isinstance(parameter, click.Argument):
+            words.append(value(draw, parameter))
+        elif isinstance(parameter, click.Option) and parameter.is_flag:
+            words.append(os.fsencode(parameter.opts[0]))
+        else:
+            words += [os.fsencode(parameter.opts[0]), value(draw, parameter)]
+    if draw.random() < 0.05:
+        words.insert(draw.randrange(len(words) + 1), draw.choice([b"--help", b"--nosuch", b"--version", b""]))
+    return words
+
+
+def drawn(draw: random.Random, folder: Path) -> Case:
+    """A case; most have one thing that is odd beside the arguments."""
+    odd = draw.random() < 0.5
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "HF_HUB_OFFLINE": "1"}
+    environment |= {"TRINITY_MLX_CONFIG": "config", "TRINITY_MLX_CACHE": "cache", "TRINITY_PROFILE": "mlx"}
+    for name in draw.sample(sorted(ENVIRONMENT), draw.choice([0, 0, 1, 2])):
+        environment[name] = draw.choice(ENVIRONMENT[name])
+    streams = {name: draw.choice(places) if odd else places[0] for name, places in PLACES.items()}
+    return Case(
+        argv=[each.hex() for each in arguments(draw)],
+        environment=environment,
+        encoding=draw.choice(["utf-8", "utf-8", "ascii", "latin-1"]),
+        folder=str(folder),
+        interrupt_s=draw.random() if draw.random() < 0.1 else None,
+        **streams,
+    )
+
+
+class Server:
+    """The process that runs cases."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "tests.fuzz.command_server"]
+        root = Path(__file__).parents[2]
+        self._process = subprocess.Popen(
+            command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def code_of(self, case: Case) -> int | None:
+        """The exit code of a case; None where its time ran out."""
+        requests, answers = self._process.stdin, self._process.stdout
+        assert requests
+        assert answers
+        requests.write(json.dumps(asdict(case)) + "\n")
+        requests.flush()
+        answer: dict[str, Any] = json.loads(answers.readline())
+        return answer["code"]
+
+    def close(self) -> None:
+        """End it."""
+        with self._process as process:
+            pipe: IO[str] | None = process.stdin
+            assert pipe
+            pipe.close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    process = Server()
+    yield process
+    process.close()
+
+
+def new_folder(folder: Path) -> Path:
+    """A folder with the files that arguments name."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "broken").mkdir(parents=True)
+    (folder / "broken" / "config.toml").write_bytes(b"profile = [")
+    for name, content in FILES.items():
+        (folder / name).write_bytes(content)
+    shutil.copytree(data_path("fixtures", "artifacts", "nano"), folder / "bundle")
+    return folder
+
+
+def fault(case: Case, code: int | None) -> str | None:
+    """What a case broke; None where all is as promised."""
+    folder, words = Path(case.folder), [bytes.fromhex(each) for each in case.argv]
+    told = (folder / "err").read_bytes() if case.stderr == "err" else b""
+    lines = [line for line in told.splitlines() if line.startswith(b"error: ")]
+    if code is None:
+        return "no end within the limit"
+    if code not in CODES and not (code == 1 and GATES & {os.fsdecode(word) for word in words}):
+        return f"exit code {code}"
+    if b"Traceback" in told or b"Exception ignored" in told:
+        return "a traceback"
+    if b"TRINITY_DEBUG" in told:
+        return "a failure that was not foreseen"
+    if len(lines) > 1 or any(len(line) > 5000 for line in lines):
+        return f"{len(lines)} error lines, the longest of {max(map(len, lines))} bytes"
+    if case.stderr == "err" and code in CODES - {0, 130, 141, -signal.SIGINT} and not told:
+        return "a failure without a word"
+    if code == MACHINE and case.stdout == "out" and not case.odd():
+        return "the machine is blamed"
+    return json_fault(folder / "out") if code == 0 and b"--json" in words and case.stdout == "out" else None
+
+
+def json_fault(path: Path) -> str | None:
+    """What is wrong with the JSON in a file, be it one object or one a line."""
+    text = path.read_text(encoding="ascii", errors="ignore") if path.exists() else ""
+    try:
+        json.loads(text)
+    except ValueError:
+        try:
+            for line in text.splitlines():
+                json.loads(line)
+        except ValueError as error:
+            return None if "Usage:" in text or "version" in text[:30] else f"no JSON: {error}"
+    return None
+
+
+def test_no_command_breaks(server: Server, tmp_path: Path, seed: int, cases: int | None) -> None:
+    faults = []
+    for number in range(cases or SHORT):
+        draw = random.Random(f"{seed}/{number}")
+        if number % 20 == 0:
+            folder = new_folder(tmp_path / "work")
+        for name in ("out", "err"):
+            (folder / name).unlink(missing_ok=True)
+        case = drawn(draw, folder)
+        if what := fault(case, server.code_of(case)):
+            faults.append(f"case {number}: {what}: {case}\n    {shown(folder / 'err')}")
+    assert not faults, "\n".join(faults)
+
+
+def shown(path: Path) -> str:
+    """The end of what was told."""
+    return path.read_text(encoding="utf-8", errors="replace")[-600:] if path.exists() else "nothing"
