@@ -10,7 +10,7 @@ from ..contracts.artifact import Adapter, AdapterEntry, Base, Bundle, Execution,
 from ..contracts.canonical import canonical_sha256
 from ..contracts.errors import ArtifactError, ArtifactNotFound, BaseMismatch, BundleInvalid, TensorFileInvalid
 from ..contracts.routing import Role
-from ..contracts.text_format import TextFormat
+from ..contracts.text_format import PartFormat, TextFormat
 from ..factorization.adapted import EMBEDDING
 from ..files import safetensors
 from ..files.atomic import json_bytes, write_atomically
@@ -48,6 +48,7 @@ def open_bundle(folder: Path, hashes: FileHashes | None = None) -> Bundle:
         text_format=manifest.text_format,
         adapter=Adapter(manifest.adapter_ref, _adapter_entries(folder, manifest.adapter)),
         head=_head(folder, manifest),
+        part_format=manifest.part_format,
     )
 
 
@@ -64,6 +65,7 @@ class BundleDraft:
     base_revision: str | None = None
     base_folder: str | None = None
     text_format: TextFormat = TextFormat.ROLE_LINES
+    part_format: PartFormat = PartFormat.BRIEF
     tied_embedding: str = "embed_tokens"
     made: Mapping[str, str] = field(default_factory=dict)
     lineage: Mapping[str, str] = field(default_factory=dict)
@@ -86,6 +88,7 @@ class BundleDraft:
                 "folder": self.base_folder,
             },
             "text_format": str(self.text_format),
+            "part_format": str(self.part_format),
             "tied_embedding": self.tied_embedding,
             "agents": list(self.agents),
             "made": dict(self.made),

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 
 from ..contracts.artifact import Execution
 from ..contracts.errors import BundleInvalid
-from ..contracts.text_format import TextFormat
+from ..contracts.text_format import PartFormat, TextFormat
 from ..files.models import Faults, Strict, read_model
 
 MANIFEST_NAME = "manifest.json"
@@ -105,6 +105,7 @@ class Manifest(Strict):
     complete: Annotated[bool, AfterValidator(_complete)]
     base: BaseEntry
     text_format: TextFormat = Field(strict=False)
+    part_format: PartFormat = Field(default=PartFormat.BRIEF, strict=False)
     tied_embedding: Literal["embed_tokens", "lm_head", "compound"]
     agents: Annotated[tuple[str, ...], Field(min_length=1)]
     adapter_ref: Sha256

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from .text_format import TextFormat
+from .text_format import PartFormat, TextFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,3 +136,4 @@ class Bundle:
     text_format: TextFormat
     adapter: Adapter
     head: Head
+    part_format: PartFormat = PartFormat.BRIEF

@@ -37,10 +37,10 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     Raises:
         ValueError: a key stands there twice, so that readers could differ on which one counts.
     """
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         raise ValueError("a key stands there twice")
-    return found
+    return unique
 
 
 def _refuse_floats(value: Any) -> None:

@@ -97,6 +97,7 @@ def describe_environment(identity: RouterIdentity) -> Mapping[str, Any]:
         "kernels": identity.variant.kernels,
         "quantize": identity.variant.quantize,
         "text_format": str(identity.text_format),
+        "part_format": str(identity.part_format),
         "software": describe_software(),
         "machine": describe_machine(),
     }

@@ -211,7 +211,8 @@ class Tracer:
         )
 
     def _encode(self, transcript: Transcript) -> tuple[int, ...]:
-        tokens = Tokenizer(self.base.tokenizer).encode(self.bundle.text_format.render(transcript))
+        text = self.bundle.text_format.render(transcript, self.bundle.part_format)
+        tokens = Tokenizer(self.base.tokenizer).encode(text)
         if not tokens:
             raise TranscriptError("the transcript gives no token at all, so there is nothing to read")
         if len(tokens) > self.base.config.max_positions:

@@ -27,7 +27,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, HttpUrl, JsonValue, TypeAdapter
 
 from ..contracts.errors import PoolInvalid
+from ..contracts.parts import brief
 from ..contracts.pool import ACCEPTS, ALL_ROLES, Agent, Pool, Price
+from ..contracts.provider import MAX_COUNT
 from ..contracts.routing import Role
 from ..files.models import Faults, Strict, as_model, parse_toml, read_content
 from ..files.paths import expanded, is_file
@@ -79,9 +81,9 @@ def _names_in(value: JsonValue) -> Iterator[str]:
         yield from _names_in(each)
 
 
-Name = Annotated[str, AfterValidator(_checked_name)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(max_length=200), AfterValidator(_checked_name)]
+Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
 
 class _Price(Strict):
@@ -93,11 +95,11 @@ class _Agent(Strict):
     slot: Annotated[int, Field(ge=0)]
     name: Name
     provider: Name
-    model: str = ""
+    model: Annotated[str, Field(max_length=4096)] = ""
     base_url: Annotated[str, AfterValidator(_checked_url)] | None = None
     api_key: Annotated[str, AfterValidator(_checked_reference)] | None = None
     timeout_s: Positive = 60.0
-    max_tokens: Annotated[int, Field(ge=1)] = 4096
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 4096
     temperature: Amount | None = None
     extra: Annotated[dict[str, JsonValue], AfterValidator(_checked_extra)] = Field(default_factory=dict)
     price: _Price | None = None
@@ -123,7 +125,7 @@ def find_pool(name: str | Path, config_dir: Path | None = None) -> Pool:
     path = Path(name)
     if not is_file(path):
         known = ", ".join(pool_names(config_dir))
-        raise PoolInvalid(f"no pool {str(name)!r}: name a TOML file, or one of the pools that are here: {known}")
+        raise PoolInvalid(f"no pool {brief(str(name))}: name a TOML file, or one of the pools that are here: {known}")
     return read_pool(path)
 
 

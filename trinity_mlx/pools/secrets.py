@@ -45,12 +45,12 @@ def resolve_pool(pool: Pool, environment: Mapping[str, str]) -> dict[int, str]:
     Raises:
         SecretUnavailable: one is not there; the message names the agent.
     """
-    found = {}
+    secrets = {}
     for agent in pool.agents:
         if agent.api_key is None:
             continue
         try:
-            found[agent.slot] = resolve(agent.api_key, environment)
+            secrets[agent.slot] = resolve(agent.api_key, environment)
         except SecretUnavailable as error:
             raise SecretUnavailable(f"agent {agent.name!r} of pool {pool.name!r}: {error}") from None
-    return found
+    return secrets

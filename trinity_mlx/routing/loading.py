@@ -122,6 +122,7 @@ def load_router(
         head_ref=bundle.head.ref,
         labels=bundle.head.labels,
         text_format=bundle.text_format,
+        part_format=bundle.part_format,
         max_positions=source.config.max_positions,
         profile=chosen.name,
         device=device,

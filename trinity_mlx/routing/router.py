@@ -14,7 +14,7 @@ from typing import Literal, overload
 from ..contracts.backend import Variant
 from ..contracts.errors import ContextLengthError, TranscriptError, TrinityError, UsageError
 from ..contracts.routing import ArtifactIdentity, Gap, Read, RouteDecision, Selection, Timings, Window
-from ..contracts.text_format import TextFormat
+from ..contracts.text_format import PartFormat, TextFormat
 from ..contracts.transcript import Transcript, TranscriptSource
 from ..rules.choice import choose
 from .batcher import Answer
@@ -37,6 +37,7 @@ class RouterIdentity:
     variant: Variant
     load_ms: float
     window: Window | None = None
+    part_format: PartFormat = PartFormat.BRIEF
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ class Router:
 
     def _prepare(self, source: TranscriptSource) -> _Input:
         transcript = Transcript.of(source)
-        tokens = self._encode(self.identity.text_format.render(transcript))
+        tokens = self._encode(self.identity.text_format.render(transcript, self.identity.part_format))
         if not tokens:
             raise TranscriptError("the transcript gives no token at all, so there is nothing to read")
         window = self.identity.window

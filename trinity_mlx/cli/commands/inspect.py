@@ -47,6 +47,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "base": {"id": bundle.base_id, "revision": bundle.base_revision, "ref": bundle.base_ref}
         | {"inside": bundle.base_folder is not None},
         "text_format": str(bundle.text_format),
+        "part_format": str(bundle.part_format),
         "agents": list(bundle.head.labels),
         "head": _tensor(bundle.head.tensor.name, bundle.head.tensor.dtype, bundle.head.tensor.shape),
         "tensors": _tensors(bundle),
@@ -113,7 +114,7 @@ def _print(found: dict[str, Any]) -> None:
         ("folder", found["folder"]),
         ("adapter", found["adapter_ref"]),
         ("base", f"{base['id']}, {where}, {base['ref'] or 'content not recorded'}"),
-        ("reads", found["text_format"]),
+        ("reads", f"{found['text_format']}, parts {found['part_format']}"),
         ("head", f"{head['name']} {head['dtype']} {head['shape']}"),
         ("agents", "\n".join(f"{slot}  {label}" for slot, label in enumerate(found["agents"]))),
         ("tied embedding", found.get("tied_embedding")),

@@ -51,9 +51,9 @@ class TransformersEngine:
                 do_sample=bool(sampling),
                 **sampling,
             )
-        made = output[0, len(prompt.tokens) :].tolist()
-        is_cut = len(made) == prompt.room and made[-1] not in self._ends()
-        return Generated(len(prompt.tokens), len(made), is_cut)
+        tokens = output[0, len(prompt.tokens) :].tolist()
+        is_cut = len(tokens) == prompt.room and tokens[-1] not in self._ends()
+        return Generated(len(prompt.tokens), len(tokens), is_cut)
 
     def close(self) -> None:
         """Free the weights."""

@@ -69,11 +69,11 @@ def tools_to_wire(tools: Sequence[Tool]) -> list[dict[str, Any]]:
 
 def _conversation(request: Request) -> dict[str, Any]:
     """Messages, with the system's in the place that Anthropic has for them."""
-    told = [message.text for message in request.messages if message.role in ("system", "developer")]
+    texts = [message.text for message in request.messages if message.role in ("system", "developer")]
     form = request.response_format
     if form is not None and form.schema is None:
-        told.append(ANY_JSON)
-    system = "\n\n".join(told)
+        texts.append(ANY_JSON)
+    system = "\n\n".join(texts)
     return {"messages": messages_to_wire(request.messages)} | ({"system": system} if system else {})
 
 

@@ -180,7 +180,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _first(causes: tuple[BaseException, ...], attribute: str) -> Any:
     """The attribute of the first cause that has it; SDKs share no classes, but they share names."""
-    return next((found for cause in causes if (found := getattr(cause, attribute, None)) is not None), None)
+    values = (getattr(cause, attribute, None) for cause in causes)
+    return next((value for value in values if value is not None), None)
 
 
 def _names(error: BaseException) -> set[str]:
