@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...contracts.errors import EnvironmentUnavailable, PolicyInvalid, UsageError
-from .. import settings
-from ..artifact_choice import AUTO, HELP, choose_artifact
+from .. import preferences, settings
+from ..artifact_choice import choose_artifact
+from ..options import NAME, PLACE, FiniteRange, artifact_option, base_option, profile_option
 from ..output import note
 from .run import LIMITS, limit_options
 
@@ -32,16 +33,24 @@ KEY = "TRINITY_API_KEY"
     "--pool",
     "pools",
     multiple=True,
+    type=NAME,
     metavar="[NAME=]NAME|FILE.toml",
     help="The agents; may be repeated, each a model trinity-NAME. By default a demonstration that needs no network.",
 )
-@click.option("--policy", default="default", show_default=True, help="default, or published: the port's behaviour.")
+@click.option(
+    "--policy",
+    type=NAME,
+    default="default",
+    show_default=True,
+    envvar="TRINITY_POLICY",
+    help="default, or published: the port's behaviour.",
+)
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Set an option of the policy.")
 @limit_options
 @click.option("--live", is_flag=True, help="Allow calls to providers outside this process: they may cost money.")
-@click.option("--artifact", default=AUTO, show_default=True, help=HELP)
-@click.option("--base", help="Base model: a folder in Hugging Face layout, or OWNER/NAME[@REVISION].")
-@click.option("--profile", default="auto", show_default=True, help="Runtime profile; see `trinity-mlx profiles`.")
+@artifact_option
+@base_option
+@profile_option
 @click.option(
     "--window",
     default="auto",
@@ -49,13 +58,13 @@ KEY = "TRINITY_API_KEY"
     metavar="HEAD,TAIL",
     help="Tokens of a long transcript that the router reads: the first and the last. auto measures; none is off.",
 )
-@click.option("--route-timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds that a route may take.")
+@click.option("--route-timeout", type=FiniteRange(min=0, min_open=True), help="Seconds that a route may take.")
 @click.option("--default-slot", type=click.IntRange(min=0), help="Who takes a turn whose route is late or failed.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; beyond this machine with a key.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option(
     "--api-key-file",
-    type=click.Path(path_type=Path),
+    type=PLACE,
     metavar="FILE",
     help=f"The keys that are accepted, one a line; {KEY} in the environment is one more.",
 )
@@ -74,12 +83,8 @@ KEY = "TRINITY_API_KEY"
 @click.option("--max-requests", default=256, show_default=True, type=click.IntRange(min=1), help="At work at once.")
 @click.option("--max-queued", default=64, show_default=True, type=click.IntRange(min=0), help="That wait for a place.")
 @click.option("--max-per-key", type=click.IntRange(min=1), help="Of one key, at work and waiting; no limit by default.")
-@click.option(
-    "--grace", default=30.0, show_default=True, type=click.FloatRange(min=0), help="Seconds to end on a signal."
-)
-@click.option(
-    "--trace-out", type=click.Path(path_type=Path), metavar="FILE.jsonl", help="Append every event to a file."
-)
+@click.option("--grace", default=30.0, show_default=True, type=FiniteRange(min=0), help="Seconds to end on a signal.")
+@click.option("--trace-out", type=PLACE, metavar="FILE.jsonl", help="Append every event to a file.")
 @click.option("--trace-content", is_flag=True, help="Keep texts in the trace, not their hashes alone.")
 @click.option("--quiet", is_flag=True, help="No line for each request.")
 @click.option("--check", is_flag=True, help="Check everything, route once, and exit.")
@@ -142,10 +147,12 @@ def _keys(file: Path | None) -> Keys:
 
 
 def _pools(given: tuple[str, ...]) -> dict[str, Pool]:
-    from ...pools.files import DEMO, find_pool
+    from ...pools.files import find_pool
     from ...server.assembly import named_pools
 
-    return {name: find_pool(place, settings.config_dir()) for name, place in named_pools(given or (DEMO,)).items()}
+    folder = settings.config_dir()
+    usual, _ = preferences.value_of("pool", folder, settings.environment())
+    return {name: find_pool(place, folder) for name, place in named_pools(given or (usual,)).items()}
 
 
 def _load_router(asked: Mapping[str, Any]) -> Router:
