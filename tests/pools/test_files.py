@@ -34,6 +34,8 @@ max_tokens = 100
 temperature = 0
 price = { input = 0.5, output = 2 }
 roles = ["worker", "verifier"]
+accepts = ["images", "tools"]
+proxy = "http://10.0.0.1:3128"
 extra = { top_p = 0.9, stop = ["\\n"], nested = { deep = true } }
 
 [[agents]]
@@ -82,6 +84,8 @@ def test_a_file_says_everything_about_its_agents(tmp_path: Path) -> None:
                 extra={"top_p": 0.9, "stop": ["\n"], "nested": {"deep": True}},
                 price=Price(0.5, 2.0),
                 roles=frozenset({Role.WORKER, Role.VERIFIER}),
+                accepts=("tools", "images"),
+                proxy="http://10.0.0.1:3128",
             ),
         ),
     )
@@ -176,6 +180,13 @@ def test_other_providers_models_are_no_paths() -> None:
         ({"provider": ""}, "agents.0.provider: "),
         ({"timeout_s": 0}, "agents.0.timeout_s: "),
         ({"timeout_s": True}, "agents.0.timeout_s: "),
+        ({"timeout_s": 1e300}, "agents.0.timeout_s: "),
+        ({"max_tokens": 2**70}, "agents.0.max_tokens: "),
+        ({"price": {"input": 1e308, "output": 0}}, "agents.0.price.input: "),
+        ({"name": "a" * 100_000}, "agents.0.name: "),
+        ({"accepts": ["sound"]}, "agents.0.accepts.0: "),
+        ({"proxy": "http://user:secret@host:3128"}, "agents.0.proxy: a key never stands in a pool"),
+        ({"proxy": "host:3128"}, "agents.0.proxy: "),
         ({"timeout_s": "60"}, "agents.0.timeout_s: "),
         ({"timeout_s": float("inf")}, "agents.0.timeout_s: "),
         ({"max_tokens": 0}, "agents.0.max_tokens: "),

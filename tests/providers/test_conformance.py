@@ -12,12 +12,26 @@ from typing import Any
 
 import pytest
 
+from trinity_mlx.contracts.errors import ProviderRefused, ReplyInvalid
+from trinity_mlx.contracts.parts import Image, Refusal, Text, ToolCall, ToolResult
 from trinity_mlx.contracts.pool import Agent
-from trinity_mlx.contracts.provider import Finish, Provider, Reply, Request
+from trinity_mlx.contracts.provider import (
+    Finish,
+    Provider,
+    Reply,
+    Request,
+    ResponseFormat,
+    Sampling,
+    Tool,
+    ToolChoice,
+    ToolMode,
+)
 from trinity_mlx.contracts.routing import Role
 from trinity_mlx.contracts.transcript import Message
 from trinity_mlx.files.shipped import data_path
+from trinity_mlx.providers.answers import checked_reply
 from trinity_mlx.providers.registry import make_provider
+from trinity_mlx.providers.wire.failures import Callee
 from trinity_mlx.runs.client import AgentClient
 
 from ..provider_server import ProviderServer
@@ -164,3 +178,55 @@ def test_a_client_calls_any_of_them(agent: Agent) -> None:
             await client.close()
 
     assert asyncio.run(call()).text
+
+
+PIXEL = Image.of_data(b"\x89PNG", "image/png")
+TOOL = Tool("look_up", "Looks.", {"type": "object"})
+CALL = ToolCall("call_1", "look_up", '{"city": "Köln"}')
+CASES = {
+    "parts": Request((Message("user", (Text("What is"), Text("this?"))),), Role.WORKER, 0),
+    "an image": Request((Message("user", (Text("What is this?"), PIXEL)),), Role.WORKER, 0),
+    "tools": Request(ASKED.messages, Role.WORKER, 0, (TOOL,)),
+    "a tool that must be called": Request(ASKED.messages, Role.WORKER, 0, (TOOL,), ToolChoice(ToolMode.REQUIRED)),
+    "calls and results": Request(
+        (
+            Message("user", "How warm is it?"),
+            Message("assistant", (Text("I look."), CALL)),
+            Message("tool", (ToolResult.of_text(CALL.id, "21"),)),
+        ),
+        Role.WORKER,
+        0,
+    ),
+    "an image in a result": Request(
+        (
+            Message("user", "Look."),
+            Message("assistant", (CALL,)),
+            Message("tool", (ToolResult(CALL.id, (PIXEL,), is_error=True),)),
+        ),
+        Role.WORKER,
+        0,
+    ),
+    "a refusal before": Request(
+        (Message("user", "a"), Message("assistant", (Refusal(""),)), Message("user", "b")), Role.WORKER, 0
+    ),
+    "a developer": Request((Message("developer", "Be brief."), Message("user", "a", "ann")), Role.WORKER, 0),
+    "a JSON schema": Request(ASKED.messages, Role.WORKER, 0, response_format=ResponseFormat({"type": "object"})),
+    "sampling": Request(ASKED.messages, Role.WORKER, 0, sampling=Sampling(0.7, 0.9, 6, ("zzz",), 1)),
+    "the last word to the assistant": Request((Message("user", "a"), Message("assistant", "b")), Role.WORKER, 0),
+    "nothing but a system": Request((Message("system", "Be brief."),), Role.WORKER, 0),
+}
+"""What any provider may be asked; one of another make should pass these too."""
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
+def test_whatever_is_asked_there_is_a_reply_or_a_clear_refusal(agent: Agent, case: str, is_streamed: bool) -> None:
+    heard: list[str] = []
+    may_decline = agent.provider == "local"  # it reads no images and has no tools, and may say nothing but space
+    try:
+        reply = using(agent, lambda made: made.reply(CASES[case], heard.append if is_streamed else None))
+    except (ProviderRefused, ReplyInvalid):
+        assert may_decline
+        return
+    assert checked_reply(Callee(agent), reply) == reply
+    assert not is_streamed or "".join(heard) == reply.text

@@ -260,6 +260,18 @@ def test_seconds_to_wait(headers: dict[str, str], seconds: float | None) -> None
     assert retry_after_s(headers, datetime(2026, 11, 21, 10, 0, 0, tzinfo=UTC)) == seconds
 
 
+@pytest.mark.parametrize("provider", ["openai-compatible", "anthropic", "any-llm"])
+def test_calls_go_through_the_proxy_that_an_agent_names(server: ProviderServer, provider: str) -> None:
+    model = "openai:echo" if provider == "any-llm" else "echo"
+    asked = Agent(0, "solver", provider, model, "http://elsewhere.invalid/v1", proxy=server.origin)
+    assert send(server, asked).path.startswith("http://elsewhere.invalid/v1/")
+
+
+def test_a_proxy_that_any_llm_cannot_be_told_is_refused() -> None:
+    with pytest.raises(PoolInvalid, match="takes no proxy"):
+        make_provider(Agent(0, "a", "any-llm", "mistral:m", proxy="http://127.0.0.1:1"), KEY)
+
+
 def test_counts_that_are_missing_are_not_made_up() -> None:
     with ProviderServer() as server:
         body = '{"choices": [{"message": {"content": "42"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 3}}'

@@ -31,7 +31,8 @@ class Agent:
 
     ``api_key`` is a reference such as ``env:OPENAI_API_KEY`` or ``file:/run/secrets/key``, never a key. ``extra``
     goes into the provider's request as it is. ``roles`` are those that the agent may take, ``accepts`` is what of
-    ``ACCEPTS`` its model understands; ``price`` is None where nobody stated one.
+    ``ACCEPTS`` its model understands; ``price`` is None where nobody stated one. ``proxy`` is the address of a proxy
+    that calls go through; the environment names none.
     """
 
     slot: int
@@ -47,6 +48,7 @@ class Agent:
     price: Price | None = None
     roles: frozenset[Role] = ALL_ROLES
     accepts: tuple[str, ...] = ()
+    proxy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

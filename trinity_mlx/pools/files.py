@@ -14,6 +14,7 @@ temperature = 0.2
 price = { input = 0.0, output = 0.0 }     # USD per million tokens
 roles = ["worker", "verifier"]            # optional; all three where it is left out
 accepts = ["tools", "images"]             # what the model understands besides text; nothing where it is left out
+proxy = "http://10.0.0.1:3128"            # optional; calls go through it, and no variable of the environment names one
 extra = { top_p = 0.9 }                   # goes into the provider's request as it is
 """
 
@@ -105,6 +106,7 @@ class _Agent(Strict):
     price: _Price | None = None
     roles: Annotated[list[Literal["worker", "thinker", "verifier"]], Field(min_length=1)] | None = None
     accepts: list[Literal["tools", "images"]] = Field(default_factory=list)
+    proxy: Annotated[str, AfterValidator(_checked_url)] | None = None
 
 
 class _Pool(Strict):

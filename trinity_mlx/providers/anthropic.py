@@ -63,7 +63,7 @@ class _Anthropic:
             base_url=callee.agent.base_url or DEFAULT_URL,
             timeout=None,
             max_retries=0,
-            http_client=http_client(httpx),
+            http_client=http_client(httpx, callee.agent.proxy),
         )
 
     async def create(self, request: Request, stream: bool) -> Any:

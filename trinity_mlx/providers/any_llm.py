@@ -96,7 +96,9 @@ def _client(agent: Agent, callee: Callee, name: str) -> AnyLLM:
         if kind.MAX_RETRIES_SUPPORT != "unsupported":
             options["max_retries"] = 0
         if issubclass(kind, BaseOpenAIProvider):
-            options["http_client"] = http_client(httpx2)
+            options["http_client"] = http_client(httpx2, agent.proxy)
+        elif agent.proxy:
+            raise PoolInvalid(f"agent {agent.name!r}: any-llm's provider {name!r} takes no proxy: leave it out")
         base_url = agent.base_url or getattr(kind, "API_BASE", None)
         return AnyLLM.create(name, callee.secret or NO_KEY, base_url, **options)
     except ImportError as error:

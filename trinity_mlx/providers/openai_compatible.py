@@ -66,7 +66,7 @@ class _OpenAI:
             base_url=callee.agent.base_url or DEFAULT_URL,
             timeout=None,
             max_retries=0,
-            http_client=http_client(httpx2),
+            http_client=http_client(httpx2, callee.agent.proxy),
         )
 
     async def create(self, request: Request, stream: bool) -> Any:

@@ -18,7 +18,7 @@ class BodyRefused(Exception):
     """The body of a reply is larger than anybody would read, or packed so that its size cannot be told."""
 
 
-def http_client(library: ModuleType, max_bytes: int = MAX_REPLY_BYTES) -> Any:
+def http_client(library: ModuleType, proxy: str | None = None, max_bytes: int = MAX_REPLY_BYTES) -> Any:
     """An ``AsyncClient`` of ``library`` (``httpx2``, or ``httpx`` where an SDK still needs that).
 
     Proxies and certificates named by environment variables are not used; a redirect is an answer, so that no key
@@ -35,6 +35,7 @@ def http_client(library: ModuleType, max_bytes: int = MAX_REPLY_BYTES) -> Any:
     return library.AsyncClient(
         verify=_tls(),
         trust_env=False,
+        proxy=proxy,
         follow_redirects=False,
         timeout=None,
         limits=library.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=100),
