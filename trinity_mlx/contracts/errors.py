@@ -17,6 +17,7 @@
     │   ├── AuthorityInvalid
     │   ├── TraceInvalid
     │   ├── SettingsInvalid
+    │   ├── TableInvalid
     │   └── LiveCallRefused
     ├── EnvironmentUnavailable     exit code 3
     │   ├── UnknownProfile
@@ -138,6 +139,10 @@ class TraceInvalid(UsageError):
 
 class SettingsInvalid(UsageError):
     """The user's file of settings is malformed, or holds a setting that there is not."""
+
+
+class TableInvalid(UsageError):
+    """A table of recorded answers cannot be read, or holds too little for what is asked of it."""
 
 
 class LiveCallRefused(UsageError):

@@ -1,0 +1,1 @@
+"""Training: from tables of recorded answers to a sealed bundle, and whether that is worth it."""

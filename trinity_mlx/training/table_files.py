@@ -1,0 +1,137 @@
+"""The files that a table lies in: JSONL, CSV or Parquet, plain or compressed, told apart by their first bytes."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any, cast
+
+from ..contracts.canonical import unique_keys
+from ..contracts.errors import TableInvalid
+from ..files.atomic import write_file
+
+Record = dict[str, Any]
+
+_COMPRESSED: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
+    b"\x1f\x8b": lambda file: cast(IO[bytes], gzip.GzipFile(fileobj=file)),
+    b"BZh": lambda file: cast(IO[bytes], bz2.BZ2File(file)),
+    b"\xfd7zXZ": lambda file: cast(IO[bytes], lzma.LZMAFile(file)),  # noqa: SIM115  the caller closes it
+}
+_PARQUET = b"PAR1"
+_NESTED = ("scores", "costs", "seconds", "runs")
+_UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
+
+
+def read_records(path: Path) -> Iterator[tuple[int, Record]]:
+    """The rows of a file as they stand there, each with its number: of the line, in Parquet of the row, from 1.
+
+    In CSV and in Parquet a column named ``scores.AGENT`` (or ``costs.``, ``seconds.``, ``runs.``) is one agent's; an
+    empty cell is a missing value, and repeated scores in one cell of CSV are separated by semicolons.
+
+    Raises:
+        TableInvalid: the file cannot be read, or a line is none.
+    """
+    try:
+        with path.open("rb") as file:
+            first = file.read(6)
+        yield from _parquet(path) if first.startswith(_PARQUET) else _text_records(path, first)
+    except _UNREADABLE as error:
+        raise TableInvalid(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def write_jsonl(path: Path, records: Iterable[Record]) -> None:
+    """Write records as JSONL, whole or not at all; compressed where the name ends in ``.gz``.
+
+    Raises:
+        FolderUnavailable: the file cannot be written.
+    """
+    text = "".join(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n" for record in records)
+    content = text.encode("utf-8", "surrogatepass")
+    write_file(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+
+
+def _text_records(path: Path, first: bytes) -> Iterator[tuple[int, Record]]:
+    with path.open("rb") as raw:
+        opened = next((opener for magic, opener in _COMPRESSED.items() if first.startswith(magic)), None)
+        with opened(raw) if opened else raw as file:
+            is_csv = any(suffix.lower() == ".csv" for suffix in path.suffixes)
+            yield from _csv(path, file) if is_csv else _jsonl(path, file)
+
+
+def _jsonl(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Record]]:
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line.decode("utf-8"), object_pairs_hook=unique_keys, parse_constant=_refuse)
+        except (ValueError, RecursionError) as error:
+            raise TableInvalid(f"{path} line {number} is not JSON: {error}") from None
+        if not isinstance(record, dict):
+            raise TableInvalid(f"{path} line {number} is {line[:60]!r}..., and an object is needed")
+        yield number, record
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _csv(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Record]]:
+    reader = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
+    try:
+        names = next(reader, [])
+        if len(set(names)) < len(names):
+            raise TableInvalid(f"{path}: a column stands there twice")
+        for cells in reader:
+            if len(cells) != len(names):
+                raise TableInvalid(f"{path} line {reader.line_num} has {len(cells)} cells, and the head {len(names)}")
+            yield reader.line_num, _nested(path, reader.line_num, dict(zip(names, cells, strict=True)))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise TableInvalid(f"{path} line {reader.line_num + 1} is not CSV in UTF-8: {error}") from None
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, Record]]:
+    try:
+        from pyarrow import ArrowException, parquet  # type: ignore[import-untyped]
+    except ImportError:
+        raise TableInvalid(f"{path} is Parquet: reading it takes `pip install trinity-mlx[train]`") from None
+    try:
+        number = 0
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                for record in batch.to_pylist():
+                    number += 1
+                    yield number, _nested(path, number, record)
+    except ArrowException as error:
+        raise TableInvalid(f"{path} is no sound Parquet file: {error}") from None
+
+
+def _nested(path: Path, line: int, flat: Record) -> Record:
+    """``flat`` with the columns ``scores.AGENT`` gathered under ``scores``, and texts there read as numbers."""
+    record: Record = {}
+    for name, value in flat.items():
+        whole, _, agent = name.partition(".")
+        if value is None or value == "":
+            continue
+        if agent and whole in _NESTED:
+            record.setdefault(whole, {})[agent] = _parsed(path, line, name, value)
+        else:
+            record[name] = json.loads(value) if name == "messages" and isinstance(value, str) else value
+    return record
+
+
+def _parsed(path: Path, line: int, name: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        if name.startswith("runs."):
+            return [float(part) for part in value.split(";")]
+        return float(value)
+    except ValueError:
+        raise TableInvalid(f"{path} line {line}: {name} is {value[:60]!r}, and a number is needed") from None
