@@ -60,7 +60,8 @@ def ridge_scores(known: np.ndarray, scores: np.ndarray, asked: np.ndarray, penal
     else:
         kernel = features @ features.T + penalty * np.eye(rows)
         predicted = wanted @ (features.T @ np.linalg.solve(kernel, targets))
-    return predicted + level
+    scored: np.ndarray = predicted + level
+    return scored
 
 
 def neighbour_scores(

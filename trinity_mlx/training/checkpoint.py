@@ -1,0 +1,93 @@
+"""Checkpoints: arrays as safetensors, the rest as JSON, and never half of one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..contracts.artifact import TensorLocation
+from ..contracts.errors import ResumeRefused, TrinityError
+from ..files.atomic import write_file
+from ..files.safetensors import read_header
+from ..files.safetensors_writer import TensorSpec, write_safetensors
+
+RECORD = "checkpoint.json"
+_DTYPES: dict[str, np.dtype[Any]] = {"F64": np.dtype("<f8"), "U8": np.dtype("u1")}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a training stands: plain values, and arrays of float64 or uint8 by name."""
+
+    values: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint. Killed at any moment, the folder holds this one or the one before.
+
+    The arrays go to a file of their own name first; the record that names it follows in one step.
+
+    Raises:
+        FolderUnavailable: it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    number = int(checkpoint.values["generation"])
+    name = f"checkpoint-{number}.safetensors"
+    items = [(key, _exact(array)) for key, array in checkpoint.arrays.items()]
+    write_safetensors(folder / name, [(_spec(key, array), _bytes(array)) for key, array in items])
+    digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    record = {**checkpoint.values, "arrays": name, "sha256": digest}
+    write_file(folder / RECORD, json.dumps(record, indent=2).encode())
+    for stale in folder.glob("checkpoint-*.safetensors"):
+        if stale.name != name:
+            stale.unlink(missing_ok=True)
+
+
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """The checkpoint in ``folder``; None where there is none.
+
+    Raises:
+        ResumeRefused: there is one, and it has changed since or is broken.
+    """
+    record = folder / RECORD
+    if not record.is_file():
+        return None
+    try:
+        values = json.loads(record.read_bytes())
+        path = folder / Path(values["arrays"]).name
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != values["sha256"]:
+            raise ResumeRefused(f"{path} has changed since it was written: delete {folder} and train anew")
+        arrays = {name: _array(content, tensor) for name, tensor in read_header(path).items()}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ResumeRefused(f"{record} is no checkpoint ({error}): delete {folder} and train anew") from None
+    except TrinityError as error:
+        raise ResumeRefused(f"{error}; delete {folder} and train anew") from None
+    return Checkpoint(values, arrays)
+
+
+def _array(content: bytes, tensor: TensorLocation) -> np.ndarray:
+    dtype = _DTYPES[tensor.dtype]
+    flat = np.frombuffer(content, dtype, tensor.nbytes // dtype.itemsize, tensor.start)
+    array: np.ndarray = flat.reshape(tensor.shape).copy()
+    return array
+
+
+def _exact(array: np.ndarray) -> np.ndarray:
+    kind = np.uint8 if array.dtype == np.uint8 else np.float64
+    return np.ascontiguousarray(array, dtype=kind)
+
+
+def _spec(name: str, array: np.ndarray) -> TensorSpec:
+    return TensorSpec(name, "U8" if array.dtype == np.uint8 else "F64", array.shape)
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    return memoryview(array.tobytes())

@@ -1,0 +1,145 @@
+"""Hidden vectors of a table's transcripts, as gains change: what does not change is read once and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..contracts.backend import Population, Segment
+from ..files.atomic import write_atomically
+
+MEMORY_BYTES = 2 * 1024**3
+BATCH_TOKENS = 4096
+Slopes = dict[str, np.ndarray]
+
+
+class TrunkStore:
+    """Trunks by content: in memory up to a bound, beyond it as files in ``folder``, where there is one.
+
+    A file's name is the hash of all that its content depends on, so an old one is never taken for another's.
+    """
+
+    def __init__(self, folder: Path | None, key: str, memory_bytes: int = MEMORY_BYTES) -> None:
+        self._folder = folder
+        self._key = key
+        self._memory: dict[Segment, np.ndarray] = {}
+        self._left = memory_bytes
+
+    def get(self, segment: Segment) -> np.ndarray | None:
+        """The trunk of ``segment`` [tokens, hidden], or None."""
+        if segment in self._memory:
+            return self._memory[segment]
+        path = self._path(segment)
+        if path is None or not path.is_file():
+            return None
+        try:
+            stored: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError):
+            return None
+        return stored if len(stored) == len(segment.tokens) else None
+
+    def put(self, segment: Segment, trunk: np.ndarray) -> None:
+        """Keep the trunk of ``segment``, if there is a place left for it."""
+        if trunk.nbytes <= self._left:
+            self._left -= trunk.nbytes
+            self._memory[segment] = trunk
+            return
+        path = self._path(segment)
+        if path is not None and not path.exists():
+            content = io.BytesIO()
+            np.save(content, trunk, allow_pickle=False)
+            write_atomically(path, content.getvalue())
+
+    def _path(self, segment: Segment) -> Path | None:
+        if self._folder is None:
+            return None
+        tokens = np.array(segment.tokens, dtype="<i8").tobytes()
+        return self._folder / f"{hashlib.sha256(self._key.encode() + b'|' + tokens).hexdigest()}.npy"
+
+
+class Features:
+    """Hidden vectors of fixed segments."""
+
+    def __init__(self, population: Population, segments: Sequence[Segment], store: TrunkStore) -> None:
+        self.segments = tuple(segments)
+        self._population = population
+        self._store = store
+
+    def hidden(
+        self,
+        rows: np.ndarray,
+        gains: Mapping[str, np.ndarray],
+        tick: Callable[[int], None] | None = None,
+    ) -> np.ndarray:
+        """Hidden vectors of ``rows`` for each candidate, float32 [candidates, rows, hidden].
+
+        Args:
+            rows: indices into the segments.
+            gains: by tensor [candidates, side].
+            tick: told how many rows have just been read.
+        """
+        parts: dict[int, np.ndarray] = {}
+        for batch in self._batches(rows):
+            segments = [self.segments[index] for index in batch]
+            vectors = self._population.hidden(segments, self._trunk(segments), gains)
+            parts |= zip(batch, vectors.swapaxes(0, 1), strict=True)
+            if tick:
+                tick(len(batch))
+        return np.stack([parts[index] for index in rows.tolist()], axis=1)
+
+    def pullback(
+        self,
+        rows: np.ndarray,
+        gains: Mapping[str, np.ndarray],
+        slopes_of: Callable[[np.ndarray, list[int]], np.ndarray],
+    ) -> Slopes:
+        """The gradient of a sum over ``rows`` with respect to one candidate's ``gains`` [side], float64 by tensor.
+
+        ``slopes_of`` gives the slope at the hidden vectors [batch, hidden] of the rows whose indices it is told.
+        """
+        total = {name: np.zeros(len(row)) for name, row in gains.items()}
+        for batch in self._batches(rows):
+            segments = [self.segments[index] for index in batch]
+            pull = _for_batch(slopes_of, batch)
+            for name, slope in self._population.pullback(segments, self._trunk(segments), gains, pull).items():
+                total[name] += slope
+        return total
+
+    def _batches(self, rows: np.ndarray) -> Iterator[list[int]]:
+        """Indices in runs of about equal lengths, each of some thousand tokens."""
+        batch: list[int] = []
+        tokens = 0
+        for index in sorted(rows.tolist(), key=lambda index: len(self.segments[index].tokens)):
+            length = len(self.segments[index].tokens)
+            if batch and tokens + length > BATCH_TOKENS:
+                yield batch
+                batch, tokens = [], 0
+            batch.append(index)
+            tokens += length
+        if batch:
+            yield batch
+
+    def _trunk(self, segments: Sequence[Segment]) -> np.ndarray:
+        held = [self._store.get(segment) for segment in segments]
+        fresh = [segment for segment, trunk in zip(segments, held, strict=True) if trunk is None]
+        made = dict(zip(fresh, self._read(fresh), strict=True)) if fresh else {}
+        return np.concatenate(
+            [made[segment] if trunk is None else trunk for segment, trunk in zip(segments, held, strict=True)]
+        )
+
+    def _read(self, segments: Sequence[Segment]) -> list[np.ndarray]:
+        ends = np.cumsum([len(segment.tokens) for segment in segments])[:-1]
+        parts = [part.copy() for part in np.split(self._population.trunk(segments), ends)]
+        for segment, part in zip(segments, parts, strict=True):
+            self._store.put(segment, part)
+        return parts
+
+
+def _for_batch(
+    slopes_of: Callable[[np.ndarray, list[int]], np.ndarray], batch: list[int]
+) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda hidden: slopes_of(hidden, batch)

@@ -1,0 +1,151 @@
+"""What a training is asked to do, and the stages that this comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..contracts.errors import UsageError
+from .heads import HEADS
+from .objective import Objective
+from .optimizers import load_optimizer, optimizer_names
+from .stages import (
+    NEIGHBOUR_TARGETS,
+    HeadDescent,
+    OffsetDescent,
+    Problem,
+    ReinforceStage,
+    RidgeStage,
+    Search,
+    Stage,
+    Target,
+)
+
+STAGED = "staged"
+PAPER_POPULATION, PAPER_ITERATIONS, PAPER_STEP = 32, 60, 0.03
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One training.
+
+    Attributes:
+        algorithm: a name of ``algorithm_names``; ``staged`` is the default recipe.
+        head: a name of ``heads.HEADS``.
+        offsets: whether singular values are trained too, or the head alone.
+        embedding: whether the embedding's are among them; every candidate then has layers of its own from the first on.
+        layers: decoder layers whose matrices may be changed; the second-to-last by default.
+        iterations: generations of a search; by default the algorithm's own.
+        population: candidates of a generation; by default the algorithm's own.
+        step: how far a search looks at first; by default the algorithm's own.
+        rows: how many train rows each generation of a search sees; all by default.
+        objective: what is trained for.
+        seed: fixes all that is drawn; 0 is a seed as any other.
+        patience: generations of a search without a gain on the validation split before its stage ends.
+
+    Raises:
+        UsageError: a name is unknown, or a number out of range.
+    """
+
+    algorithm: str = STAGED
+    head: str = "linear"
+    offsets: bool = True
+    embedding: bool = False
+    layers: tuple[int, ...] | None = None
+    iterations: int | None = None
+    population: int | None = None
+    step: float | None = None
+    rows: int | None = None
+    objective: Objective = field(default_factory=Objective)
+    seed: int = 0
+    patience: int = 30
+
+    def __post_init__(self) -> None:
+        if self.algorithm not in algorithm_names():
+            raise UsageError(f"no algorithm {self.algorithm!r}: there are {', '.join(algorithm_names())}")
+        if self.head not in HEADS:
+            raise UsageError(f"no head {self.head!r}: there are {', '.join(HEADS)}")
+        least = {"iterations": 1, "population": 2, "rows": 1, "step": 1e-12}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and not value >= bound:
+                raise UsageError(f"{name} is {value}, and at least {bound} is needed")
+        if self.seed < 0 or self.patience < 1:
+            raise UsageError(f"a seed is at least 0 and patience at least 1, not {self.seed} and {self.patience}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def algorithm_names() -> list[str]:
+    """Every name that ``Settings.algorithm`` takes, the default first."""
+    return [STAGED, *_ALGORITHMS, *(name for name in optimizer_names() if name not in _ALGORITHMS)]
+
+
+def stages_for(settings: Settings, problem: Problem) -> list[Stage]:
+    """The stages of ``settings``, in order.
+
+    Raises:
+        UsageError: the algorithm is an optimiser of another package, which cannot be imported.
+    """
+    if settings.algorithm == STAGED:
+        return _staged(settings, problem)
+    make = _ALGORITHMS.get(settings.algorithm)
+    return [make(settings, problem) if make else _search(settings, problem, settings.algorithm, step=0.1)]
+
+
+def _staged(settings: Settings, problem: Problem) -> list[Stage]:
+    offsets: list[Stage] = [OffsetDescent(problem, NEIGHBOUR_TARGETS[0])] if settings.offsets else []
+    evolved = Search(
+        problem,
+        "sep-cma-es",
+        load_optimizer("sep-cma-es"),
+        generations=settings.iterations or PAPER_ITERATIONS,
+        step=settings.step or 0.01,
+        population=settings.population or PAPER_POPULATION,
+        rows=settings.rows,
+    )
+    return [RidgeStage(problem), HeadDescent(problem, "neighbour-targets", NEIGHBOUR_TARGETS), *offsets, evolved]
+
+
+def _paper(settings: Settings, problem: Problem) -> Stage:
+    """The published settings, from zero: population 32, step 0.03, 60 iterations, offsets and head together."""
+    return Search(
+        problem,
+        "sep-cma-es",
+        load_optimizer("sep-cma-es"),
+        generations=settings.iterations or PAPER_ITERATIONS,
+        step=settings.step or PAPER_STEP,
+        population=settings.population or PAPER_POPULATION,
+        rows=settings.rows,
+        offsets=settings.offsets,
+        start_at_zero=True,
+    )
+
+
+def _search(settings: Settings, problem: Problem, name: str, step: float) -> Stage:
+    return Search(
+        problem,
+        name,
+        load_optimizer(name),
+        generations=settings.iterations or 300,
+        step=settings.step or step,
+        population=settings.population or PAPER_POPULATION,
+        rows=settings.rows,
+        offsets=settings.offsets and settings.rows is not None,
+        start_at_zero=True,
+    )
+
+
+_ALGORITHMS: dict[str, Callable[[Settings, Problem], Stage]] = {
+    "paper": _paper,
+    "sep-cma-es": lambda settings, problem: _search(settings, problem, "sep-cma-es", step=0.1),
+    "soft-targets": lambda _, problem: HeadDescent(problem, "soft-targets", [Target(0, 0.1), Target(0, 0.3)]),
+    "hard-labels": lambda _, problem: HeadDescent(problem, "hard-labels", [Target(0, 0.0)]),
+    "knn": lambda _, problem: HeadDescent(problem, "knn", NEIGHBOUR_TARGETS),
+    "ridge": lambda _, problem: RidgeStage(problem),
+    "reinforce": lambda settings, problem: ReinforceStage(problem, rounds=settings.iterations or PAPER_ITERATIONS),
+    "random-search": lambda settings, problem: _search(settings, problem, "random-search", step=0.5),
+}
