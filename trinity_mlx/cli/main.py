@@ -52,6 +52,11 @@ GROUPS: Mapping[str, Mapping[str, Verb]] = {
         "compare-lanes": Verb("compare_lanes:compare_lanes", "Compare what two lanes recorded."),
         "parity": Verb("parity:parity", "Prove that two systems compute the same."),
     },
+    "Train": {
+        "table": Verb("table:table", "Look at tables of recorded answers."),
+        "headroom": Verb("headroom:headroom", "Say what a router could gain on TABLE, and if training is worth it."),
+        "train": Verb("train:train", "Train a router for your own agents on TABLE, and seal it with its report."),
+    },
     "See": {
         "trace": Verb("trace:trace", "Show, verify and export the traces of runs."),
         "profiles": Verb("profiles:profiles", "List what can run here, and what the rest needs."),

@@ -41,7 +41,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     number = int(checkpoint.values["generation"])
     name = f"checkpoint-{number}.safetensors"
     items = [(key, _exact(array)) for key, array in checkpoint.arrays.items()]
-    write_safetensors(folder / name, [(_spec(key, array), _bytes(array)) for key, array in items])
+    write_safetensors(folder / name, [(_spec(key, array), [_bytes(array)]) for key, array in items])
     digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     record = {**checkpoint.values, "arrays": name, "sha256": digest}
     write_file(folder / RECORD, json.dumps(record, indent=2).encode())

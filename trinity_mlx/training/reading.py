@@ -109,7 +109,7 @@ def base_hidden(
     known = _load(path, len(features.segments)) if path else None
     if known is not None:
         return known
-    hidden = features.hidden(np.arange(len(features.segments)), layout.gains(layout.zero()), tick)[0]
+    hidden: np.ndarray = features.hidden(np.arange(len(features.segments)), layout.gains(layout.zero()), tick)[0]
     if path:
         content = io.BytesIO()
         np.save(content, hidden, allow_pickle=False)
@@ -119,7 +119,7 @@ def base_hidden(
 
 def _load(path: Path, rows: int) -> np.ndarray | None:
     try:
-        hidden: np.ndarray = np.load(path, allow_pickle=False)
+        kept: np.ndarray = np.load(path, allow_pickle=False)
     except (OSError, ValueError):
         return None
-    return hidden if hidden.ndim == 2 and len(hidden) == rows else None
+    return kept if kept.ndim == 2 and len(kept) == rows else None

@@ -93,5 +93,5 @@ def _factor(layout: Layout, name: str, offsets: np.ndarray) -> np.ndarray:
 def _write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     arrays = {name: np.ascontiguousarray(values, dtype="<f4") for name, values in tensors.items()}
     write_safetensors(
-        path, [(TensorSpec(name, "F32", array.shape), array.data.cast("B")) for name, array in arrays.items()]
+        path, [(TensorSpec(name, "F32", array.shape), [array.data.cast("B")]) for name, array in arrays.items()]
     )

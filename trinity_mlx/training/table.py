@@ -14,7 +14,7 @@ from ..contracts.text_format import TextFormat
 from ..contracts.transcript import Transcript
 from .table_files import read_records
 
-FIELDS = ("id", "prompt", "messages", "scores", "costs", "seconds", "runs", "category", "split", "role")
+FIELDS = ("id", "prompt", "messages", "scores", "costs", "seconds", "runs", "responses", "category", "split", "role")
 """What is read of a row; any other field is passed over, and ``Table.unread`` names it."""
 SPLITS = ("train", "val", "test")
 _HELD_OUT = {"train": range(6), "val": range(6, 8), "test": range(8, 10)}
@@ -29,6 +29,7 @@ class Row:
         costs: what it cost, in any one unit.
         seconds: how long it took.
         runs: the scores of repeated answers, where there were several; ``scores`` is then their mean.
+        responses: the answers themselves, where they were kept.
         category: the kind of prompt.
         split: ``train``, ``val`` or ``test``.
         role: which role is the right one here.
@@ -41,6 +42,7 @@ class Row:
     costs: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     runs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    responses: Mapping[str, str] = field(default_factory=dict)
     category: str | None = None
     split: str | None = None
     role: Role | None = None
@@ -60,6 +62,7 @@ class Row:
             "costs": dict(self.costs),
             "seconds": dict(self.seconds),
             "runs": {agent: list(scores) for agent, scores in self.runs.items()},
+            "responses": dict(self.responses),
             "category": self.category,
             "split": self.split,
             "role": None if self.role is None else self.role.label,
@@ -166,6 +169,7 @@ def _joined(earlier: Row, later: Row) -> Row:
         costs={**earlier.costs, **later.costs},
         seconds={**earlier.seconds, **later.seconds},
         runs={**earlier.runs, **later.runs},
+        responses={**earlier.responses, **later.responses},
     )
 
 
@@ -194,6 +198,7 @@ def _checked(line: int, record: Mapping[str, Any]) -> Row:
         costs=_numbers(record, "costs"),
         seconds=_numbers(record, "seconds"),
         runs=runs,
+        responses=_responses(record),
         category=_text(record, "category"),
         split=_one_of(record, "split", SPLITS),
         role=_role(record),
@@ -222,6 +227,14 @@ def _mapping(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) and key.strip() for key in value):
         raise ValueError(f"{name} is {value!r:.60}, and an object from agents to numbers is needed")
     return {agent: each for agent, each in value.items() if each is not None}
+
+
+def _responses(record: Mapping[str, Any]) -> dict[str, str]:
+    responses = _mapping(record, "responses")
+    wrong = next((agent for agent, text in responses.items() if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise ValueError(f"responses.{wrong} is {responses[wrong]!r:.60}, and a text is needed")
+    return {agent: text for agent, text in responses.items() if text}
 
 
 def _numbers(record: Mapping[str, Any], name: str, most: float = float("inf")) -> dict[str, float]:

@@ -25,7 +25,7 @@ _COMPRESSED: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
     b"\xfd7zXZ": lambda file: cast(IO[bytes], lzma.LZMAFile(file)),  # noqa: SIM115  the caller closes it
 }
 _PARQUET = b"PAR1"
-_NESTED = ("scores", "costs", "seconds", "runs")
+_NESTED = ("scores", "costs", "seconds", "runs", "responses")
 _UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
@@ -83,17 +83,18 @@ def _refuse(name: str) -> None:
 
 
 def _csv(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Record]]:
-    reader = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
-    try:
-        names = next(reader, [])
-        if len(set(names)) < len(names):
-            raise TableInvalid(f"{path}: a column stands there twice")
-        for cells in reader:
-            if len(cells) != len(names):
-                raise TableInvalid(f"{path} line {reader.line_num} has {len(cells)} cells, and the head {len(names)}")
-            yield reader.line_num, _nested(path, reader.line_num, dict(zip(names, cells, strict=True)))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise TableInvalid(f"{path} line {reader.line_num + 1} is not CSV in UTF-8: {error}") from None
+    with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        reader = csv.reader(text, strict=True)
+        try:
+            names = next(reader, [])
+            if len(set(names)) < len(names):
+                raise TableInvalid(f"{path}: a column stands there twice")
+            for cells in reader:
+                if len(cells) != len(names):
+                    raise TableInvalid(f"{path} line {reader.line_num} has {len(cells)} cells, not {len(names)}")
+                yield reader.line_num, _nested(path, reader.line_num, dict(zip(names, cells, strict=True)))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise TableInvalid(f"{path} line {reader.line_num + 1} is not CSV in UTF-8: {error}") from None
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Record]]:
@@ -127,7 +128,7 @@ def _nested(path: Path, line: int, flat: Record) -> Record:
 
 
 def _parsed(path: Path, line: int, name: str, value: Any) -> Any:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or name.startswith("responses."):
         return value
     try:
         if name.startswith("runs."):

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.training_tables import AGENTS, answers_of, records, table_of, write_jsonl
+from trinity_mlx.contracts.errors import TableInvalid
+from trinity_mlx.contracts.routing import Role
+from trinity_mlx.training.answers import Answers
+from trinity_mlx.training.table import (
+    merge_tables,
+    read_table,
+    split_by_category,
+    split_by_text,
+    straddling,
+)
+from trinity_mlx.training.table_files import write_jsonl as write_table
+
+POOL = Path(__file__).parents[3] / "shared" / "reference" / "pools" / "reasoning_gym.jsonl.gz"
+
+
+def test_a_row_has_what_it_was_given(tmp_path: Path) -> None:
+    row = {
+        "id": "a",
+        "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes?"}],
+        "scores": {"x": 1, "y": None},
+        "runs": {"z": [0.0, 1.0]},
+        "costs": {"x": 0.25},
+        "seconds": {"x": 3},
+        "category": "chat",
+        "split": "val",
+        "role": "Verifier",
+        "colour": "red",
+    }
+    table = table_of(tmp_path / "t.jsonl", [row])
+    found = table.rows[0]
+    assert found.scores == {"x": 1.0, "z": 0.5}
+    assert (found.costs, found.seconds, found.runs) == ({"x": 0.25}, {"x": 3.0}, {"z": (0.0, 1.0)})
+    assert (found.category, found.split, found.role, found.line) == ("chat", "val", Role.VERIFIER, 1)
+    assert table.unread == ("colour",)
+
+
+@pytest.mark.parametrize("compress", [lambda raw: raw, gzip.compress, bz2.compress, lzma.compress])
+def test_compression_is_told_by_content_and_not_by_name(compress: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    plain = write_jsonl(tmp_path / "plain.jsonl", records(20))
+    packed = tmp_path / "table.jsonl"
+    packed.write_bytes(compress(plain.read_bytes()))
+    assert read_table(packed).rows == read_table(plain).rows
+
+
+def test_csv_and_parquet_hold_the_same_rows(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet comes with the extra train")
+    pyarrow = pytest.importorskip("pyarrow")
+    csv = tmp_path / "t.csv"
+    csv.write_text(
+        'id,prompt,scores.a,scores.b,runs.c,category\r\n1,"two\nlines, ""quoted""",0.5,,0;1,k\r\n2,plain,,1,,\r\n',
+        encoding="utf-8",
+        newline="",
+    )
+    columns = {
+        "id": ["1", "2"],
+        "prompt": ['two\nlines, "quoted"', "plain"],
+        "scores.a": [0.5, None],
+        "scores": [{"b": None}, {"b": 1.0}],
+        "runs": [{"c": [0.0, 1.0]}, {"c": None}],
+        "category": ["k", None],
+    }
+    del columns["scores.a"]
+    columns["scores"] = [{"a": 0.5, "b": None}, {"a": None, "b": 1.0}]
+    parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
+    one, other = (read_table(tmp_path / name) for name in ("t.csv", "t.parquet"))
+    assert [row.to_dict() for row in one.rows] == [row.to_dict() for row in other.rows]
+    assert one.rows[0].scores == {"a": 0.5, "c": 0.5}
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "scores.x is 1.5, and a number from 0 to 1": {"scores": {"x": 1.5}},
+    "scores.x is True": {"scores": {"x": True}},
+    "scores.x is 'good'": {"scores": {"x": "good"}},
+    "scores is 0.5": {"scores": 0.5},
+    "there is no score": {"scores": {}},
+    "either `prompt` or `messages`, and this one has neither": {"prompt": None},
+    "prompt and messages": {"messages": [{"role": "user", "content": "a"}]},
+    "prompt is empty": {"prompt": ""},
+    "prompt is 7": {"prompt": 7},
+    "split is 'dev', and one of train, val, test": {"split": "dev"},
+    "role is 'Boss'": {"role": "Boss"},
+    "costs.x is -1": {"costs": {"x": -1}},
+    "runs.x is empty": {"runs": {"x": []}},
+    "responses.x is 3": {"responses": {"x": 3}},
+    "unknown role": {"prompt": None, "messages": [{"role": "king", "content": "a"}]},
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_a_wrong_row_is_named_by_its_line(message: str, tmp_path: Path) -> None:
+    good = {"id": "good", "prompt": "p", "scores": {"x": 1}}
+    bad = {key: value for key, value in {**good, "id": "bad", **WRONG[message]}.items() if value is not None}
+    with pytest.raises(TableInvalid) as caught:
+        table_of(tmp_path / "t.jsonl", [good, bad])
+    assert "line 2: " in str(caught.value)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no row"),
+        (b"{", "line 1 is not JSON"),
+        (b"[1]\n", "an object is needed"),
+        (b'{"a": 1, "a": 2}\n', "stands there twice"),
+        (b'{"prompt": "p", "scores": {"x": NaN}}\n', "line 1 is not JSON"),
+        (b"\xff\xfe\n", "line 1 is not JSON"),
+        (b"\x1f\x8bbroken", "cannot be read"),
+        (b"PAR1broken", "Parquet"),
+        (b"[" * 100_000, "line 1 is not JSON"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(TableInvalid, match=message):
+        read_table(path)
+    with pytest.raises(TableInvalid, match="cannot be read"):
+        read_table(tmp_path / "missing.jsonl")
+
+
+def test_an_id_stands_once(tmp_path: Path) -> None:
+    row = {"id": "a", "prompt": "p", "scores": {"x": 1}}
+    with pytest.raises(TableInvalid, match="line 2: id 'a' stands on line 1"):
+        table_of(tmp_path / "t.jsonl", [row, row])
+
+
+def test_a_table_that_is_written_reads_the_same(tmp_path: Path) -> None:
+    table = table_of(tmp_path / "a.jsonl", records(30)).with_splits(split_by_text)
+    for name in ("b.jsonl", "b.jsonl.gz"):
+        write_table(tmp_path / name, (row.to_dict() for row in table.rows))
+        assert read_table(tmp_path / name).rows == table.rows
+
+
+def test_equal_prompts_never_straddle_and_shares_are_about_right(tmp_path: Path) -> None:
+    rows = [{**row, "id": f"{row['id']}-{copy}"} for copy in range(2) for row in records(500)]
+    table = table_of(tmp_path / "t.jsonl", rows).with_splits(split_by_text)
+    assert straddling(table) == []
+    shares = {name: np.mean([row.split == name for row in table.rows]) for name in ("train", "val", "test")}
+    assert abs(shares["train"] - 0.6) < 0.06
+    assert abs(shares["test"] - 0.2) < 0.06
+    categories = {row.category: split_by_category(row) for row in table.rows}
+    assert all(split_by_category(row) == categories[row.category] for row in table.rows)
+
+
+def test_a_prompt_in_two_splits_is_refused(tmp_path: Path) -> None:
+    rows = records(30)
+    for index, row in enumerate(rows):
+        row["split"] = ("train", "val", "test")[index % 3]
+    rows[1]["prompt"] = rows[0]["prompt"]
+    with pytest.raises(TableInvalid, match="what is tested was then trained on"):
+        answers_of(tmp_path / "t.jsonl", rows)
+
+
+def test_some_rows_without_a_split_are_refused(tmp_path: Path) -> None:
+    rows = records(30)
+    rows[0]["split"] = "train"
+    with pytest.raises(TableInvalid, match="has no split"):
+        answers_of(tmp_path / "t.jsonl", rows)
+
+
+def test_agents_are_known_and_named_once(tmp_path: Path) -> None:
+    table = table_of(tmp_path / "t.jsonl", records(60))
+    with pytest.raises(TableInvalid, match="no agent 'delta'; it has alpha, beta, gamma"):
+        Answers.of(table, ["alpha", "delta"])
+    with pytest.raises(TableInvalid, match="each once"):
+        Answers.of(table, ["alpha", "alpha"])
+    assert Answers.of(table, ["gamma", "alpha"]).scores.shape == (60, 2)
+
+
+def test_what_is_missing_counts_as_the_mean_of_train(tmp_path: Path) -> None:
+    rows = records(200)
+    for row in rows[::3]:
+        del row["scores"]["beta"]
+    answers = answers_of(tmp_path / "t.jsonl", rows)
+    known = answers.scores[answers.where("train"), 1]
+    filled = answers.filled()[np.isnan(answers.scores[:, 1]), 1]
+    assert np.allclose(filled, np.nanmean(known))
+
+
+def test_merging_adds_agents_to_equal_prompts(tmp_path: Path) -> None:
+    one = table_of(tmp_path / "a.jsonl", [{"id": "a", "prompt": "p", "scores": {"x": 1}}])
+    two = table_of(tmp_path / "b.jsonl", [{"id": "b", "prompt": "p", "scores": {"y": 0}, "costs": {"y": 2}}])
+    other = table_of(tmp_path / "c.jsonl", [{"id": "c", "prompt": "p", "scores": {"x": 0}}])
+    assert merge_tables([one, two]).rows[0].scores == {"x": 1.0, "y": 0.0}
+    with pytest.raises(TableInvalid, match="gives x"):
+        merge_tables([one, other])
+    clash = table_of(tmp_path / "d.jsonl", [{"id": "a", "prompt": "q", "scores": {"x": 0}}])
+    with pytest.raises(TableInvalid, match="two different prompts"):
+        merge_tables([one, clash])
+
+
+@pytest.mark.skipif(not POOL.is_file(), reason="the reference pools are not there")
+def test_the_reference_pool_is_read_whole_and_split_by_the_same_rule() -> None:
+    table = read_table(POOL)
+    assert len(table.rows) == 8277
+    assert all(split_by_text(row) == row.split for row in table.rows)
+    assert set(AGENTS).isdisjoint(table.agents)

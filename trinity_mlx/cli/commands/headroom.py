@@ -1,0 +1,81 @@
+"""``trinity-mlx headroom``: what a router could gain on a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..output import console, note, print_json
+from ..training_base import agents_of, choose_base
+
+if TYPE_CHECKING:
+    from ...training.headroom import Headroom
+
+
+@click.command()
+@click.argument("table", type=click.Path(path_type=Path))
+@click.option("--agents", metavar="A,B,...", help="The agents, in the order of their slots.  [default: all]")
+@click.option("--base", help="Base whose hidden vectors are used too: nano, a folder, or OWNER/NAME[@REVISION].")
+@click.option("--profile", default="auto", show_default=True, help="Runtime profile that runs the base.")
+@click.option("--window", metavar="HEAD,TAIL", help="Tokens read of a long transcript.  [default: all that fit]")
+@click.option("--report", type=click.Path(path_type=Path), help="Write a page with plots.")
+@click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
+def headroom(
+    table: Path,
+    agents: str | None,
+    base: str | None,
+    profile: str,
+    window: str | None,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    """Say what a router could gain on TABLE, and if training is worth it.
+
+    Best single agent, nearest neighbours and ridge regression on the words (and, with --base, on its hidden vectors),
+    the oracle, and the oracle replayed on other repeats: chosen on the splits train and val, and measured on test.
+
+    \b
+    Examples:
+      trinity-mlx headroom answers.jsonl --agents gpt-5,claude-sonnet,local
+      trinity-mlx headroom answers.jsonl --base nano --report headroom.html
+    """
+    from ...files.atomic import write_file
+    from ...training.answers import Answers
+    from ...training.headroom import headroom as measure
+    from ...training.reading import base_hidden
+    from ...training.report import render_headroom
+    from ...training.table import read_table
+    from ...training.vector_layout import Layout
+
+    rows = read_table(table)
+    answers = Answers.of(rows, agents_of(rows, agents))
+    hidden = None
+    if base:
+        choice = choose_base(base, profile, window, "role-lines")
+        layout = Layout.of(choice.reading.base)
+        segments = choice.reading.segments([row.transcript for row in answers.rows])
+        features = choice.engine.features(choice.reading.base, layout, segments)
+        hidden = base_hidden(features, layout, choice.engine, choice.reading.base)
+    found = measure(answers, hidden)
+    if report:
+        write_file(report, render_headroom(found).encode("utf-8", "replace"))
+        note(f"report: {report}")
+    print_json(found.to_dict()) if as_json else _print(found)
+
+
+def _print(found: Headroom) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from ...training.headroom import summary_rows
+
+    rows = summary_rows(found)
+    grid = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for heading in rows[0]:
+        grid.add_column(heading, justify="left" if heading in ("method", "setting") else "right")
+    for row in rows:
+        grid.add_row(*map(escape, row.values()))
+    console().print(grid)
+    click.echo(f"\n{found.paragraph()}")

@@ -1,0 +1,129 @@
+"""``trinity-mlx table``: tables of recorded answers, checked, shown, split and merged."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..output import console, note, print_json
+
+if TYPE_CHECKING:
+    from ...training.table import Table
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.group()
+def table() -> None:
+    """Look at tables of recorded answers.
+
+    A row has an id, a prompt or messages, and a score from 0 to 1 for each agent that was asked; further costs,
+    seconds, repeated scores (runs), the answers themselves (responses), a category, a split and a role. JSONL, CSV or
+    Parquet, plain or compressed; in CSV and Parquet a column `scores.AGENT` is one agent's.
+
+    \b
+    Examples:
+      trinity-mlx table check answers.jsonl
+      trinity-mlx table split answers.csv --out answers.jsonl.gz
+    """
+
+
+@table.command()
+@click.argument("file", type=_FILE)
+@click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
+def check(file: Path, as_json: bool) -> None:
+    """Read every row of FILE, and say what is wrong, or what there is."""
+    from ...training.table import read_table
+
+    _tell(read_table(file), as_json)
+
+
+@table.command()
+@click.argument("file", type=_FILE)
+@click.option("--rows", default=5, show_default=True, help="How many rows.")
+def show(file: Path, rows: int) -> None:
+    """Print the first rows of FILE as JSON."""
+    from ...training.table import read_table
+
+    for row in read_table(file).rows[:rows]:
+        print_json(row.to_dict())
+
+
+@table.command()
+@click.argument("file", type=_FILE)
+@click.option("--out", required=True, type=_FILE, help="The new table, JSONL; .gz compresses.")
+@click.option(
+    "--by",
+    type=click.Choice(["text", "category"]),
+    default="text",
+    show_default=True,
+    help="text: equal prompts stay together; category: no category is in two splits.",
+)
+@click.option("--force", is_flag=True, help="Replace --out.")
+def split(file: Path, out: Path, by: str, force: bool) -> None:
+    """Give each row of FILE a split: train, val or test, at about 60, 20 and 20 per cent, always the same."""
+    from ...training.table import read_table, split_by_category, split_by_text
+
+    _write(out, read_table(file).with_splits(split_by_text if by == "text" else split_by_category), force)
+
+
+@table.command()
+@click.argument("files", type=_FILE, nargs=-1, required=True)
+@click.option("--out", required=True, type=_FILE, help="The new table, JSONL; .gz compresses.")
+@click.option("--force", is_flag=True, help="Replace --out.")
+def merge(files: tuple[Path, ...], out: Path, force: bool) -> None:
+    """Put the rows of FILES together; equal prompts become one row with the agents of both."""
+    from ...training.table import merge_tables, read_table
+
+    _write(out, merge_tables([read_table(file) for file in files]), force)
+
+
+def _write(out: Path, whole: Table, force: bool) -> None:
+    from ...contracts.errors import OutputExists
+    from ...training.table_files import write_jsonl
+
+    if out.exists() and not force:
+        raise OutputExists(f"{out} exists already: choose another name, or give --force")
+    write_jsonl(out, (row.to_dict() for row in whole.rows))
+    note(f"{out}: {len(whole.rows)} rows")
+
+
+def _tell(whole: Table, as_json: bool) -> None:
+    from ...training.table import straddling
+
+    splits = Counter(row.split or "none" for row in whole.rows)
+    known = {agent: [row.scores[agent] for row in whole.rows if agent in row.scores] for agent in whole.agents}
+    facts = {
+        "rows": len(whole.rows),
+        "splits": dict(splits),
+        "categories": len({row.category for row in whole.rows if row.category}),
+        "agents": {agent: {"rows": len(all_), "mean": sum(all_) / len(all_)} for agent, all_ in known.items()},
+        "equal_prompts_in_two_splits": len(straddling(whole)),
+        "not_read": list(whole.unread),
+        "sha256": whole.sha256,
+    }
+    if as_json:
+        print_json(facts)
+        return
+    _print(whole, facts, known)
+
+
+def _print(whole: Table, facts: dict[str, object], known: dict[str, list[float]]) -> None:
+    from rich.markup import escape
+    from rich.table import Table as Grid
+
+    grid = Grid(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    grid.add_column("agent")
+    grid.add_column("rows", justify="right")
+    grid.add_column("mean score", justify="right")
+    for agent, scores in known.items():
+        grid.add_row(escape(agent), str(len(scores)), f"{sum(scores) / len(scores):.4f}")
+    click.echo(f"{facts['rows']} rows, {facts['categories']} categories, splits {facts['splits']}\n")
+    console().print(grid)
+    if whole.unread:
+        note(f"not read: {', '.join(whole.unread)}")
+    if facts["equal_prompts_in_two_splits"]:
+        note(f"{facts['equal_prompts_in_two_splits']} rows have a prompt that stands in another split as well")

@@ -1,0 +1,81 @@
+"""The base, window and machine of a training, from options."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..contracts.errors import ArtifactNotFound, UsageError
+from . import settings
+
+if TYPE_CHECKING:
+    from ..contracts.routing import Window
+    from ..training.reading import Engine, Reading
+    from ..training.sealing import BaseIdentity
+    from ..training.table import Table
+
+_SNAPSHOT = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})")
+
+
+class BaseChoice(NamedTuple):
+    """Where a base lies, how it is read and run, and what a bundle calls it."""
+
+    reading: Reading
+    identity: BaseIdentity
+    engine: Engine
+
+
+def choose_base(base: str, profile: str, window: str | None, text_format: str) -> BaseChoice:
+    """The base that ``base`` means: an embedded artifact's own, a folder, or ``OWNER/NAME[@REVISION]`` on the Hub."""
+    from ..artifacts.base import open_base
+    from ..contracts.text_format import TextFormat
+    from ..files.hashing import FileHashes
+    from ..profiles.backends import load_backend
+    from ..profiles.registry import ProfileRegistry
+    from ..training.reading import Engine, Reading
+    from ..training.sealing import BaseIdentity
+
+    carried = _embedded_base(base)
+    chosen, device = ProfileRegistry(settings.config_dir()).resolve(profile)
+    model = open_base(carried or base, hashes=FileHashes(settings.hash_memory()))
+    cached = _SNAPSHOT.search(model.folder.absolute().as_posix())
+    name, revision = (f"{cached[1]}/{cached[2]}", cached[3]) if cached else (model.folder.resolve().name, None)
+    return BaseChoice(
+        Reading(model, TextFormat(text_format), _window(window, model.config.max_positions)),
+        BaseIdentity(f"{base}-base" if carried else name, revision, carried=carried is not None),
+        Engine(load_backend(chosen.backend), device, "float32", settings.cache_dir() / "training"),
+    )
+
+
+def agents_of(table: Table, text: str | None) -> tuple[str, ...]:
+    """The agents in the order of their slots: as named, or all of the table's in alphabetic order."""
+    if text is None:
+        return table.agents
+    return tuple(agent.strip() for agent in text.split(","))
+
+
+def _embedded_base(name: str) -> Path | None:
+    from ..artifacts.catalog import EMBEDDED, find_bundle
+
+    if name not in EMBEDDED:
+        return None
+    folder = find_bundle(name).base_folder
+    if folder is None:
+        raise ArtifactNotFound(f"{name} does not carry its base: give the base's folder")
+    return folder
+
+
+def _window(text: str | None, most: int) -> Window | None:
+    """Half of what the base reads for the beginning and half for the end, unless said otherwise."""
+    from ..contracts.routing import Window
+
+    if text == "none":
+        return None
+    if text is None:
+        return Window(most // 2, most - most // 2, step=min(256, most - most // 2))
+    try:
+        head, tail = (int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--window is {text!r}: give HEAD,TAIL in tokens, or none") from None
+    return Window(head, tail, step=max(1, min(256, tail)))

@@ -1,0 +1,264 @@
+"""From a table to a sealed bundle with its report: what ``trinity-mlx train`` does, without the command line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from ..artifacts.manifest import MANIFEST_NAME
+from ..contracts.artifact import Bundle
+from ..contracts.errors import FolderUnavailable, OutputExists, UsageError
+from ..contracts.routing import Role
+from ..files.atomic import write_file
+from ..files.safetensors import read_float32
+from .answers import Answers
+from .features import Features
+from .headroom import Headroom, headroom
+from .heads import HEADS
+from .reading import Engine, Reading, base_hidden
+from .report import render_training, training_card
+from .roles import RoleSource, default_source, fit_roles, neutral_roles, role_examples
+from .sealing import BaseIdentity, seal
+from .settings import Settings, stages_for
+from .stages import Candidate, Problem
+from .summary import Summary, summarise
+from .trainer import Generation, Limits, Progress, Trainer
+from .vector_layout import Layout
+
+CARD, REPORT, RECORD, METRICS = "README.md", "report.html", "report.json", "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """One training, from a table to a bundle.
+
+    Attributes:
+        answers: the table, for the order of agents that becomes the order of slots.
+        reading: the base, and how transcripts are read.
+        identity: what the bundle calls its base.
+        engine: where tensor work runs.
+        settings: what is trained, and how.
+        out: the bundle's folder; checkpoints lie beside it until the bundle is sealed.
+        roles: where the role rows come from; by default the best source that the table has.
+        keep_roles_of: the router whose role rows are kept.
+        max_seconds: when to stop training and seal what is best so far.
+        resume: go on from the checkpoint beside ``out``.
+        force: replace what lies at ``out``.
+    """
+
+    answers: Answers
+    reading: Reading
+    identity: BaseIdentity
+    engine: Engine
+    settings: Settings
+    out: Path
+    roles: RoleSource | None = None
+    keep_roles_of: Bundle | None = None
+    max_seconds: float | None = None
+    resume: bool = False
+    force: bool = False
+
+    @property
+    def workspace(self) -> Path:
+        """Where checkpoints and metrics lie until the bundle is sealed."""
+        return self.out.with_name(f"{self.out.name}.training")
+
+    @property
+    def role_source(self) -> RoleSource:
+        """Where the role rows come from."""
+        return self.roles or default_source(self.answers.rows)
+
+    def fingerprint(self) -> str:
+        """A hash of all that the result depends on."""
+        told = {
+            "table": self.answers.sha256,
+            "agents": self.answers.agents,
+            "base": self.engine.key(self.reading.base),
+            "text_format": str(self.reading.text_format),
+            "window": repr(self.reading.window),
+            "settings": self.settings.to_dict(),
+        }
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training gave."""
+
+    bundle: Bundle
+    summary: Summary
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told of what: each reading of rows, each generation."""
+
+    rows: Callable[[int], None] = lambda count: None
+    generation: Callable[[Generation], None] = lambda generation: None
+
+
+def train(request: TrainingRequest, watch: Watch | None = None) -> Trained:
+    """Train, seal and report.
+
+    Raises:
+        OutputExists: something lies at ``out``, or a training beside it, and neither ``force`` nor ``resume`` is set.
+        ResumeRefused: what lies beside ``out`` was begun from something else.
+        TableInvalid: the table lacks what the objective or the roles need.
+        ContextLengthError: a transcript is too long for the base, and no window was given.
+        UsageError: settings do not fit the base, or the backend cannot evaluate candidates.
+        FolderUnavailable: a file cannot be written.
+    """
+    watch = watch or Watch()
+    _check_out(request)
+    base, settings = request.reading.base, request.settings
+    layout = Layout.of(base, settings.layers, embedding=settings.embedding)
+    segments = request.reading.segments([row.transcript for row in request.answers.rows])
+    features = request.engine.features(base, layout, segments)
+    hidden = base_hidden(features, layout, request.engine, base, watch.rows).astype(np.float64)
+    problem = _problem(request, features, layout, hidden, "train")
+    progress = Trainer(
+        problem,
+        _problem(request, features, layout, hidden, "val"),
+        stages_for(settings, problem),
+        folder=request.workspace,
+        fingerprint=request.fingerprint(),
+        limits=Limits(request.max_seconds, settings.patience),
+        watch=_recording(request, watch.generation),
+    ).run(resume=request.resume)
+    found = headroom(request.answers, hidden)
+    tested = _problem(request, features, layout, hidden, "test")
+    logits = tested.hidden_at(progress.best.offsets) @ progress.best.head.T
+    summary = summarise(found, progress, logits, settings, problem.objective)
+    bundle = _sealed(request, layout, progress, found, summary)
+    return Trained(bundle, summary, progress)
+
+
+def _check_out(request: TrainingRequest) -> None:
+    if request.out.exists() and not request.force:
+        raise OutputExists(f"{request.out} exists already: choose another folder, or have it replaced")
+    if request.resume or not request.workspace.exists():
+        return
+    if not request.force:
+        raise OutputExists(f"{request.workspace} holds a training that was broken off: resume it, or have it replaced")
+    shutil.rmtree(request.workspace)
+
+
+def _problem(request: TrainingRequest, features: Features, layout: Layout, hidden: np.ndarray, split: str) -> Problem:
+    rows = request.answers.where(split)
+    settings = request.settings
+    return Problem(
+        features=features,
+        train=rows,
+        utility=settings.objective.utility(request.answers)[rows],
+        hidden=hidden[rows],
+        layout=layout if settings.offsets else replace(layout, spectra={}),
+        kind=HEADS[settings.head],
+        objective=settings.objective,
+        seed=settings.seed,
+    )
+
+
+def _recording(request: TrainingRequest, tell: Callable[[Generation], None]) -> Callable[[Generation], None]:
+    """Adds each generation to ``metrics.jsonl`` before it is told."""
+    path = request.workspace / METRICS
+
+    def record(generation: Generation) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(generation.to_dict()) + "\n")
+        tell(generation)
+
+    return record
+
+
+def _sealed(request: TrainingRequest, layout: Layout, progress: Progress, found: Headroom, summary: Summary) -> Bundle:
+    """The bundle, made in the workspace and moved to its place when it is whole."""
+    base, best = request.reading.base, progress.best
+    head = np.concatenate([best.head, _role_rows(request, layout, best)])
+    folder = request.workspace / request.out.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    made = _made(request, progress)
+    record = {**summary.to_dict(), "made": made, "headroom": found.to_dict()}
+    write_file(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+    write_file(folder / REPORT, render_training(found, summary, progress, made).encode("utf-8", "replace"))
+    write_file(folder / CARD, training_card(request.out.name, found, summary, made).encode("utf-8", "replace"))
+    lines = "".join(json.dumps(each.to_dict()) + "\n" for each in progress.history)
+    write_file(folder / METRICS, lines.encode())
+    bundle = seal(
+        folder,
+        base,
+        request.identity,
+        layout,
+        best.offsets,
+        head,
+        request.answers.agents,
+        text_format=request.reading.text_format,
+        made=made,
+        lineage={"base": base.ref, "table": request.answers.sha256},
+    )
+    return _moved(request, bundle)
+
+
+def _moved(request: TrainingRequest, bundle: Bundle) -> Bundle:
+    from ..artifacts.bundle import open_bundle
+
+    try:
+        if request.out.exists():
+            if not (request.out / MANIFEST_NAME).is_file():
+                raise OutputExists(f"{request.out} is no bundle, and is not replaced: choose another folder")
+            shutil.rmtree(request.out)
+        bundle.folder.rename(request.out)
+        shutil.rmtree(request.workspace, ignore_errors=True)
+    except OSError as error:
+        raise FolderUnavailable(f"{request.out}: {error.strerror or error}") from None
+    return open_bundle(request.out)
+
+
+def _role_rows(request: TrainingRequest, layout: Layout, best: Candidate) -> np.ndarray:
+    hidden_size = request.reading.base.config.hidden_size
+    source = request.role_source
+    if source is RoleSource.NEUTRAL:
+        return neutral_roles(hidden_size)
+    if source is RoleSource.KEEP:
+        return _kept_roles(request)
+    examples = role_examples(source, [row for row in request.answers.rows if row.split != "test"])
+    segments = request.reading.segments([example.transcript for example in examples])
+    features = request.engine.features(request.reading.base, layout, segments)
+    offsets = {**layout.zero(), **best.offsets}
+    hidden = features.hidden(np.arange(len(segments)), layout.gains(offsets))[0]
+    return fit_roles(hidden, [example.role for example in examples])
+
+
+def _kept_roles(request: TrainingRequest) -> np.ndarray:
+    kept = request.keep_roles_of
+    if kept is None or kept.base_ref != request.reading.base.ref:
+        raise UsageError("role rows are kept from a router on the same base: name one")
+    return np.array(read_float32(kept.head.tensor)[-len(Role) :], dtype=np.float64)
+
+
+def _made(request: TrainingRequest, progress: Progress) -> Mapping[str, str]:
+    settings, window = request.settings, request.reading.window
+    return {
+        "command": "trinity-mlx train",
+        "algorithm": settings.algorithm,
+        "stages kept": ", ".join(progress.kept) or "none: the best single agent",
+        "head": settings.head,
+        "offsets": "layers" if settings.offsets else "none",
+        "embedding offsets": "trained" if settings.embedding else "off",
+        "roles": str(request.role_source),
+        "window": f"{window.head},{window.tail},{window.step}" if window else "none",
+        "seed": str(settings.seed),
+        "settings": hashlib.sha256(json.dumps(settings.to_dict(), sort_keys=True).encode()).hexdigest(),
+        "backend": request.engine.key(request.reading.base).split("|")[0],
+        "dtype": request.engine.dtype,
+        "trinity-mlx": version("trinity-mlx"),
+        "numpy": np.__version__,
+    }
