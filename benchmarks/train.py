@@ -1,0 +1,267 @@
+"""Training, measured: recipes over seeds, population evaluation against one by one, a pool with a known answer.
+
+    python benchmarks/train.py table TABLE --agents A,B,... [--seeds 10] [--algorithms staged,ridge,...]
+    python benchmarks/train.py known [--seeds 5]
+    python benchmarks/train.py speed [--full]
+
+Settings are chosen on train and val; test is measured once for each seed. Nothing is written but to the cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from trinity_mlx.artifacts.base import open_base
+from trinity_mlx.artifacts.catalog import find_bundle
+from trinity_mlx.contracts.artifact import Base
+from trinity_mlx.contracts.backend import PopulatedBase, Segment
+from trinity_mlx.contracts.routing import Window
+from trinity_mlx.factorization.adapted import LAYER_MATRICES
+from trinity_mlx.profiles.backends import load_backend
+from trinity_mlx.training.answers import Answers
+from trinity_mlx.training.features import Features
+from trinity_mlx.training.headroom import headroom
+from trinity_mlx.training.heads import HEADS
+from trinity_mlx.training.objective import Objective
+from trinity_mlx.training.reading import Engine, Reading, base_hidden
+from trinity_mlx.training.settings import Settings, stages_for
+from trinity_mlx.training.stages import Problem
+from trinity_mlx.training.table import read_table
+from trinity_mlx.training.trainer import Limits, Trainer, best_single
+from trinity_mlx.training.vector_layout import Layout
+
+METHODS = ("ridge", "soft-targets", "hard-labels", "knn", "sep-cma-es", "random-search", "reinforce", "staged")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one of the measurements."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    table = commands.add_parser("table", help="recipes on a table")
+    table.add_argument("table", type=Path)
+    table.add_argument("--agents", required=True)
+    table.add_argument("--base", type=Path, help="nano's base by default")
+    table.add_argument("--window", default="256,256")
+    table.add_argument("--seeds", type=int, default=10)
+    table.add_argument("--algorithms", default="staged")
+    table.add_argument("--ood", action="store_true", help="test on the rows marked ood, trained without their tasks")
+    table.add_argument("--offsets", action="store_true")
+    table.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "trinity-mlx-benchmark")
+    known = commands.add_parser("known", help="a generated pool whose best routing is known")
+    known.add_argument("--seeds", type=int, default=5)
+    speed = commands.add_parser("speed", help="population evaluation against one by one")
+    speed.add_argument("--full", action="store_true", help="at full size, with random weights: takes minutes and 3 GB")
+    options = parser.parse_args(arguments)
+    {"table": _table, "known": _known, "speed": _speed}[options.command](options)
+
+
+def _table(options: argparse.Namespace) -> None:
+    base = open_base(options.base or find_bundle("nano").base_folder or "")
+    head, tail = map(int, options.window.split(","))
+    rows = read_table(options.table)
+    answers = Answers.of(rows, options.agents.split(","))
+    reading = Reading(base, window=Window(head, tail, min(256, tail)))
+    engine = Engine(load_backend("torch"), cache=options.cache)
+    layout = Layout.of(base)
+    features = engine.features(base, layout, reading.segments([row.transcript for row in answers.rows]))
+    hidden = base_hidden(features, layout, engine, base).astype(np.float64)
+    if options.ood:
+        answers, hidden = _unseen(options.table, answers, hidden)
+    found = headroom(answers, hidden)
+    print(f"{len(answers.rows)} rows, test {len(answers.where('test'))}")
+    for method in found.methods:
+        print(f"  {method.name:32} {method.setting:16} {method.estimate.mean:.4f}")
+    for algorithm in options.algorithms.split(","):
+        settings = [Settings(algorithm, offsets=options.offsets, seed=seed) for seed in range(options.seeds)]
+        scores = [_score(answers, features, layout, hidden, each) for each in settings]
+        _tell(algorithm, scores)
+
+
+def _unseen(path: Path, answers: Answers, hidden: np.ndarray) -> tuple[Answers, np.ndarray]:
+    """The table of the question whether anything is learned beyond the tasks seen: test is what is marked ``ood``."""
+    import gzip
+    from dataclasses import replace
+
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        ood = {record["id"]: record["ood"] for record in map(json.loads, file)}
+    marked = np.array([ood[row.id] for row in answers.rows])
+    splits = np.where(marked, "test", answers.splits)
+    keep = marked | (answers.splits != "test")
+    rows = tuple(row for row, kept in zip(answers.rows, keep, strict=True) if kept)
+    chosen = replace(
+        answers,
+        rows=rows,
+        scores=answers.scores[keep],
+        costs=answers.costs[keep],
+        seconds=answers.seconds[keep],
+        splits=splits[keep],
+    )
+    return chosen, hidden[keep]
+
+
+def _score(
+    answers: Answers, features: Features | None, layout: Layout, hidden: np.ndarray, settings: Settings
+) -> tuple[float, float, tuple[str, ...]]:
+    """Val and test scores of one training, and the stages that it kept."""
+    problems = {
+        split: _problem(answers, features, layout, hidden, settings, split) for split in ("train", "val", "test")
+    }
+    stages = stages_for(settings, problems["train"])
+    trained = Trainer(problems["train"], problems["val"], stages, limits=Limits(patience=settings.patience)).run()
+    test = problems["test"]
+    choices = (test.hidden_at(trained.best.offsets) @ trained.best.head.T).argmax(1)
+    return trained.best_val, float(test.utility[np.arange(len(choices)), choices].mean()), trained.kept
+
+
+def _problem(
+    answers: Answers,
+    features: Features | None,
+    layout: Layout,
+    hidden: np.ndarray,
+    settings: Settings,
+    split: str,
+) -> Problem:
+    rows = answers.where(split)
+    return Problem(
+        features=features,  # type: ignore[arg-type]
+        train=rows,
+        utility=answers.filled()[rows],
+        hidden=hidden[rows],
+        layout=layout if settings.offsets else Layout(layout.shapes, {}),
+        kind=HEADS[settings.head],
+        objective=Objective(),
+        seed=settings.seed,
+    )
+
+
+def _tell(name: str, scores: list[tuple[float, float, tuple[str, ...]]]) -> None:
+    val, test = (np.array([each[index] for each in scores]) for index in (0, 1))
+    kept = sorted({", ".join(each[2]) or "none" for each in scores})
+    error = test.std(ddof=1) / np.sqrt(len(test)) if len(test) > 1 else 0.0
+    print(
+        f"{name:16} val {val.mean():.4f}  test mean {test.mean():.4f} ± {error:.4f}, "
+        f"{test.min():.4f} to {test.max():.4f} over {len(test)} seeds; kept: {' | '.join(kept)}",
+        flush=True,
+    )
+
+
+def _known(options: argparse.Namespace) -> None:
+    """Vectors in which the best agent is the largest of some linear functions: the best routing scores 1."""
+    print("share of the gap between the best single agent and the best routing, which is known")
+    for method in METHODS:
+        gaps = [_known_gap(method, seed) for seed in range(options.seeds)]
+        error = np.std(gaps, ddof=1) / np.sqrt(len(gaps)) if len(gaps) > 1 else 0.0
+        print(f"  {method:16} {np.mean(gaps):.3f} ± {error:.3f}", flush=True)
+
+
+def _known_gap(method: str, seed: int, rows: int = 3000, side: int = 32, agents: int = 5) -> float:
+    draw = np.random.default_rng([seed, 7])
+    hidden = draw.normal(size=(rows, side))
+    hidden[:, 0] = 3.0
+    utility = 0.6 * hidden @ draw.normal(size=(side, agents)) / np.sqrt(side)
+    utility = 1.0 / (1.0 + np.exp(-utility))
+    splits = np.array(["train", "val", "test"])[np.minimum(np.arange(rows) * 5 // rows, 4).clip(2) - 2]
+    layout = Layout({}, {})
+    parts = {}
+    for split in ("train", "val", "test"):
+        of = splits == split
+        parts[split] = Problem(
+            features=None,  # type: ignore[arg-type]
+            train=np.flatnonzero(of),
+            utility=utility[of],
+            hidden=hidden[of],
+            layout=layout,
+            kind=HEADS["linear"],
+            objective=Objective(),
+            seed=seed,
+        )
+    settings = Settings(
+        method, offsets=False, seed=seed, iterations=600 if method == "sep-cma-es" else None, patience=600
+    )
+    trained = Trainer(
+        parts["train"], parts["val"], stages_for(settings, parts["train"]), limits=Limits(patience=600)
+    ).run()
+    test = parts["test"]
+
+    def score(head: np.ndarray) -> float:
+        return float(test.utility[np.arange(len(test.utility)), (test.hidden @ head.T).argmax(1)].mean())
+
+    single, best = score(best_single(parts["train"]).head), float(test.utility.max(1).mean())
+    return (score(trained.best.head) - single) / (best - single)
+
+
+def _speed(options: argparse.Namespace) -> None:
+    """32 candidates on 32 transcripts of 100 tokens, against one model for each; and heads alone on 5,000 rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        base = _random_base(Path(folder)) if options.full else open_base(find_bundle("nano").base_folder or "")
+        for name in ("torch", "mlx"):
+            _speed_of(name, base)
+    draw = np.random.default_rng(0)
+    hidden, heads = draw.normal(size=(5000, 1024)), draw.normal(size=(32, 7, 1024))
+    hidden, heads = hidden.astype(np.float32), heads.astype(np.float32)
+    began = time.perf_counter()
+    (hidden @ heads.reshape(-1, 1024).T).reshape(5000, 32, 7).argmax(-1)
+    print(f"32 heads of 7 x 1024 on 5,000 rows: {time.perf_counter() - began:.3f} s")
+
+
+def _speed_of(name: str, base: Base, candidates: int = 32, transcripts: int = 32, tokens: int = 100) -> None:
+    loaded = load_backend(name).load_base(base, device="cpu", dtype="float32")
+    if not isinstance(loaded, PopulatedBase):
+        sys.exit(f"backend {name} offers no population")
+    names = [f"model.layers.{base.config.num_layers - 2}.{matrix}" for matrix in LAYER_MATRICES.values()]
+    shapes, draw = base.config.backbone_shapes(), np.random.default_rng(0)
+    sides = {each: min(shapes[each]) for each in names}
+    vectors = {each: np.linalg.qr(draw.normal(size=(side, side)))[0] for each, side in sides.items()}
+    population = loaded.population(vectors)
+    ids = draw.integers(0, base.config.vocab_size, (transcripts, tokens))
+    segments = [Segment(tuple(row)) for row in ids.tolist()]
+    gains = {each: 1.0 + 0.03 * draw.normal(size=(candidates, side)) for each, side in sides.items()}
+    one = {each: rows[:1] for each, rows in gains.items()}
+    whole, shared = [], []
+    population.hidden(segments, population.trunk(segments), one)
+    for _ in range(3):
+        began = time.perf_counter()
+        population.hidden(segments, population.trunk(segments), one)
+        whole.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        population.hidden(segments, population.trunk(segments), gains)
+        shared.append(time.perf_counter() - began)
+    alone, together = float(np.median(whole)), float(np.median(shared))
+    print(
+        f"{name}: {candidates} candidates on {transcripts} transcripts of {tokens} tokens: {together:.2f} s together "
+        f"(trunk included), {candidates} x {alone:.2f} s one by one: {candidates * alone / together:.1f} times as fast"
+    )
+
+
+def _random_base(folder: Path) -> Base:
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=8192,
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        tie_word_embeddings=True,
+        rope_theta=1e6,
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    tokenizer = (find_bundle("nano").base_folder or Path()) / "tokenizer.json"
+    (folder / "tokenizer.json").write_bytes(tokenizer.read_bytes())
+    return open_base(folder)
+
+
+if __name__ == "__main__":
+    main()
