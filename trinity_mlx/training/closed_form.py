@@ -44,24 +44,41 @@ def constant_direction(hidden: np.ndarray) -> np.ndarray:
     return direction
 
 
-def ridge_scores(known: np.ndarray, scores: np.ndarray, asked: np.ndarray, penalty: float) -> np.ndarray:
-    """What ridge regression with a bias predicts for ``asked``: [asked, agents].
+class RidgeScores:
+    """Ridge regression with a bias of each agent's score; fitted once, then solved for any penalty.
 
-    Solved in the space of rows where there are fewer of them than features.
+    Solved in the space of rows where there are fewer of them than features. Many rows are thinned evenly, since the
+    solution takes the cube of their number.
+
+    Args:
+        known: features [rows, side].
+        scores: [rows, agents], NaN where missing: the agent's mean there.
+        most: how many rows are used.
     """
-    mean, deviation = known.mean(0), known.std(0) + 1e-6
-    features, wanted = (known - mean) / deviation, (asked - mean) / deviation
-    level = mean_by_column(scores)
-    targets = np.where(np.isnan(scores), 0.0, scores - level)
-    rows, columns = features.shape
-    if columns <= rows:
-        gram = features.T @ features + penalty * np.eye(columns)
-        predicted = wanted @ np.linalg.solve(gram, features.T @ targets)
-    else:
-        kernel = features @ features.T + penalty * np.eye(rows)
-        predicted = wanted @ (features.T @ np.linalg.solve(kernel, targets))
-    scored: np.ndarray = predicted + level
-    return scored
+
+    def __init__(self, known: np.ndarray, scores: np.ndarray, most: int = 4000) -> None:
+        kept = np.unique(np.linspace(0, len(known) - 1, min(most, len(known))).astype(int))
+        self._mean, self._deviation = known[kept].mean(0), known[kept].std(0) + 1e-6
+        self._level = mean_by_column(scores)
+        self._features = self._scaled(known[kept])
+        self._targets = np.where(np.isnan(scores[kept]), 0.0, scores[kept] - self._level)
+        self._is_tall = self._features.shape[0] >= self._features.shape[1]
+        product = self._features.T @ self._features if self._is_tall else self._features @ self._features.T
+        self._gram = product.astype(np.float64)
+
+    def predict(self, asked: np.ndarray, penalty: float) -> np.ndarray:
+        """Each agent's score for ``asked`` [asked, side] under ``penalty``: [asked, agents]."""
+        system = self._gram + penalty * np.eye(len(self._gram))
+        if self._is_tall:
+            weights = np.linalg.solve(system, self._features.T @ self._targets)
+        else:
+            weights = self._features.T @ np.linalg.solve(system, self._targets)
+        predicted: np.ndarray = self._scaled(asked) @ weights + self._level
+        return predicted
+
+    def _scaled(self, rows: np.ndarray) -> np.ndarray:
+        scaled: np.ndarray = (rows - self._mean) / self._deviation
+        return scaled
 
 
 def neighbour_scores(

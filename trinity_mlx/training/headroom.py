@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .answers import Answers
-from .closed_form import NEIGHBOURS, PENALTIES, neighbour_scores, ridge_scores, tfidf
+from .closed_form import NEIGHBOURS, PENALTIES, RidgeScores, neighbour_scores, tfidf
 from .statistics import Difference, Estimate, estimate, paired_difference
 
 BEST_SINGLE = "best single (chosen on train)"
 ORACLE = "oracle"
 REPLAYED = "oracle, replayed on other repeats"
-Predictor = Callable[[np.ndarray, np.ndarray, np.ndarray, float], np.ndarray]
+Predictor = Callable[[np.ndarray, float], np.ndarray]
+"""From features and a setting to each agent's score."""
 
 
 @dataclass(frozen=True)
@@ -114,18 +115,18 @@ def learned_choices(
 ) -> tuple[np.ndarray, str]:
     """What kNN or ridge on ``features`` chooses on test, its setting chosen on val: [test rows], and the setting."""
     train, val = answers.where("train"), answers.where("val")
-    settings = NEIGHBOURS if neighbours else PENALTIES
-    predict: Predictor = _neighbours if neighbours else ridge_scores
-    worth = {
-        each: _mean(utility[val], predict(features[train], utility[train], features[val], each)) for each in settings
-    }
+    predict = _predictor(features[train], utility[train], neighbours)
+    settings: Sequence[float] = NEIGHBOURS if neighbours else PENALTIES
+    worth = {each: _mean(utility[val], predict(features[val], each)) for each in settings}
     chosen = max(worth, key=lambda each: worth[each])
-    scores = predict(features[train], utility[train], features[answers.where("test")], chosen)
+    scores = predict(features[answers.where("test")], chosen)
     return scores.argmax(1), f"{'k' if neighbours else 'penalty'} {chosen:g}"
 
 
-def _neighbours(known: np.ndarray, scores: np.ndarray, asked: np.ndarray, count: float) -> np.ndarray:
-    return neighbour_scores(known, scores, asked, int(count))
+def _predictor(known: np.ndarray, scores: np.ndarray, neighbours: bool) -> Predictor:
+    if neighbours:
+        return lambda asked, count: neighbour_scores(known, scores, asked, int(count))
+    return RidgeScores(known, scores).predict
 
 
 def _mean(utility: np.ndarray, predicted: np.ndarray) -> float:
@@ -191,7 +192,7 @@ def _frontier(answers: Answers, utility: np.ndarray, hidden: np.ndarray | None) 
     costs = np.where(np.isnan(answers.costs), means, answers.costs)
     features = next(iter(_feature_sets(answers, hidden).values()))
     train, test = answers.where("train"), answers.where("test")
-    scores = ridge_scores(features[train], utility[train], features[test], 10.0)
+    scores = RidgeScores(features[train], utility[train]).predict(features[test], 10.0)
     spread = float(means.max() - means.min()) or 1.0
     for weight in (0.0, *(np.geomspace(0.01, 3.0, 12) / spread)):
         chosen = (scores - weight * means).argmax(1)
