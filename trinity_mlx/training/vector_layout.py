@@ -59,6 +59,8 @@ class Layout:
 
     def split(self, numbers: np.ndarray) -> Offsets:
         """``numbers`` [size] by tensor."""
+        if not self.spectra:
+            return {}
         ends = np.cumsum([len(spectrum.singular) for spectrum in self.spectra.values()])[:-1]
         return dict(zip(self.spectra, np.split(numbers, ends), strict=True))
 
