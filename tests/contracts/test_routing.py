@@ -140,7 +140,7 @@ def test_decision_as_dict_has_exactly_the_documented_keys() -> None:
         "profile": None,
         "timings_ms": {"load", "route"},
     }
-    beyond = {"ties", "probabilities", "reused_tokens"}
+    beyond = {"ties", "probabilities", "reused_tokens", "left_out"}
     assert set(record) == set(documented) | beyond
     assert {key: set(record[key]) for key, inner in documented.items() if inner} == {
         key: inner for key, inner in documented.items() if inner
@@ -159,6 +159,7 @@ def test_decision_as_dict_says_what_the_decision_says() -> None:
         "probabilities": None,
         "token_count": 15,
         "reused_tokens": 3,
+        "left_out": None,
         "transcript_hash": "a" * 64,
         "route_hash": DECISION.route_hash,
         "artifact": {"name": "nano", "adapter_ref": "b" * 64, "base_ref": "c" * 64},

@@ -344,7 +344,7 @@ def test_the_package_offers_what_it_names() -> None:
         ([{"role": "robot", "content": "x"}], "message 0: unknown role 'robot'"),
         ([{"role": "user", "content": "x"}, {"role": "user", "content": 5}], "message 1: .* is int, not text"),
         ([{"role": "user", "content": None}], "NoneType"),
-        ([{"role": "user"}], "message 0 has no content"),
+        ([{"role": "user"}], "message 0: it has no content"),
         (["x"], "message 0 is str"),
         ({"role": "user", "content": "x"}, "not dict"),
         (b"x", "not bytes"),
