@@ -15,6 +15,10 @@ MARK = "[redacted]"
 SHORTEST_INSIDE = 4
 """Secrets of fewer characters are taken out only where they are a whole value: elsewhere they would be mere letters."""
 _SHORTEST_FOUND = 8
+_WINDOW = 1 << 18
+"""Characters of a long text that are searched at once."""
+_BEYOND = 1 << 16
+"""Characters after a window that a match may look at before it counts; no shape needs more to be told."""
 
 _SECRET_NAME = re.compile(
     r"(?:^|_)(?:(?:api|access|private|secret|signing|subscription)_?key|authori[sz]ation|bearer|cookie|credentials?"
@@ -41,11 +45,14 @@ _SHAPES = tuple(
         ),
         # Bearer TOKEN in a sentence: a token has a digit or an underscore, or is longer than words are
         (("bearer",), r"(?i:\bbearer)\s+((?=[A-Za-z.~+/=-]*[0-9_])[\w.~+/=-]{8,}|[\w.~+/=-]{24,})"),
-        (("basic",), r"\bBasic\s+((?=[A-Za-z+/]*[0-9=]|(?:[A-Za-z+/]*?[a-z][A-Z]){2})[A-Za-z0-9+/]{8,}={0,2})"),
+        (
+            ("basic",),
+            r"\bBasic\s+((?=[A-Za-z+/]{0,4096}[0-9=]|(?:[A-Za-z+/]{0,4096}?[a-z][A-Z]){2})[A-Za-z0-9+/]{8,}={0,2})",
+        ),
         # api_key=VALUE in a query or a setting; "api_key": "VALUE" in JSON or a printed dictionary
         (("key", "token", "secret", "passw"), _KEYS + r"=[\"']?" + _VALUE),
         (("key", "token", "secret", "passw"), _KEYS + r"\\?[\"']\s*:\s*\\?[\"']([^\"'\\\[\]]+)"),
-        (("://",), r"://[^/\s:@]*:([^/\s@]+)@"),
+        (("://",), r"://[^/\s:@]{0,4096}:([^/\s@]{1,4096})@"),
         (
             ("sk-", "pk-", "rk-"),
             r"\b((?:sk|pk|rk)-(?:(?:ant|proj|or|svcacct|admin)-[\w*-]{8,}|[A-Za-z0-9]{16,}"
@@ -59,7 +66,7 @@ _SHAPES = tuple(
         (("xai-", "pplx-", "nvapi-", "fw-"), r"\b((?:xai|pplx|nvapi|fw)-[\w-]{20,})"),
         (("xox",), r"\b(xox[a-z]-[A-Za-z0-9-]{8,})"),
         (("akia", "asia"), r"\b((?:AKIA|ASIA)[A-Z0-9]{12,})"),
-        (("eyj",), r"(?<![\w-])(eyJ[\w-]{8,2000}+\.[\w-]{8,}+\.[\w-]*)"),
+        (("eyj",), r"(?<![\w-])(eyJ[\w-]{8,2000}+\.[\w-]{8,50000}+\.[\w-]*)"),
         (("-----begin",), r"(-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*(?:-----END [A-Z ]*PRIVATE KEY-----)?)"),
     )
 )
@@ -176,20 +183,40 @@ def _under_secret_names(value: Any, secret: bool = False) -> Iterator[str]:
 
 
 def _spans(text: str, forms: Collection[str]) -> list[tuple[int, int]]:
-    """Where secrets stand: beginnings and ends, in order, and perhaps overlapping."""
-    folded = text.casefold()
-    spans = [
-        match.span(1)
-        for anchors, pattern in _SHAPES
-        if any(anchor in folded for anchor in anchors)
-        for match in pattern.finditer(text)
-    ]
-    for form in forms:
-        start = text.find(form)
-        while start >= 0:
-            spans.append((start, start + len(form)))
-            start = text.find(form, start + 1)
+    """Where secrets stand: beginnings and ends, in order, and perhaps overlapping.
+
+    A long text is searched window by window, so that no single search keeps other threads waiting.
+    """
+    spans: list[tuple[int, int]] = []
+    searched = [0] * len(_SHAPES)
+    for start in range(0, max(1, len(text)), _WINDOW):
+        folded = text[start : start + _WINDOW + _BEYOND].casefold()
+        for number, (anchors, pattern) in enumerate(_SHAPES):
+            if any(anchor in folded for anchor in anchors):
+                matches = list(_matches(text, pattern, max(start, searched[number]), start + _WINDOW))
+                searched[number] = matches[-1].end() if matches else searched[number]
+                spans += [match.span(1) for match in matches]
+        for form in forms:
+            spans += _places(text, form, start, start + _WINDOW)
     return sorted(spans)
+
+
+def _matches(text: str, pattern: re.Pattern[str], start: int, end: int) -> Iterator[re.Match[str]]:
+    """Matches that begin from ``start`` up to ``end``; each as far as it goes."""
+    beyond = end + _BEYOND
+    for match in pattern.finditer(text, start, beyond):
+        if match.start() >= end:
+            return
+        is_cut = match.end() >= beyond
+        yield (pattern.match(text, match.start()) or match) if is_cut else match
+
+
+def _places(text: str, form: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Every place of ``form`` that begins from ``start`` up to ``end``."""
+    place = text.find(form, start, end + len(form) - 1)
+    while place >= 0:
+        yield place, place + len(form)
+        place = text.find(form, place + 1, end + len(form) - 1)
 
 
 def _replace(text: str, spans: Iterable[tuple[int, int]], mark: str) -> str:
