@@ -253,8 +253,8 @@ def test_nothing_known_of_a_secret_name_stays_as_it_is() -> None:
 
 
 HOSTILE = [
-    "sk-", "eyJ-", "a-", "://a:", "bearer ", "A", '"token":"', "Authorization: ", "-----BEGIN ", "AIza-", "eyJaaaaaaaa.",
-    "Basic aB", "api_key=", "Bearer aaaaaaaaaaaaaaaaaaaa.", "sk-ant-", "AIzaaaaaaaaaaaaaaaaaaaaa-", "hunter2",
+    "sk-", "eyJ-", "a-", "://a:", "bearer ", "A", '"token":"', "Authorization: ", "-----BEGIN ", "AIza-",
+    "eyJaaaaaaaa.", "Basic aB", "api_key=", "Bearer aaaaaaaaaaaaaaaaaaaa.", "sk-ant-", "AIzaaaaaaaaaaaaaaaaaaaaa-", "hunter2",
 ]  # fmt: skip
 
 
