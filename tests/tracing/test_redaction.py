@@ -254,7 +254,8 @@ def test_nothing_known_of_a_secret_name_stays_as_it_is() -> None:
 
 HOSTILE = [
     "sk-", "eyJ-", "a-", "://a:", "bearer ", "A", '"token":"', "Authorization: ", "-----BEGIN ", "AIza-",
-    "eyJaaaaaaaa.", "Basic aB", "api_key=", "Bearer aaaaaaaaaaaaaaaaaaaa.", "sk-ant-", "AIzaaaaaaaaaaaaaaaaaaaaa-", "hunter2",
+    "eyJaaaaaaaa.", "Basic aB", "api_key=", "Bearer aaaaaaaaaaaaaaaaaaaa.", "sk-ant-", "AIzaaaaaaaaaaaaaaaaaaaaa-",
+    "hunter2",
 ]  # fmt: skip
 
 
