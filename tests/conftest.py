@@ -26,6 +26,12 @@ settings.register_profile(
 settings.load_profile("shared")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Here, and not in ``tests/fuzz``, so that they are known wherever a run begins."""
+    parser.addoption("--cases", type=int, help="cases of each fuzz search; by default as many as CI has time for")
+    parser.addoption("--seed", type=int, default=0, help="what the cases of the fuzz searches are drawn from")
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     return builders.make_base(tmp_path_factory.mktemp("tiny") / "base")

@@ -9,11 +9,6 @@ import pytest
 HERE = Path(__file__).parent
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--cases", type=int, help="cases of each search; by default as many as CI has time for")
-    parser.addoption("--seed", type=int, default=0, help="what the cases are drawn from")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:

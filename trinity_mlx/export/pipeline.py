@@ -51,7 +51,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> Bundle:
         raise UsageError("to resume goes on with what is there, and to force replaces it: choose one of them")
     work = work_for(request)
     draft = _draft(request, work)
-    with _folder_errors(request.out):
+    with folder_errors(request.out):
         if request.resume and is_finished(request.out):
             return _finished(request.out, draft)
         plan = plan_work(request, work)
@@ -197,7 +197,8 @@ def _finished(out: Path, draft: BundleDraft) -> Bundle:
 
 
 @contextmanager
-def _folder_errors(out: Path) -> Iterator[None]:
+def folder_errors(out: Path) -> Iterator[None]:
+    """Trouble with the disk in words: ``FolderUnavailable``."""
     try:
         yield
     except OSError as error:

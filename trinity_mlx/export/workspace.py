@@ -253,7 +253,7 @@ def _read_state(out: Path) -> dict[str, Any]:
     try:
         state = json.loads(read_regular(path), object_pairs_hook=unique_keys)
         finished = state["finished"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _no_state(path, repr(error)[:200]) from None
     if not isinstance(finished, dict) or not all(isinstance(sha256, str) for sha256 in finished.values()):
         raise _no_state(path, "it does not say which tensors are finished")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .atomic import write_atomically
-from .regular import open_regular
+from .regular import open_regular, read_regular
 
 _SETTLED_NS = 2_000_000_000
 """No file system's times are coarser."""
@@ -59,7 +59,7 @@ class FileHashes:
 
 def _load(memory: Path) -> dict[str, list[object]]:
     try:
-        known = json.loads(memory.read_bytes())
+        known = json.loads(read_regular(memory))
     except (OSError, ValueError, RecursionError):
         return {}
     return {key: entry for key, entry in known.items() if isinstance(entry, list)} if isinstance(known, dict) else {}
