@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from trinity_mlx.contracts.errors import PoolInvalid
 from trinity_mlx.contracts.pool import ALL_ROLES, Agent, Pool, Price
-from trinity_mlx.contracts.routing import Role
+from trinity_mlx.contracts.routing import Role, Window
 from trinity_mlx.pools.files import DEMO, find_pool, parse_pool, pool_names, read_pool
 from trinity_mlx.providers.registry import make_provider
 
@@ -324,3 +324,10 @@ def test_damaged_bytes_are_a_pool_or_refused(
     path.write_bytes(raw[:place] + noise + raw[place + len(noise) :])
     outcome = attempt(lambda: read_pool(path))
     assert isinstance(outcome, Pool) or (isinstance(outcome, PoolInvalid) and "damaged.toml" in str(outcome))
+
+
+def test_a_pool_may_bring_a_reading_window() -> None:
+    assert parsed(table()).window is None
+    assert parsed(table(window={"head": 100, "tail": 900})).window == Window(100, 900, 256)
+    assert "step at least 1" in refusal(table(window={"head": 100, "tail": 10}))
+    assert "window" in refusal(table(window={"head": 100}))

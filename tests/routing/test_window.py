@@ -61,7 +61,7 @@ def test_windows_that_read_nothing_are_refused(head: int, tail: int, step: int) 
 
 
 def test_a_window_wider_than_the_base_is_refused(tiny_folders: dict[str, Path]) -> None:
-    with pytest.raises(UsageError, match=r"window of 601 tokens.*at most 600"):
+    with pytest.raises(UsageError, match=r"window of 601 tokens.*600 at most"):
         load_router(**tiny_folders, profile="cpu", window=Window(1, 600))
 
 
@@ -101,3 +101,19 @@ def test_most_turns_read_only_what_is_new(tiny_folders: dict[str, Path]) -> None
 def test_the_gap_itself_is_no_secret_of_the_json(router: Router) -> None:
     assert router.route("short").to_dict()["left_out"] is None
     assert Gap(3, 10).to_dict() == {"start": 3, "stop": 10, "tokens": 7}
+
+
+def test_a_router_can_be_read_through_another_window(router: Router, plain: Router) -> None:
+    whole = router.through(None)
+    with pytest.raises(ContextLengthError):
+        whole.route(TALK)
+    assert plain.through(WINDOW).route(TALK).gap == router.route(TALK).gap
+    with pytest.raises(UsageError, match="wider than the base"):
+        plain.through(Window(600, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "window"), [("512,1536", Window(512, 1536, 256)), ("0, 3", Window(0, 3, 3)), ("8,16,4", Window(8, 16, 4))]
+)
+def test_a_window_is_written_as_numbers(text: str, window: Window) -> None:
+    assert Window.parse(text) == window

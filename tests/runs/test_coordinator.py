@@ -37,7 +37,7 @@ from trinity_mlx.contracts.events import (
 )
 from trinity_mlx.contracts.pool import Agent, Pool, Price
 from trinity_mlx.contracts.provider import Usage
-from trinity_mlx.contracts.routing import Role, RouteLogits
+from trinity_mlx.contracts.routing import Role, RouteLogits, Window
 from trinity_mlx.contracts.transcript import Message, Transcript
 from trinity_mlx.routing.router import Router
 from trinity_mlx.rules.policy import Policy
@@ -632,3 +632,12 @@ def test_completed_turns_carry_the_hash_of_what_was_said() -> None:
     (completed,) = heard.of(RunCompleted)
     assert completed.answer.text == result.answer
     assert {Role.WORKER, Role.VERIFIER} == {event.role for event in heard.of(TurnCompleted)}
+
+
+def test_a_pools_window_is_what_its_router_reads_through(nano: Router) -> None:
+    pool = Pool("windowed", (SOLVER, CHECKER), Window(head=8, tail=24, step=8))
+    with Coordinator(nano, pool) as coordinator:
+        result = coordinator.run("Go on, and on, and on. " * 2000)
+    assert result.turns
+    with pytest.raises(PoolInvalid, match="reading window, which FixedRouter does not have"):
+        Coordinator(TEAM, pool)

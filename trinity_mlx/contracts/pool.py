@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .routing import Role
+from .routing import Role, Window
 
 ALL_ROLES = frozenset(Role)
 ACCEPTS = ("tools", "images")
@@ -53,10 +53,14 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Agents by slot: slots run from 0 without a gap, names are unique (checked where a pool is read)."""
+    """Agents by slot: slots run from 0 without a gap, names are unique (checked where a pool is read).
+
+    ``window`` is how the router reads long conversations for this pool; None leaves that to the router.
+    """
 
     name: str
     agents: tuple[Agent, ...]
+    window: Window | None = None
 
     def __len__(self) -> int:
         return len(self.agents)

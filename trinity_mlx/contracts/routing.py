@@ -201,6 +201,21 @@ class Window:
                 "head must be 0 or more, step at least 1, and tail at least one step"
             )
 
+    @classmethod
+    def parse(cls, text: str) -> Window:
+        """From ``"HEAD,TAIL"`` or ``"HEAD,TAIL,STEP"``; the step is 256 at most where none is given.
+
+        Raises:
+            UsageError: the text is neither, or the window reads nothing.
+        """
+        parts = [part.strip() for part in text.split(",")]
+        if len(parts) not in (2, 3) or not all(part.isdecimal() and len(part) < 10 for part in parts):
+            raise UsageError(
+                f"{text[:100]!r} is no window: give HEAD,TAIL in tokens, as in 512,1536, or HEAD,TAIL,STEP"
+            )
+        head, tail, *step = map(int, parts)
+        return cls(head, tail, step[0] if step else max(1, min(256, tail)))
+
     @property
     def size(self) -> int:
         """The most tokens that are read."""

@@ -16,6 +16,10 @@ roles = ["worker", "verifier"]            # optional; all three where it is left
 accepts = ["tools", "images"]             # what the model understands besides text; nothing where it is left out
 proxy = "http://10.0.0.1:3128"            # optional; calls go through it, and no variable of the environment names one
 extra = { top_p = 0.9 }                   # goes into the provider's request as it is
+[window]                                  # optional: how the router reads long conversations for this pool, in tokens
+head = 512
+tail = 1536
+step = 256
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ from ..contracts.routing import Role
 from ..files.models import Faults, Strict, as_model, parse_toml, read_content
 from ..files.paths import expanded, is_file
 from ..files.shipped import data_path
+from ..profiles.registry import ReadingWindow
 from ..providers.registry import row_of
 
 DEMO = "demo"
@@ -112,6 +117,7 @@ class _Agent(Strict):
 class _Pool(Strict):
     name: Name
     agents: Annotated[list[_Agent], Field(min_length=1)]
+    window: ReadingWindow | None = None
 
 
 def find_pool(name: str | Path, config_dir: Path | None = None) -> Pool:
@@ -153,7 +159,8 @@ def parse_pool(table: Mapping[str, Any], origin: str, folder: Path) -> Pool:
     """
     document = as_model(table, _Pool, origin, _FAULTS)
     agents = sorted(document.agents, key=lambda agent: agent.slot)
-    pool = Pool(document.name, tuple(_agent(agent, folder.resolve()) for agent in agents))
+    window = document.window.window if document.window else None
+    pool = Pool(document.name, tuple(_agent(agent, folder.resolve()) for agent in agents), window)
     check_agents(pool.agents, origin)
     return pool
 

@@ -12,7 +12,7 @@ from ..artifacts.bundle import check_fit
 from ..artifacts.catalog import find_bundle
 from ..contracts.artifact import Base, Bundle
 from ..contracts.backend import Backend, Kernels, Variant
-from ..contracts.errors import ArtifactNotFound, BaseInvalid, UsageError
+from ..contracts.errors import ArtifactNotFound, BaseInvalid
 from ..contracts.routing import ArtifactIdentity, Window
 from ..downloads.pins import shipped_pins
 from ..files.hashing import FileHashes
@@ -20,7 +20,7 @@ from ..files.paths import existing_folder
 from ..profiles.backends import load_backend
 from ..profiles.registry import AUTO, DTypeName, Machine, Profile, ProfileRegistry, profile_of
 from .leases import REGISTRY, ModelRegistry
-from .router import Router, RouterIdentity
+from .router import Router, RouterIdentity, check_window
 from .tokenizer import Tokenizer
 
 CACHE_BYTES = 512 * 1024 * 1024
@@ -106,7 +106,8 @@ def load_router(
     chosen, device, engine = _resolve(profile, backend, config_dir)
     tokenizer = _tokenizer_of(source)
     number_type = dtype or chosen.dtype
-    window = _checked(window or (chosen.window.window if chosen.window else None), source, bundle)
+    window = window or (chosen.window.window if chosen.window else None)
+    check_window(window, source.config.max_positions, bundle.name)
     lease = registry.lease(
         engine,
         source,
@@ -176,15 +177,6 @@ def _tokenizer_of(source: Base) -> Tokenizer:
             f"and the base embeds {source.config.vocab_size}"
         )
     return tokenizer
-
-
-def _checked(window: Window | None, source: Base, bundle: Bundle) -> Window | None:
-    if window and window.size > source.config.max_positions:
-        raise UsageError(
-            f"a window of {window.size} tokens is wider than the base of {bundle.name}, which reads at most "
-            f"{source.config.max_positions}"
-        )
-    return window
 
 
 def _resolve(profile: str, backend: Backend | None, config_dir: Path | None) -> tuple[Profile, str, Backend]:

@@ -7,7 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Literal, overload
 
@@ -82,6 +82,7 @@ class Router:
         self._tokenizer = tokenizer
         self._open: Reader | None = reader
         self._remember = remember
+        self._whole: Router | None = None
         self._release = weakref.finalize(self, release)
 
     def route(
@@ -182,6 +183,18 @@ class Router:
             for item in prepared
         ]
 
+    def through(self, window: Window | None) -> Router:
+        """This router, reading through ``window``, or without one; it shares everything else and keeps this one loaded.
+
+        Raises:
+            UsageError: the window is wider than the base.
+        """
+        check_window(window, self.identity.max_positions, self.identity.artifact.name)
+        identity = replace(self.identity, window=window)
+        view = Router(identity, self._tokenizer, self._reader, remember=self._remember)
+        view._whole = self
+        return view
+
     def forget(self) -> None:
         """Drop what earlier routes with this model left in memory, so that the next one is computed from nothing."""
         if self._remember:
@@ -261,6 +274,19 @@ class Router:
             profile=self.identity.profile,
             timings=Timings(self.identity.load_ms, route_ms),
             gap=read.gap,
+        )
+
+
+def check_window(window: Window | None, max_positions: int, artifact: str) -> None:
+    """Refuse a window that gives more tokens than a base can read.
+
+    Raises:
+        UsageError: it does.
+    """
+    if window and window.size > max_positions:
+        raise UsageError(
+            f"a window of {window.size} tokens is wider than the base of {artifact}, "
+            f"which reads {max_positions} at most"
         )
 
 

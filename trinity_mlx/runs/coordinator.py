@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 from ..contracts.errors import LiveCallRefused, PoolInvalid, UsageError
@@ -19,7 +19,7 @@ from ..contracts.events import Sink
 from ..contracts.parts import Image, ToolCall, ToolResult
 from ..contracts.pool import ALL_ROLES, Agent, Pool
 from ..contracts.provider import Provider, ResponseFormat, Sampling, Tool, ToolChoice
-from ..contracts.routing import Role
+from ..contracts.routing import Role, Window
 from ..contracts.transcript import Transcript, TranscriptSource
 from ..pools.authority import Authority
 from ..pools.files import DEMO, check_agents, find_pool
@@ -108,7 +108,7 @@ class Coordinator:
             for agent in self.pool.agents:
                 provider_factory(agent)  # the imports come now, and not in the middle of somebody's event loop
         self._make_provider = providers or make_provider
-        self._router = router
+        self._router = router if self.pool.window is None else _through(router, self.pool)
         self._trace = trace
         self._log = None if trace is None else TraceLog(trace.path)
         self._retry = retry
@@ -344,6 +344,18 @@ class Coordinator:
 async def _close(clients: Iterable[AgentClient]) -> None:
     """Close every client, whatever the others do."""
     await asyncio.gather(*(client.close() for client in clients), return_exceptions=True)
+
+
+@runtime_checkable
+class _HasWindows(Protocol):
+    def through(self, window: Window | None, /) -> ReadsTranscripts: ...
+
+
+def _through(router: ReadsTranscripts, pool: Pool) -> ReadsTranscripts:
+    """The router as it reads through the pool's window."""
+    if not isinstance(router, _HasWindows):
+        raise PoolInvalid(f"pool {pool.name!r} asks for a reading window, which {type(router).__name__} does not have")
+    return router.through(pool.window)
 
 
 def _check_size(pool: Pool, slots: int, artifact: str) -> None:

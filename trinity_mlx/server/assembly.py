@@ -48,11 +48,10 @@ def parse_window(text: str) -> Window | None:
     """
     if text == NO_WINDOW:
         return None
-    head, comma, tail = text.partition(",")
-    if not (comma and head.strip().isdecimal() and tail.strip().isdecimal()):
-        raise UsageError(f"the window is {text!r}: give HEAD,TAIL in tokens, as in 512,1536, or none, or auto")
-    size = int(tail)
-    return Window(int(head), size, max(1, min(256, size)))
+    try:
+        return Window.parse(text)
+    except UsageError as error:
+        raise UsageError(f"{error}; or none, or auto") from None
 
 
 def measured_window(router: Router) -> Window:

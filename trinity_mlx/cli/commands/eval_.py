@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 @click.option("--min-role-margin", type=FiniteRange(0), help="Instead of the lane's floor.")
 @click.option("--snapshot", type=PLACE, help="Compare with this file instead of the lane's own.")
 @click.option("--snapshot-out", type=PLACE, help="Write what was seen as a snapshot.")
+@click.option(
+    "--window",
+    type=TEXT,
+    metavar="HEAD,TAIL[,STEP]",
+    help="Instead of gates: every case whole and through this reading window, side by side.",
+)
 @click.option("--no-assert", is_flag=True, help="Report failures and exit with 0.")
 @click.option("--show-logits", is_flag=True, help="Add every case's logits.")
 @json_option
@@ -38,6 +44,8 @@ if TYPE_CHECKING:
 def eval_(ctx: click.Context, /, **options: Any) -> None:
     """Hold a router's decisions and margins against what is expected of them.
 
+    With --window, the cases are read whole and in part, and one that is decided otherwise fails.
+
     A case fails on another decision than the suite expects, a margin under the floor, drift from the snapshot in slot,
     role, token count or transcript, and logits that differ between runs. Exits with 1 when a case fails.
 
@@ -46,10 +54,14 @@ def eval_(ctx: click.Context, /, **options: Any) -> None:
       trinity-mlx eval --determinism-runs 3
       trinity-mlx eval --artifact sakana --suite seed-12 --snapshot logits.json
       trinity-mlx eval --quantize 8 --report int8.html
+      trinity-mlx eval --suite long_talks.json --window 512,1536
     """
     lane = LaneOptions.take_from(options)
     if options["list_cases"]:
         _list_cases(lane, options["as_json"])
+        return
+    if options["window"]:
+        _compare_window(ctx, lane, options)
         return
     evaluation = _evaluate(lane, options)
     if options["as_json"]:
@@ -84,6 +96,26 @@ def _evaluate(options: LaneOptions, asked: dict[str, Any]) -> Evaluation:
         suite = suite.only(asked["cases"])
         with counter(f"routing {suite.name}", len(suite.cases) * gates.determinism_runs) as tick:
             return evaluate(router, suite, gates, lambda: tick(1))
+
+
+def _compare_window(ctx: click.Context, options: LaneOptions, asked: dict[str, Any]) -> None:
+    from ...contracts.routing import Window
+    from ...evaluation.standards import default_suite
+    from ...evaluation.windows import compare_window
+
+    window, suite = Window.parse(asked["window"]), options.given_suite()
+    with options.source().load() as router:
+        suite = (suite or default_suite(router.identity.artifact.name)).only(asked["cases"])
+        with counter(f"routing {suite.name} twice", len(suite.cases)) as tick:
+            comparison = compare_window(router, suite, window, lambda: tick(1))
+    if asked["as_json"]:
+        print_json(comparison.to_dict())
+    else:
+        from ..views.window_table import print_windows
+
+        print_windows(comparison)
+    if comparison.changed and not asked["no_assert"]:
+        ctx.exit(1)
 
 
 def _write_files(evaluation: Evaluation, asked: dict[str, Any]) -> None:

@@ -34,6 +34,8 @@ def print_decision(decision: RouteDecision, identity: RouterIdentity) -> None:
         f"({identity.device}, {identity.dtype}), route {decision.route_hash[:12]}",
         style="dim",
     )
+    if decision.gap:
+        out.print(f"read in part: tokens {decision.gap.start} to {decision.gap.stop} were left out", style="dim")
     for split, tied in (("slots", decision.choice.tied_slots), ("roles", decision.choice.tied_roles)):
         if tied:
             names = ", ".join(str(int(index)) for index in tied)
