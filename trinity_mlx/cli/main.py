@@ -54,8 +54,8 @@ GROUPS: Mapping[str, Mapping[str, Verb]] = {
     },
     "Train": {
         "table": Verb("table:table", "Look at tables of recorded answers."),
-        "headroom": Verb("headroom:headroom", "Say what a router could gain on TABLE, and if training is worth it."),
-        "train": Verb("train:train", "Train a router for your own agents on TABLE, and seal it with its report."),
+        "headroom": Verb("headroom:headroom", "Say what a router could gain on a table of answers."),
+        "train": Verb("train:train", "Train a router for your own agents, with a report."),
     },
     "See": {
         "trace": Verb("trace:trace", "Show, verify and export the traces of runs."),
