@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from ..routing.loading import ArtifactChoice
 
 AUTO = "auto"
-HELP = (
-    "A name from `trinity-mlx artifacts`, or a bundle's folder; auto is the published router once fetched, else nano."
-)
 
 
 def user_library() -> Library:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..options import PLACE, TEXT, json_option, profile_option
 from ..output import console, note, print_json
 from ..training_base import agents_of, choose_base
 
@@ -15,13 +16,15 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("table", type=click.Path(path_type=Path))
-@click.option("--agents", metavar="A,B,...", help="The agents, in the order of their slots.  [default: all]")
+@click.argument("table", type=PLACE)
+@click.option("--agents", type=TEXT, metavar="A,B,...", help="The agents, in the order of their slots.  [default: all]")
 @click.option("--base", help="Base whose hidden vectors are used too: nano, a folder, or OWNER/NAME[@REVISION].")
-@click.option("--profile", default="auto", show_default=True, help="Runtime profile that runs the base.")
-@click.option("--window", metavar="HEAD,TAIL", help="Tokens read of a long transcript.  [default: all that fit]")
-@click.option("--report", type=click.Path(path_type=Path), help="Write a page with plots.")
-@click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
+@profile_option
+@click.option(
+    "--window", type=TEXT, metavar="HEAD,TAIL", help="Tokens read of a long transcript.  [default: all that fit]"
+)
+@click.option("--report", type=PLACE, help="Write a page with plots.")
+@json_option
 def headroom(
     table: Path,
     agents: str | None,

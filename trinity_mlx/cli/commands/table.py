@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..options import PLACE, json_option
 from ..output import console, note, print_json
 
 if TYPE_CHECKING:
     from ...training.table import Table
-
-_FILE = click.Path(path_type=Path)
 
 
 @click.group()
@@ -32,8 +31,8 @@ def table() -> None:
 
 
 @table.command()
-@click.argument("file", type=_FILE)
-@click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
+@click.argument("file", type=PLACE)
+@json_option
 def check(file: Path, as_json: bool) -> None:
     """Read every row of FILE, and say what is wrong, or what there is."""
     from ...training.table import read_table
@@ -42,7 +41,7 @@ def check(file: Path, as_json: bool) -> None:
 
 
 @table.command()
-@click.argument("file", type=_FILE)
+@click.argument("file", type=PLACE)
 @click.option("--rows", default=5, show_default=True, help="How many rows.")
 def show(file: Path, rows: int) -> None:
     """Print the first rows of FILE as JSON."""
@@ -53,8 +52,8 @@ def show(file: Path, rows: int) -> None:
 
 
 @table.command()
-@click.argument("file", type=_FILE)
-@click.option("--out", required=True, type=_FILE, help="The new table, JSONL; .gz compresses.")
+@click.argument("file", type=PLACE)
+@click.option("--out", required=True, type=PLACE, help="The new table, JSONL; .gz compresses.")
 @click.option(
     "--by",
     type=click.Choice(["text", "category"]),
@@ -71,8 +70,8 @@ def split(file: Path, out: Path, by: str, force: bool) -> None:
 
 
 @table.command()
-@click.argument("files", type=_FILE, nargs=-1, required=True)
-@click.option("--out", required=True, type=_FILE, help="The new table, JSONL; .gz compresses.")
+@click.argument("files", type=PLACE, nargs=-1, required=True)
+@click.option("--out", required=True, type=PLACE, help="The new table, JSONL; .gz compresses.")
 @click.option("--force", is_flag=True, help="Replace --out.")
 def merge(files: tuple[Path, ...], out: Path, force: bool) -> None:
     """Put the rows of FILES together; equal prompts become one row with the agents of both."""

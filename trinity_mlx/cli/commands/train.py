@@ -12,6 +12,7 @@ import click
 
 from ...contracts.errors import UsageError
 from ...contracts.text_format import TextFormat
+from ..options import NAME, PLACE, TEXT, FiniteRange, json_option, profile_option
 from ..output import note, print_json
 from ..training_base import agents_of, choose_base
 
@@ -19,34 +20,37 @@ if TYPE_CHECKING:
     from ...training.pipeline import Trained, TrainingRequest, Watch
     from ...training.trainer import Generation
 
-_PATH = click.Path(path_type=Path)
-
 
 @click.command()
-@click.argument("table", type=_PATH)
-@click.option("--agents", metavar="A,B,...", help="The agents, in the order of their slots.  [default: all]")
-@click.option("--base", default="nano", show_default=True, help="nano, a folder, or OWNER/NAME[@REVISION].")
-@click.option("--out", required=True, type=_PATH, help="Folder of the new bundle.")
+@click.argument("table", type=PLACE)
+@click.option("--agents", type=TEXT, metavar="A,B,...", help="The agents, in the order of their slots.  [default: all]")
+@click.option("--base", type=NAME, default="nano", show_default=True, help="nano, a folder, or OWNER/NAME[@REVISION].")
+@click.option("--out", required=True, type=PLACE, help="Folder of the new bundle.")
 @click.option("--algorithm", default="staged", show_default=True, help="The recipe; an unknown name lists them.")
 @click.option("--head", default="linear", show_default=True, help="Kind of head; an unknown name lists them.")
 @click.option("--roles", type=click.Choice(["table", "pattern", "keep", "neutral"]), help="Where role rows come from.")
-@click.option("--keep-roles-of", metavar="ARTIFACT", help="With --roles keep: the router whose role rows are kept.")
+@click.option(
+    "--keep-roles-of", type=TEXT, metavar="ARTIFACT", help="With --roles keep: the router whose role rows are kept."
+)
 @click.option("--no-offsets", is_flag=True, help="Train the head alone.")
 @click.option("--embedding-offsets", is_flag=True, help="Train the embedding's too: nothing is shared, and slow.")
-@click.option("--layers", metavar="I,J,...", help="Adapted decoder layers.  [default: the second-to-last]")
+@click.option("--layers", type=TEXT, metavar="I,J,...", help="Adapted decoder layers.  [default: the second-to-last]")
 @click.option("--iterations", type=int, help="Generations of a search.")
 @click.option("--population", type=int, help="Candidates of a generation.")
-@click.option("--step", type=float, help="How far a search looks at first.")
+@click.option("--step", type=FiniteRange(0), help="How far a search looks at first.")
 @click.option("--rows", type=int, help="Train rows that each generation of a search sees.  [default: all]")
-@click.option("--cost-weight", type=float, default=0.0, help="Score that one unit of cost is worth.")
-@click.option("--seconds-weight", type=float, default=0.0, help="Score that one second is worth.")
-@click.option("--entropy-floor", type=float, default=0.0, help="Least entropy of the agents' shares, in nats.")
+@click.option("--cost-weight", type=FiniteRange(0), default=0.0, help="Score that one unit of cost is worth.")
+@click.option("--seconds-weight", type=FiniteRange(0), default=0.0, help="Score that one second is worth.")
+@click.option("--entropy-floor", type=FiniteRange(0), default=0.0, help="Least entropy of the agents' shares, in nats.")
 @click.option("--keep-agents", type=int, metavar="K", help="Let each generation choose among K agents at random.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Fixes all that is drawn.")
 @click.option("--patience", type=int, default=30, show_default=True, help="Generations of a stage without a gain.")
-@click.option("--max-seconds", type=float, help="Stop training after so long, and seal what is best.")
+@click.option("--max-seconds", type=FiniteRange(0), help="Stop training after so long, and seal what is best.")
 @click.option(
-    "--window", metavar="HEAD,TAIL", help="Tokens read of a long transcript, or none.  [default: all that fit]"
+    "--window",
+    type=TEXT,
+    metavar="HEAD,TAIL",
+    help="Tokens read of a long transcript, or none.  [default: all that fit]",
 )
 @click.option(
     "--text-format",
@@ -55,11 +59,11 @@ _PATH = click.Path(path_type=Path)
     show_default=True,
     help="The text that the router reads.",
 )
-@click.option("--profile", default="auto", show_default=True, help="Runtime profile that runs the base.")
+@profile_option
 @click.option("--resume", is_flag=True, help="Go on with a training that was broken off.")
 @click.option("--force", is_flag=True, help="Replace what lies at --out.")
-@click.option("--tensorboard", type=_PATH, metavar="FOLDER", help="Write the curves for TensorBoard.")
-@click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
+@click.option("--tensorboard", type=PLACE, metavar="FOLDER", help="Write the curves for TensorBoard.")
+@json_option
 def train(table: Path, **options: Any) -> None:
     """Train a router for your own agents on TABLE, and seal it with its report.
 
@@ -97,7 +101,7 @@ def _request(table: Path, options: dict[str, Any]) -> TrainingRequest:
         identity=choice.identity,
         engine=choice.engine,
         settings=_settings(options),
-        out=options["out"].expanduser(),
+        out=options["out"],
         roles=RoleSource(options["roles"]) if options["roles"] else None,
         keep_roles_of=find_bundle(kept) if kept else None,
         max_seconds=options["max_seconds"],
