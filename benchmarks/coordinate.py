@@ -4,6 +4,9 @@ The agents answer from a script without delay, and the router at once with a dec
 time of a run, divided by its turns, is the coordinator's own: the machine, the way to the router's thread and back,
 attempts, limits, events, and the trace where one is written. Each run has three turns: Worker, Thinker, Verifier.
 
+Beside that, how long the event loop stands still while many runs at once share a trace on a disk whose every fsync takes
+a quarter of a second.
+
     python benchmarks/coordinate.py [--json FILE] [--runs N]
 """
 
@@ -16,6 +19,7 @@ import os
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -34,7 +38,9 @@ from trinity_mlx.contracts.transcript import Message, Transcript
 from trinity_mlx.evaluation.provenance import describe_machine, describe_software
 from trinity_mlx.routing.router import RouterIdentity
 from trinity_mlx.runs.coordinator import Coordinator, TraceFile
-from trinity_mlx.runs.result import RunStatus
+from trinity_mlx.runs.result import RunResult, RunStatus
+from trinity_mlx.tracing.jsonl import TraceWriter
+from trinity_mlx.tracing.log import TraceLog
 
 SLOTS = 7
 TURNS = (Role.WORKER, Role.THINKER, Role.VERIFIER)
@@ -47,6 +53,11 @@ LONG = Transcript(
         for number in range(20)
     )
 )
+
+
+AT_ONCE = 50
+SLOW_FSYNC_S = 0.25
+STALL_TARGET_MS = 20.0
 
 
 class InstantRouter:
@@ -150,6 +161,67 @@ async def timed_run(coordinator: Coordinator, task: Transcript) -> float:
     return elapsed_ms / len(TURNS)
 
 
+@dataclass(frozen=True)
+class Stalls:
+    """How long the event loop stood still while ``runs`` runs at once were traced: with a slow fsync, and without one."""
+
+    runs: int
+    fsync_s: float
+    longest_ms: float
+    untraced_ms: float
+
+
+async def stalls(folder: Path) -> Stalls:
+    """Both stalls, each the median of several rounds, after one that does not count."""
+    slow, none = [], []
+    for number in range(6):
+        slow.append(await one_stall(TraceLog(folder / f"slow-{number}.jsonl", slow_writer)))
+        none.append(await one_stall(None))
+    return Stalls(AT_ONCE, SLOW_FSYNC_S, median(slow[1:]), median(none[1:]))
+
+
+def slow_writer(path: Path) -> TraceWriter:
+    """A trace file on a slow disk."""
+    return TraceWriter(path, fsync=lambda descriptor: time.sleep(SLOW_FSYNC_S))
+
+
+async def one_stall(log: TraceLog | None) -> float:
+    """Milliseconds of the longest time for which the loop did nothing else, while runs began one after another."""
+    async with Coordinator(InstantRouter(SHORT), pool()) as coordinator:
+        await coordinator.arun(SHORT)
+        watch = asyncio.create_task(watched())
+        runs = []
+        for _ in range(AT_ONCE):
+            runs.append(asyncio.create_task(traced_run(coordinator, log)))
+            await asyncio.sleep(0)
+        results = await asyncio.gather(*runs)
+        watch.cancel()
+        longest = await watch
+    if {result.status for result in results} != {RunStatus.ACCEPTED}:
+        raise RuntimeError("a run did not go as planned")
+    return longest * 1000
+
+
+async def traced_run(coordinator: Coordinator, log: TraceLog | None) -> RunResult:
+    """One run, with a line in ``log`` for each event."""
+    if log is None:
+        return await coordinator.arun(SHORT)
+    async with log.run(uuid.uuid4().hex) as trace:
+        return await coordinator.arun(SHORT, sinks=[trace])
+
+
+async def watched() -> float:
+    """Seconds of the longest time between two turns of the event loop, up to its cancellation."""
+    longest, before = 0.0, time.perf_counter()
+    try:
+        while True:
+            await asyncio.sleep(0)
+            now = time.perf_counter()
+            longest, before = max(longest, now - before), now
+    except asyncio.CancelledError:
+        return longest
+
+
 def figures_table(measurements: Sequence[Measurement]) -> Table:
     """The measurements, readable."""
     table = Table(title="The coordinator's own time, milliseconds a turn")
@@ -183,20 +255,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     machine = describe_machine() | {"load_average": os.getloadavg()}
     with tempfile.TemporaryDirectory() as folder:
         measurements = [asyncio.run(measure(scenario, options.runs, Path(folder))) for scenario in SCENARIOS]
+        stalled = asyncio.run(stalls(Path(folder)))
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(figures_table(measurements))
+    console.print(
+        f"longest stall of the event loop with {stalled.runs} runs at once: {stalled.longest_ms:.1f} ms with each fsync "
+        f"slowed to {stalled.fsync_s} s, {stalled.untraced_ms:.1f} ms without a trace (at most {STALL_TARGET_MS:.0f} ms)"
+    )
     console.print(f"{machine['processor']}, {machine['cores']} cores, {options.runs} runs of {len(TURNS)} turns each")
     if options.json:
-        options.json.write_text(json.dumps(report(options.runs, machine, measurements), indent=2) + "\n", "utf-8")
+        options.json.write_text(
+            json.dumps(report(options.runs, machine, measurements, stalled), indent=2) + "\n", "utf-8"
+        )
 
 
-def report(runs: int, machine: dict[str, Any], measurements: Sequence[Measurement]) -> dict[str, Any]:
+def report(runs: int, machine: dict[str, Any], measurements: Sequence[Measurement], stalled: Stalls) -> dict[str, Any]:
     """Every figure, and what it comes from."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine,
         "versions": describe_software(),
         "settings": {"runs": runs, "turns": len(TURNS), "target_ms": TARGET_MS},
+        "stalls": asdict(stalled),
         "turns": [{**asdict(item), "median_ms": item.median_ms, "slow_ms": item.slow_ms} for item in measurements],
     }
 
