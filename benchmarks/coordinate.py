@@ -4,8 +4,8 @@ The agents answer from a script without delay, and the router at once with a dec
 time of a run, divided by its turns, is the coordinator's own: the machine, the way to the router's thread and back,
 attempts, limits, events, and the trace where one is written. Each run has three turns: Worker, Thinker, Verifier.
 
-Beside that, how long the event loop stands still while many runs at once share a trace on a disk whose every fsync takes
-a quarter of a second.
+Beside that, how long the event loop stands still while many runs at once share a trace on a disk whose every fsync
+takes a quarter of a second.
 
     python benchmarks/coordinate.py [--json FILE] [--runs N]
 """
@@ -163,7 +163,7 @@ async def timed_run(coordinator: Coordinator, task: Transcript) -> float:
 
 @dataclass(frozen=True)
 class Stalls:
-    """How long the event loop stood still while ``runs`` runs at once were traced: with a slow fsync, and without one."""
+    """How long the event loop stood still with ``runs`` runs at once: traced with a slow fsync, and without a trace."""
 
     runs: int
     fsync_s: float
@@ -259,14 +259,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(figures_table(measurements))
     console.print(
-        f"longest stall of the event loop with {stalled.runs} runs at once: {stalled.longest_ms:.1f} ms with each fsync "
-        f"slowed to {stalled.fsync_s} s, {stalled.untraced_ms:.1f} ms without a trace (at most {STALL_TARGET_MS:.0f} ms)"
+        f"longest stall of the event loop, {stalled.runs} runs at once: {stalled.longest_ms:.1f} ms with each fsync "
+        f"slowed to {stalled.fsync_s} s (at most {STALL_TARGET_MS:.0f} ms), {stalled.untraced_ms:.1f} ms untraced"
     )
-    console.print(f"{machine['processor']}, {machine['cores']} cores, {options.runs} runs of {len(TURNS)} turns each")
+    kinds = f"{options.runs} runs of {len(TURNS)} turns each"
+    console.print(f"{machine['processor']}, {machine['cores']} cores, {kinds}")
     if options.json:
-        options.json.write_text(
-            json.dumps(report(options.runs, machine, measurements, stalled), indent=2) + "\n", "utf-8"
-        )
+        figures = report(options.runs, machine, measurements, stalled)
+        options.json.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
 
 
 def report(runs: int, machine: dict[str, Any], measurements: Sequence[Measurement], stalled: Stalls) -> dict[str, Any]:
