@@ -53,6 +53,16 @@ def test_an_interrupted_rename_keeps_the_old_content_and_leaves_nothing_behind(
     assert list(file.parent.iterdir()) == [file]
 
 
+def test_what_a_killed_process_left_goes_and_what_another_is_writing_stays(file: Path) -> None:
+    left, new, other = (file.with_name(name) for name in (".weights.bin.0123abcd", ".weights.bin.4567cdef", ".other"))
+    for path in (left, new, other):
+        path.write_bytes(b"half")
+    os.utime(left, times=(0, 0))
+    os.utime(other, times=(0, 0))
+    write_atomically(file, b"new")
+    assert {path.name for path in file.parent.iterdir()} == {file.name, new.name, other.name}
+
+
 def test_content_that_is_no_bytes_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_atomically(tmp_path / "file", "text")  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ def _waiting_for_ever_is_an_error() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-SHORT = 100
+SHORT = 50
 """Cases of one format in a short run."""
 
 LONGEST = 4000

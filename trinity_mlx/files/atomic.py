@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import secrets
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..contracts.errors import FolderUnavailable
 
+_ABANDONED_S = 60.0
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a whole file or nothing; its folder is made where it is missing.
+
+    What processes left beside it that were killed while they wrote goes, once it is a minute old.
 
     Raises:
         OSError: it cannot be written; what was there stays as it is.
@@ -29,6 +36,14 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    _sweep(path)
+
+
+def _sweep(path: Path) -> None:
+    with suppress(OSError):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}"):
+            if left.stat().st_mtime < time.time() - _ABANDONED_S:
+                left.unlink(missing_ok=True)
 
 
 def write_file(path: Path, content: bytes) -> None:
