@@ -363,18 +363,22 @@ def test_files_on_the_hub_are_asked_for_at_its_resolve_address(bench: Bench) -> 
     assert (bench.folder / "data").read_bytes() == CONTENT
 
 
-def test_the_hubs_token_goes_to_the_hub_and_not_to_where_it_sends_us(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+def test_the_hubs_token_goes_to_the_hub_and_not_to_where_it_sends_us(bench: Bench) -> None:
     with file_server.running() as elsewhere:
         bench.server.add("/me/model/resolve/abc/file", CONTENT, file_server.redirect(elsewhere.add("/blob", CONTENT)))
-        bench.fetch(("file", CONTENT, "hf://me/model@abc/file"))
+        bench.fetch(("file", CONTENT, "hf://me/model@abc/file"), homes={"hub_token": "hf_secret"})
         assert bench.server.headers[0]["authorization"] == "Bearer hf_secret"
         assert "authorization" not in elsewhere.headers[0]
     bench.target.unlink()
     bench.one()
     assert "authorization" not in bench.server.headers[-1]
+
+
+def test_no_token_is_looked_for_below_the_command_line(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    bench.server.add("/me/model/resolve/abc/file", CONTENT)
+    bench.fetch(("file", CONTENT, "hf://me/model@abc/file"))
+    assert "authorization" not in bench.server.headers[0]
 
 
 def test_the_hubs_own_cache_is_used_first_and_verified(bench: Bench, tmp_path: Path) -> None:

@@ -60,6 +60,13 @@ def hub_is_offline() -> bool:
     return constants.HF_HUB_OFFLINE
 
 
+def hub_token() -> str | None:
+    """The user's token for the Hugging Face Hub: ``HF_TOKEN``, or what ``hf auth login`` has kept."""
+    from huggingface_hub import constants, get_token
+
+    return None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+
+
 def prepare_process(show_native_logs: bool = False) -> None:
     """Settings that libraries read from the environment when they are first used.
 

@@ -110,15 +110,23 @@ class Homes:
         offline: never use the network.
         endpoint: the Hub's address; by default the one that ``huggingface_hub`` is set up with.
         stall_s: seconds without a single byte after which a transfer counts as broken.
+        hub_token: the user's token for the Hub; none is looked for.
     """
 
     def __init__(
-        self, folder: Path = Path(), *, offline: bool = False, endpoint: str | None = None, stall_s: float = 30.0
+        self,
+        folder: Path = Path(),
+        *,
+        offline: bool = False,
+        endpoint: str | None = None,
+        stall_s: float = 30.0,
+        hub_token: str | None = None,
     ) -> None:
         self._folder = folder
         self._offline = offline
         self._endpoint = endpoint
         self._stall_s = stall_s
+        self._hub_token = hub_token
         self._client = httpx2.Client(follow_redirects=True, timeout=httpx2.Timeout(stall_s))
 
     def __enter__(self) -> Homes:
@@ -160,13 +168,12 @@ class Homes:
 
     def _hub_request(self, file: HubFile) -> tuple[str, dict[str, str]]:
         """The address that the Hub resolves the file at, and the user's token, if there is one, as a header."""
-        from huggingface_hub import constants, get_token, hf_hub_url
+        from huggingface_hub import hf_hub_url
 
         url = hf_hub_url(
             file.repo, file.path, repo_type=file.repo_type, revision=file.revision, endpoint=self._endpoint
         )
-        token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
-        return url, {"Authorization": f"Bearer {token}"} if token else {}
+        return url, {"Authorization": f"Bearer {self._hub_token}"} if self._hub_token else {}
 
     @contextmanager
     def _open_web(self, url: str, headers: dict[str, str], start: int) -> Iterator[Stream]:

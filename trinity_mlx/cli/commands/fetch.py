@@ -73,7 +73,8 @@ def _fetch(pin: Pin, folder: Path, home_folder: Path, offline: bool, quiet: bool
     from ...downloads.homes import Homes
     from ...files.hashing import FileHashes
 
-    with Homes(home_folder, offline=offline) as homes, _listening(pin, quiet) as listener:
+    homes_of_user = Homes(home_folder, offline=offline, hub_token=settings.hub_token())
+    with homes_of_user as homes, _listening(pin, quiet) as listener:
         return fetch(
             pin,
             folder,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ...contracts.errors import HomeUnavailable, UsageError
+from .. import settings
 from ..artifact_choice import locate_bundle
 from ..options import NAME, TEXT
 from ..output import console
@@ -115,7 +116,7 @@ def _upload(
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-    api = HfApi(library_name="trinity-mlx")
+    api = HfApi(library_name="trinity-mlx", token=settings.hub_token())
     try:
         repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         _refuse_taken_tag(api, repo, revision)
