@@ -33,6 +33,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
+def public_files() -> Path:
+    """The folder with what was published of the router's evaluation, which the project does not ship."""
+    places = (parent / "shared" / "reference" / "sakana" for parent in Path(__file__).parents)
+    folder = next((place for place in places if place.is_dir()), None)
+    if folder is None:
+        pytest.skip("the published evaluation files are not on this machine")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     return builders.make_base(tmp_path_factory.mktemp("tiny") / "base")
 

@@ -80,11 +80,12 @@ def is_one_line(text: str) -> bool:
 
 
 def assert_fails(result: Result, code: int, *fragments: str) -> None:
-    """One line on the error stream, no traceback, nothing on standard output."""
+    """One line on the error stream, perhaps one with advice after it, no traceback, nothing on standard output."""
     assert result.exit_code == code, result.output
     assert result.stdout == ""
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
+    error, *advice = result.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert [line[:5] for line in advice] in ([], ["try: "])
     for fragment in fragments:
         assert fragment in result.stderr
 

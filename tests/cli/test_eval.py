@@ -351,9 +351,9 @@ def test_listing_loads_no_tensor_library() -> None:
     [
         (("--suite", "missing.json"), 2, "no suite 'missing.json'"),
         (("--suite", "{folder}"), 2, "no suite"),
-        (("--suite", "{folder}/text"), 2, "text is not JSON"),
+        (("--suite", "{folder}/text"), 2, "text is not valid JSON"),
         (("--snapshot", "missing.json"), 2, "cannot read missing.json"),
-        (("--snapshot", "{folder}/text"), 2, "text is not JSON"),
+        (("--snapshot", "{folder}/text"), 2, "text is not valid JSON"),
         (("--snapshot", "{folder}/short.json"), 2, "short.json: cases.0.agent_id is missing"),
         (("--snapshot-out", "{folder}/text/below.json"), 3, "cannot be written"),
         (("--junit", "{folder}"), 3, "cannot be written"),
@@ -369,15 +369,14 @@ def test_bad_input_gives_one_line(
     given = [each.format(folder=tmp_path) for each in arguments]
     result = invoke(*NANO, "--suite", suite, "--case", FIRST, *given)
     assert result.exit_code == code, result.output
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
+    assert [line.split(":")[0] for line in result.stderr.splitlines()] in (["error"], ["error", "try"])
     assert fragment in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
 def test_a_broken_lane_is_named(tmp_path: Path, suite: Path) -> None:
     lane_file(tmp_path).write_text("{", encoding="utf-8")
-    assert_fails(invoke(*NANO, "--suite", suite), 4, "nano.json is not JSON")
+    assert_fails(invoke(*NANO, "--suite", suite), 4, "nano.json is not valid JSON")
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-1", "wide"])

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from trinity_mlx import Role
 from trinity_mlx.contracts.errors import InputFileError, SuiteInvalid, TrinityError
-from trinity_mlx.evaluation.suite import Route, builtin_suites, find_suite, read_suite
+from trinity_mlx.evaluation.snapshot import read_snapshot
+from trinity_mlx.evaluation.suite import Route, builtin_suites, find_suite, pinned_suites, read_suite
 
 from ..evaluation_cases import attempt, faulty_json, is_one_line, suite_document, write_json
 
@@ -50,6 +51,35 @@ def test_the_shipped_suites_are_found_by_name() -> None:
     assert builtin_suites() == ["nano-64", "seed-12"]
     assert [len(find_suite(name).cases) for name in builtin_suites()] == [64, 12]
     assert find_suite("seed-12").cases[0].token_count == 15
+
+
+def test_a_pinned_suite_says_where_to_get_it_until_its_file_is_there(tmp_path: Path) -> None:
+    assert pinned_suites() == ["public-37"]
+    for folder in (None, tmp_path / "suites"):
+        with pytest.raises(InputFileError, match=r"https://raw\.githubusercontent\.com/.*18834 bytes") as caught:
+            find_suite("public-37", folder)
+        assert "qwen_router_prompt_eval_cases.json" in str(caught.value)
+
+
+def test_a_pinned_suite_is_its_very_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "qwen_router_prompt_eval_cases.json", PUBLIC)
+    with pytest.raises(SuiteInvalid, match="is not the file of suite public-37: its sha256 is"):
+        find_suite("public-37", tmp_path)
+
+
+def test_the_public_cases_and_what_was_published_of_them_are_found_and_fit(public_files: Path) -> None:
+    suite = find_suite("public-37", public_files)
+    snapshot = read_snapshot(public_files / "qwen_router_prompt_eval_logits.json")
+    assert (suite.name, len(suite.cases)) == ("public-37", 37)
+    assert [case.id for case in suite.cases] == list(snapshot.cases)
+    for case in suite.cases:
+        recorded = snapshot.cases[case.id]
+        assert (case.expected.slot, case.expected.role) == (recorded.agent_id, recorded.role_id)
+
+
+def test_a_users_own_suite_is_found_by_name(tmp_path: Path) -> None:
+    write_json(tmp_path / "mine.json", PUBLIC)
+    assert find_suite("mine", tmp_path).name == "mine"
 
 
 def test_only_keeps_the_order_of_the_suite_and_its_hash() -> None:
@@ -111,7 +141,7 @@ def test_what_is_no_json_object_is_refused(tmp_path: Path, content: bytes) -> No
 
 @pytest.mark.parametrize("name", ["nowhere", "x" * 5000, "a\0b", "~nobody-of-that-name/suite.json", "", "."])
 def test_what_is_no_file_is_refused(name: str) -> None:
-    with pytest.raises(InputFileError, match=r"no suite '.*': name one of nano-64, seed-12, or a JSON file"):
+    with pytest.raises(InputFileError, match=r"no suite '.*': name one of nano-64, seed-12, public-37, or a JSON file"):
         find_suite(name)
 
 

@@ -61,7 +61,17 @@ def test_every_floor_says_where_it_comes_from() -> None:
     registry = ProfileRegistry()
     floors = {(name, artifact): each for name in BUILT_IN for artifact, each in registry.get(name).floors.items()}
     assert floors
-    assert all(each.source in ("measured here", "published") for each in floors.values())
+    assert all(each.source in ("measured here", "published", "derived") for each in floors.values())
+    published = [each for each in floors.values() if each.source == "published"]
+    for (name, _), each in floors.items():
+        if each.source == "derived":
+            assert each.agent == min(one.agent for one in published), name
+            assert each.role == min(one.role for one in published), name
+            assert each.note
+
+
+def test_every_built_in_profile_knows_floors_of_the_published_router() -> None:
+    assert all("sakana" in ProfileRegistry().get(name).floors for name in BUILT_IN)
 
 
 @pytest.mark.parametrize(("name", "agent", "role"), [("cuda", 0.24, 1.06), ("mlx", 0.33, 0.82)])

@@ -98,7 +98,7 @@ class LaneOptions:
         """
         from ..evaluation.suite import find_suite
 
-        return find_suite(self.suite) if self.suite else None
+        return find_suite(self.suite, settings.config_dir() / "suites") if self.suite else None
 
 
 def command_line() -> str:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from ..contracts.errors import InputFileError, SuiteInvalid, TranscriptError
 from ..contracts.routing import Role
 from ..contracts.transcript import Transcript
-from ..files.models import Faults, Lenient, plain, read_model
+from ..files.models import Faults, Lenient, Strict, plain, read_model
 from ..files.paths import existing_file
 from ..files.shipped import data_path
 
@@ -86,24 +86,66 @@ class _File(Lenient):
     cases: Annotated[list[_Case], Field(min_length=1)]
 
 
+class _PinnedFile(Strict):
+    file: Annotated[str, Field(min_length=1)]
+    size: Annotated[int, Field(ge=1)]
+    sha256: str
+    home: str
+
+
+class PinnedSuite(Strict):
+    """A suite of others: it does not ship with the package, and its bytes are known."""
+
+    schema_name: Annotated[Literal["trinity-mlx.suite-pin"], Field(alias="schema")]
+    version: Literal[1]
+    name: str
+    summary: str
+    cases: _PinnedFile
+    snapshot: _PinnedFile | None = None
+
+
 def builtin_suites() -> list[str]:
     """Names of the suites that ship with the package."""
     return sorted(path.stem for path in data_path("fixtures/suites").glob("*.json"))
 
 
-def find_suite(name: str | Path) -> Suite:
-    """A shipped suite by name, or the suite in a file.
+def pinned_suites() -> list[str]:
+    """Names of the suites of others that are known, and found once a user has their file."""
+    return sorted(path.stem for path in data_path("fixtures/suite_pins").glob("*.json"))
+
+
+def find_suite(name: str | Path, folder: Path | None = None) -> Suite:
+    """A shipped suite by name, a user's own in ``folder``, a pinned one whose file lies there, or the suite in a file.
 
     Raises:
-        InputFileError: there is neither.
-        SuiteInvalid: the file does not hold a suite.
+        InputFileError: there is none of these; of a pinned one it says where its file is to be had.
+        SuiteInvalid: the file does not hold a suite, or is not the pinned one.
     """
     if str(name) in builtin_suites():
         return read_suite(data_path("fixtures/suites") / f"{name}.json")
-    path = existing_file(name)
+    if str(name) in pinned_suites():
+        return _pinned(str(name), folder)
+    own = existing_file(folder / f"{name}.json") if folder else None
+    path = own or existing_file(name)
     if path is None:
-        raise InputFileError(f"no suite {str(name)!r}: name one of {', '.join(builtin_suites())}, or a JSON file")
+        known = ", ".join([*builtin_suites(), *pinned_suites()])
+        raise InputFileError(f"no suite {str(name)[:200]!r}: name one of {known}, or a JSON file")
     return read_suite(path)
+
+
+def _pinned(name: str, folder: Path | None) -> Suite:
+    pin, _ = read_model(data_path("fixtures/suite_pins") / f"{name}.json", PinnedSuite, Faults(SuiteInvalid))
+    path = existing_file(folder / pin.cases.file) if folder else None
+    if path is None:
+        place = folder / pin.cases.file if folder else pin.cases.file
+        raise InputFileError(
+            f"the file of suite {name} is not on this machine: it comes from {pin.cases.home} "
+            f"({pin.cases.size} bytes); save it as {place}"
+        )
+    suite = read_suite(path)
+    if suite.sha256 != pin.cases.sha256:
+        raise SuiteInvalid(f"{path} is not the file of suite {name}: its sha256 is {suite.sha256}: get it anew")
+    return replace(suite, name=name)
 
 
 def read_suite(path: Path) -> Suite:

@@ -33,7 +33,7 @@ class Floors(Strict):
 
     agent: _Margin
     role: _Margin
-    source: Literal["measured here", "published"]
+    source: Literal["measured here", "published", "derived"]
     note: str = ""
 
 
