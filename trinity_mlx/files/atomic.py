@@ -70,7 +70,9 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def json_bytes(content: Mapping[str, Any]) -> bytes:
     """``content`` as a file for people and programs: indented, in UTF-8, with a line's end.
 
+    Half a surrogate pair (from a file's name, say), which UTF-8 has no form for, becomes a question mark.
+
     Raises:
-        ValueError: it holds what JSON or UTF-8 has no form for: NaN, infinity, half a surrogate pair.
+        ValueError: it holds NaN or infinity, which JSON has no form for.
     """
-    return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+    return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "replace")
