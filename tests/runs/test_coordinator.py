@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trinity_mlx
+from trinity_mlx.contracts.canonical import canonical_sha256
 from trinity_mlx.contracts.errors import (
     ContextLengthError,
     FolderUnavailable,
@@ -40,6 +44,7 @@ from trinity_mlx.contracts.provider import Usage
 from trinity_mlx.contracts.routing import Role, RouteLogits, Window
 from trinity_mlx.contracts.transcript import Message, Transcript
 from trinity_mlx.routing.router import Router
+from trinity_mlx.rules.choice import choose
 from trinity_mlx.rules.policy import Policy
 from trinity_mlx.rules.verdict import VerdictStatus
 from trinity_mlx.runs.coordinator import Coordinator, TraceFile
@@ -268,6 +273,35 @@ def test_nano_with_two_agents_never_calls_a_third(nano: Router) -> None:
         results = [coordinator.run(task) for task in tasks]
     assert {turn.slot for result in results for turn in result.turns} <= {0, 1}
     assert any("slot_without_agent" in turn.adjustments for result in results for turn in result.turns)
+
+
+class Counts:
+    """How often functions are called while it is entered."""
+
+    def __init__(self, *functions: Any) -> None:
+        self._names = {function.__code__: function.__name__ for function in functions}
+        self.calls: Counter[str] = Counter()
+
+    def __enter__(self) -> Counts:
+        sys.setprofile(self._seen)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        sys.setprofile(None)
+
+    def _seen(self, frame: FrameType, event: str, argument: object) -> None:
+        if event == "call" and frame.f_code in self._names:
+            self.calls[self._names[frame.f_code]] += 1
+
+
+def test_a_turn_is_decided_once_and_read_once() -> None:
+    reads = FixedRouter.read
+    with coordinator_of(SOLVER, CHECKER) as coordinator, Counts(choose, reads, canonical_sha256) as counts:
+        result = coordinator.run("6 * 7?")
+    turns = len(result.turns)
+    assert (counts.calls["choose"], counts.calls["read"]) == (turns, turns)
+    # a hash of the task, one after each turn, one by the router in each turn, and one for each route
+    assert counts.calls["canonical_sha256"] <= 1 + 3 * turns
 
 
 # What is refused before anything begins
