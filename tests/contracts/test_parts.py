@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from base64 import b64encode
+from collections.abc import Callable
 from typing import Any
 
 import anthropic.types as anthropic
@@ -317,3 +318,97 @@ def test_calls_results_images_and_refusals_read_as_short_text() -> None:
 def test_an_image_that_is_none_is_refused(url: str | None, media_type: str, sha256: str, reason: str) -> None:
     with pytest.raises(TranscriptError, match=reason):
         Image(media_type, sha256, b"", url)
+
+
+KEYS = [
+    "role",
+    "content",
+    "name",
+    "tool_calls",
+    "tool_call_id",
+    "refusal",
+    "type",
+    "text",
+    "image_url",
+    "url",
+    "source",
+]
+KEYS += [
+    "tool_use_id",
+    "input",
+    "id",
+    "function",
+    "arguments",
+    "is_error",
+    "media_type",
+    "data",
+    "detail",
+    "other",
+    "url",
+]
+WORDS_OF_SHAPES = [
+    "user",
+    "assistant",
+    "tool",
+    "text",
+    "image_url",
+    "image",
+    "tool_use",
+    "tool_result",
+    "refusal",
+    "url",
+]
+WORDS_OF_SHAPES += [
+    "url",
+    "function",
+    "base64",
+    "https://a/b",
+    "data:image/png;base64,aGk=",
+    "image/png",
+    "aGk=",
+    "thinking",
+]
+
+
+def attempt(work: Callable[[], Transcript]) -> Transcript | TranscriptError:
+    try:
+        return work()
+    except TranscriptError as error:
+        return error
+
+
+SHAPES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(st.characters(), max_size=3) | st.sampled_from(WORDS_OF_SHAPES),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.dictionaries(st.sampled_from(KEYS), SHAPES, max_size=5), max_size=3))
+def test_messages_of_any_shape_are_a_transcript_or_a_short_transcript_error(source: Any) -> None:
+    outcome = attempt(lambda: Transcript.of(source))
+    if isinstance(outcome, TranscriptError):
+        assert str(outcome).isprintable()
+        assert len(str(outcome)) < 400
+    else:
+        assert Transcript(tuple(from_plain(Message, to_plain(each)) for each in outcome.messages)) == outcome
+        assert len(outcome.sha256) == 64
+
+
+def test_what_a_user_says_between_results_stays_where_it_was() -> None:
+    result = {"type": "tool_result", "tool_use_id": "a", "content": "1"}
+    content = [{"type": "text", "text": "x"}, result, {"type": "text", "text": "y"}, {**result, "tool_use_id": "b"}]
+    assert [each.role for each in one(role="user", content=content)] == ["user", "tool", "user", "tool"]
+
+
+def test_an_error_repeats_little_of_what_was_given() -> None:
+    for source in (
+        {"role": "x" * 1_000_000, "content": ""},
+        {"role": "user", "content": "", "x" * 1_000_000: 1},
+        {"role": "user", "content": [{"type": "x" * 1_000_000}]},
+        {"role": "user", "content": [{"type": "image_url", "image_url": "x" * 1_000_000}]},
+    ):
+        with pytest.raises(TranscriptError) as caught:
+            Transcript.of([source])
+        assert len(str(caught.value)) < 400

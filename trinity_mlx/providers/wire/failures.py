@@ -75,9 +75,12 @@ class Callee:
         return text
 
     def quoted(self, text: str) -> str:
-        """A provider's own words: on one line, without the key, and not too many of them."""
+        """A provider's own words: on one line, without the key, nothing that moves a terminal, and not too many."""
         words = " ".join(self.redact(text)[:MAX_TEXT_READ].split())
-        return words if len(words) <= MAX_PROVIDER_TEXT else words[:MAX_PROVIDER_TEXT] + " ..."
+        shown = "".join(
+            each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in words[:MAX_PROVIDER_TEXT]
+        )
+        return shown if len(words) <= MAX_PROVIDER_TEXT else shown + " ..."
 
 
 def callee_of(agent: Agent, api_key: str | None, default_url: str | None) -> Callee:
