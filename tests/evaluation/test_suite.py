@@ -95,6 +95,9 @@ def test_an_unknown_case_is_named() -> None:
         find_suite("seed-12").only(("math_direct", "nobody"))
 
 
+FIRST = "case 'unicode_emoji':"
+
+
 @pytest.mark.parametrize(
     ("place", "value", "fragment"),
     [
@@ -104,7 +107,12 @@ def test_an_unknown_case_is_named() -> None:
         (("cases", 0, "id"), "", "cases.0.id"),
         (("cases", 0, "messages"), [], "cases.0.messages"),
         (("cases", 0, "messages", 1, "role"), "robot", "case 'unicode_emoji': message 1: unknown role 'robot'"),
-        (("cases", 0, "messages", 1, "content"), None, "cases.0.messages.1.content"),
+        (
+            ("cases", 0, "messages", 1, "content"),
+            None,
+            f"{FIRST} message 1: content of an assistant message is NoneType",
+        ),
+        (("cases", 0, "messages", 1, "weight"), 1, "case 'unicode_emoji': message 1: the message has the key 'weight'"),
         (("cases", 0, "expected", "role_id"), 3, "cases.0.expected.role_id"),
         (("cases", 0, "expected", "agent_id"), -1, "cases.0.expected.agent_id"),
         (("cases", 0, "expected", "agent_id"), True, "cases.0.expected.agent_id"),

@@ -1,4 +1,5 @@
-"""Messages as people have them, OpenAI's and Anthropic's alike, read into roles and parts.
+"""Messages as people have them, OpenAI's and Anthropic's alike, read into roles and parts; and as this package writes
+them.
 
 What is left out, and nothing else: a key whose value is null or an empty list; reasoning (``thinking`` and
 ``redacted_thinking`` blocks, ``reasoning_content``, ``reasoning``, ``reasoning_details``), which belongs to whoever
@@ -16,6 +17,7 @@ from typing import Any
 
 from .errors import TranscriptError
 from .parts import Image, Part, Refusal, Text, ToolCall, ToolResult, brief
+from .plain import from_plain
 
 Content = str | tuple[Part, ...]
 
@@ -23,6 +25,8 @@ _DATA_URL = re.compile(r"data:([^;,]{1,127});base64,")
 _LEFT_OUT = frozenset(
     {"reasoning_content", "reasoning", "reasoning_details", "annotations", "citations", "cache_control"}
 )
+_OWN = {"tool_call": "name", "tool_result": "call_id", "image": "sha256", "refusal": "text"}
+"""By a part's type, the key that tells the plain form of this package from others' shapes."""
 _REASONING = frozenset({"thinking", "redacted_thinking"})
 _MESSAGE_KEYS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "refusal"})
 
@@ -41,7 +45,7 @@ def read_message(item: Any) -> Iterator[tuple[str, Content, str]]:
         raise TranscriptError(f"it has no {' and no '.join(missing)}")
     _only(fields, _MESSAGE_KEYS, "the message")
     role, name = fields.get("role"), fields.get("name", "")
-    if role == "tool":
+    if role == "tool" and ("tool_call_id" in fields or not isinstance(fields.get("content"), list)):
         yield role, (_tool_result(fields),), name
         return
     if "tool_call_id" in fields:
@@ -93,11 +97,21 @@ def _part(item: Any) -> Part | None:
     kind = fields.get("type")
     if kind in _REASONING:
         return None
+    if _OWN.get(str(kind)) in fields:
+        return _own(_mapping(item, "it"))
     if not isinstance(kind, str) or kind not in _READERS:
         raise TranscriptError(f"its type is {brief(kind)}, not one of {', '.join(_READERS)}")
     keys, reader = _READERS[kind]
     _only(fields, keys | {"type"}, f"a part of type {kind}")
     return reader(fields)
+
+
+def _own(fields: Mapping[str, Any]) -> Part:
+    """A part in the plain form of this package."""
+    try:
+        return from_plain(Part, fields)  # type: ignore[arg-type]  # a union is a type to it
+    except ValueError as error:
+        raise TranscriptError(str(error)) from None
 
 
 def _text(fields: Mapping[str, Any]) -> Text:

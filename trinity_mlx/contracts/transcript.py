@@ -59,7 +59,7 @@ class Message:
         if isinstance(self.content, tuple):
             _check_parts(self.role, self.content)
         else:
-            check_text(f"content of a {self.role} message", self.content)
+            check_text(f"content of {_a(self.role)} message", self.content)
             if self.role == "tool":
                 raise TranscriptError("a message of role 'tool' holds results, each with the id of its call")
 
@@ -147,7 +147,11 @@ def _check_parts(role: str, parts: tuple[Any, ...]) -> None:
     for part in parts:
         if not isinstance(part, _PARTS_OF[role]):
             allowed = ", ".join(kind.__name__ for kind in _PARTS_OF[role])
-            raise TranscriptError(f"a {role} message holds {allowed}, and not {type(part).__name__}")
+            raise TranscriptError(f"{_a(role)} message holds {allowed}, and not {type(part).__name__}")
+
+
+def _a(role: str) -> str:
+    return f"an {role}" if role == "assistant" else f"a {role}"
 
 
 def _messages(item: Any, index: int) -> Iterable[Message]:

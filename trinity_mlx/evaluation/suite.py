@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -67,14 +67,9 @@ class _Expected(Lenient):
     role_id: Annotated[int, Field(ge=0, lt=len(Role))]
 
 
-class _Message(Lenient):
-    role: str
-    content: str
-
-
 class _Case(Lenient):
     id: Annotated[str, Field(min_length=1)]
-    messages: Annotated[list[_Message], Field(min_length=1)]
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
     expected: _Expected
     router_input_tokens: Annotated[int, Field(ge=1)] | None = None
     tags: list[str] = Field(default_factory=list)
@@ -166,7 +161,7 @@ def read_suite(path: Path) -> Suite:
 
 def _case(path: Path, case: _Case) -> Case:
     try:
-        transcript = Transcript.of([message.model_dump() for message in case.messages])
+        transcript = Transcript.of(case.messages)
     except TranscriptError as error:
         raise SuiteInvalid(f"{path}: case {case.id!r}: {error}") from None
     expected = Route(case.expected.agent_id, Role(case.expected.role_id))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.errors import TableInvalid, TranscriptError
+from ..contracts.plain import to_plain
 from ..contracts.routing import Role
 from ..contracts.text_format import TextFormat
 from ..contracts.transcript import Transcript
@@ -67,7 +68,7 @@ class Row:
             "split": self.split,
             "role": None if self.role is None else self.role.label,
         }
-        messages = [message.hashed() for message in self.transcript.messages]
+        messages = [to_plain(message) for message in self.transcript.messages]
         asked = {"prompt": self.text} if _is_prompt(self.transcript) else {"messages": messages}
         return {"id": self.id, **asked, "scores": dict(self.scores)} | {
             name: value for name, value in optional.items() if value not in (None, {})

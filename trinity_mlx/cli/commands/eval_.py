@@ -150,9 +150,11 @@ def _list_cases(options: LaneOptions, as_json: bool) -> None:
 
 
 def _case_record(case: Case) -> dict[str, Any]:
+    from ...contracts.plain import to_plain
+
     return {
         "id": case.id,
-        "messages": [{"role": message.role, "content": message.content} for message in case.transcript.messages],
+        "messages": [to_plain(message) for message in case.transcript.messages],
         "expected": {"slot": case.expected.slot, "role": int(case.expected.role)},
         "tags": list(case.tags),
         "notes": case.notes,
