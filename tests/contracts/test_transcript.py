@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trinity_mlx.contracts.errors import TranscriptError
@@ -69,6 +69,7 @@ CONVERSATIONS = st.lists(
     min_size=1,
     max_size=6,
 )
+ONE_CALL = {"id": "c", "function": {"name": "now", "arguments": "{}"}}
 CALLS = st.fixed_dictionaries(
     {
         "role": st.just("assistant"),
@@ -224,6 +225,7 @@ def test_qwen3_chat_equals_the_models_own_template(messages: list[dict[str, str]
     assert TextFormat.QWEN3_CHAT.render(Transcript.of(messages)) == expected
 
 
+@example([{"role": "user", "content": ""}, {"role": "assistant", "content": "", "tool_calls": [ONE_CALL]}])
 @settings(max_examples=80, deadline=None)
 @given(
     st.lists(st.one_of(CALLS, RESULTS, CONVERSATIONS.map(lambda messages: messages[0])), min_size=1, max_size=7),

@@ -100,10 +100,11 @@ def _turn(role: str, content: str) -> str:
 def _answer(message: Message, keeps_reasoning: bool, is_last: bool) -> str:
     content = "\n".join(_shown(part) for part in message.parts if not isinstance(part, ToolCall))
     thinking, answer = _split_thinking(content)
+    calls = "\n".join(map(_call, message.tool_calls))
+    between = "\n" if answer and calls else ""
     if keeps_reasoning and (thinking or is_last):
         answer = _thinking_block(thinking) + answer.lstrip("\n")
-    calls = "\n".join(map(_call, message.tool_calls))
-    return answer + ("\n" if answer and calls else "") + calls
+    return answer + between + calls
 
 
 def _call(call: ToolCall) -> str:
