@@ -24,10 +24,10 @@ from trinity_mlx.contracts.errors import TensorFileInvalid, UsageError
 from trinity_mlx.factorization.adapted import EMBEDDING, FINAL_NORM, AdaptedTensors, Parts
 from trinity_mlx.sharing.owner import OwnerThread
 
-from . import products
+from . import ops, products
 from .factorize import MlxFactorizer
 from .kernels import COMPOSED, FUSED, KernelSet
-from .owner import mlx_thread
+from .owner import mlx_thread, trim_cache
 from .population import MlxPopulation
 from .quantized import Matrix, QuantizedMatrix
 from .qwen3 import Backbone, Embedding, Layer, Linear, MlxPast, Packing, RMSNorm
@@ -42,7 +42,9 @@ class MlxBackend:
     def info(self) -> BackendInfo:
         """Versions and the devices that MLX sees."""
         devices = ("gpu", "cpu") if mx.is_available(mx.gpu) else ("cpu",)
-        return BackendInfo("mlx", {"mlx": version("mlx")}, devices, tuple(DTYPES))
+        gpu = mx.device_info(mx.gpu) if "gpu" in devices else {}
+        hardware = {str(name): str(value) for name, value in gpu.items() if name in ("device_name", "architecture")}
+        return BackendInfo("mlx", {"mlx": version("mlx")}, devices, tuple(DTYPES), hardware)
 
     def load_base(self, base: Base, *, device: str, dtype: str, variant: Variant = DEFAULT_VARIANT) -> MlxBase:
         """The backbone's tensors on ``device``, loaded by the thread that will run them."""
@@ -106,7 +108,7 @@ class MlxBase:
 
     def _change(self, entry: AdapterEntry) -> mx.array:
         tensor = _read_as(entry.tensor, self._dtype)
-        return tensor.T if entry.transposed else tensor
+        return ops.transpose(tensor) if entry.transposed else tensor
 
     def _exact(self, name: str) -> mx.array:
         """A matrix before any quantisation, read again where the base holds it quantised."""
@@ -164,7 +166,8 @@ class MlxRoutingModel:
         hidden, pasts = self._backbone(Packing.of(segments))
         kept = tuple(_own(past) if segment.keep else None for segment, past in zip(segments, pasts, strict=True))
         mx.eval(hidden, [past.layers for past in kept if past])
-        rows = _rows(mx.matmul(_float32(hidden), self._head.T, stream=mx.cpu))
+        rows = _rows(mx.matmul(_float32(hidden), mx.transpose(self._head, stream=mx.cpu), stream=mx.cpu))
+        trim_cache()
         return [tuple(row) for row in rows], kept
 
     def _read(self, segments: Sequence[Segment]) -> mx.array:
@@ -178,7 +181,7 @@ def _read_backbone(base: Base, dtype: mx.Dtype, bits: int | None) -> Mapping[str
     if bits is not None:
         return {name: _read_quantized(base.tensors[name], dtype, bits) for name in shapes}
     held = _read(base.tensors[name] for name in shapes)
-    tensors = {name: tensor.astype(dtype) for name, tensor in held.items()}
+    tensors = {name: ops.cast(tensor, dtype) for name, tensor in held.items()}
     mx.eval(tensors)
     return tensors
 
@@ -190,7 +193,7 @@ def _read_quantized(location: TensorLocation, dtype: mx.Dtype, bits: int) -> Mat
 
 
 def _read_as(location: TensorLocation, dtype: mx.Dtype) -> mx.array:
-    return _read([location])[location.name].astype(dtype)
+    return ops.cast(_read([location])[location.name], dtype)
 
 
 def _read(tensors: Iterable[TensorLocation]) -> dict[str, mx.array]:
@@ -204,7 +207,7 @@ def _read(tensors: Iterable[TensorLocation]) -> dict[str, mx.array]:
 
 def _open(path: str) -> dict[str, mx.array]:
     try:
-        held: dict[str, mx.array] = mx.load(path, format="safetensors")  # type: ignore[assignment]
+        held = ops.load(path)
     except (RuntimeError, ValueError) as error:
         raise TensorFileInvalid(f"{path} cannot be read by MLX: {error}") from None
     return held
@@ -214,10 +217,10 @@ def _merge(parts: Parts[mx.array]) -> mx.array:
     """``left @ weight @ right`` computed in float32, in the weight's number type."""
     merged = _float32(parts.weight)
     if parts.right is not None:
-        merged = merged @ _float32(parts.right)
+        merged = ops.matmul(merged, _float32(parts.right))
     if parts.left is not None:
-        merged = _float32(parts.left) @ merged
-    merged = merged.astype(parts.weight.dtype)
+        merged = ops.matmul(_float32(parts.left), merged)
+    merged = ops.cast(merged, parts.weight.dtype)
     mx.eval(merged)
     return merged
 
@@ -228,9 +231,9 @@ def _rows(matrix: mx.array) -> list[list[float]]:
 
 
 def _float32(hidden: mx.array) -> mx.array:
-    return hidden.astype(mx.float32)
+    return ops.cast(hidden, mx.float32)
 
 
 def _own(past: MlxPast) -> MlxPast:
     """A copy that keeps nothing else alive: the pair's arrays may be views into a packed batch."""
-    return MlxPast(tuple((mx.contiguous(keys), mx.contiguous(values)) for keys, values in past.layers))
+    return MlxPast(tuple((ops.contiguous(keys), ops.contiguous(values)) for keys, values in past.layers))

@@ -16,6 +16,7 @@ from trinity_mlx.factorization.host import HostFactorizer
 from trinity_mlx.factorization.tiles import spans
 from trinity_mlx.files.safetensors import map_tensor
 
+from . import ops
 from .owner import mlx_thread
 
 _DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
@@ -43,10 +44,10 @@ class MlxFactorizer(HostFactorizer):
 
 def _svd(tensor: TensorLocation) -> tuple[np.ndarray, np.ndarray]:
     whole = _tile(map_tensor(tensor), _DTYPES[tensor.dtype])
-    if not mx.isfinite(whole).all().item():
+    if not ops.finite(whole):
         raise ValueError("the matrix holds NaN or infinity")
     left, singular, right = mx.linalg.svd(whole, stream=mx.cpu)
-    vectors = right.T if tensor.shape[0] >= tensor.shape[1] else left
+    vectors = ops.transpose(right) if tensor.shape[0] >= tensor.shape[1] else left
     return np.array(singular, dtype=np.float64), np.array(vectors, dtype=np.float64)
 
 
@@ -55,19 +56,20 @@ def _adapted_tile(
 ) -> memoryview:
     tile = _tile(matrix[span], dtype)
     if execution is Execution.RIGHT:
-        return _bytes(tile + tile @ factor, dtype)
-    blocks = [factor[span] @ _tile(matrix[:, block], dtype) for block in spans(matrix.shape[1], matrix.shape[0])]
-    return _bytes(tile + mx.concatenate(blocks, axis=1), dtype)
+        return _bytes(ops.add(tile, ops.matmul(tile, factor)), dtype)
+    rows = ops.rows(factor, mx.array(np.arange(span.start, span.stop)))
+    blocks = [ops.matmul(rows, _tile(matrix[:, block], dtype)) for block in spans(matrix.shape[1], matrix.shape[0])]
+    return _bytes(ops.add(tile, ops.concatenate(blocks, axis=1)), dtype)
 
 
 def _tile(part: np.ndarray, dtype: mx.Dtype) -> mx.array:
     """A mapped part in float32."""
     stored = mx.array(np.ascontiguousarray(part))
-    return (stored.view(mx.bfloat16) if dtype == mx.bfloat16 else stored).astype(mx.float32)
+    return ops.cast(ops.view(stored, mx.bfloat16) if dtype == mx.bfloat16 else stored, mx.float32)
 
 
 def _bytes(values: mx.array, dtype: mx.Dtype) -> memoryview:
-    stored = values.astype(dtype)
-    if not mx.isfinite(stored).all().item():
+    stored = ops.cast(values, dtype)
+    if not ops.finite(stored):
         raise ValueError(f"an adapted value is beyond the range of {dtype}")
-    return np.array(stored.view(mx.uint8)).data.cast("B")
+    return np.array(ops.view(ops.contiguous(stored), mx.uint8)).data.cast("B")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from . import ops
+
 CPU_BLOCK = 128
 """Queries that attend at once on the CPU; from 64 to 256 they are about equally fast."""
 
@@ -28,54 +30,65 @@ class KernelSet:
 
 
 def _fused_rotate(x: mx.array, offset: int, theta: float) -> mx.array:
-    return mx.fast.rope(x, x.shape[-1], traditional=False, base=theta, scale=1.0, offset=offset)
+    turned: mx.array = ops.rope(x, x.shape[-1], traditional=False, base=theta, scale=1.0, offset=offset)
+    return turned
 
 
 def _fused_attend(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
     """In blocks of queries on the CPU, which computes the masked half of the square as well."""
     fresh, total = queries.shape[2], keys.shape[2]
-    if fresh <= CPU_BLOCK or mx.default_device() != mx.Device(mx.cpu):
+    if fresh <= CPU_BLOCK or not ops.is_cpu():
         return _fused_block(queries, keys, values)
-    starts = range(0, fresh, CPU_BLOCK)
-    ends = [min(start + CPU_BLOCK, fresh) for start in starts]
+    ends = [min(start + CPU_BLOCK, fresh) for start in range(0, fresh, CPU_BLOCK)]
+    cut = ops.split(queries, ends[:-1], axis=2)
+    seen = [total - fresh + end for end in ends]
     blocks = [
-        _fused_block(queries[:, :, start:end], keys[:, :, : total - fresh + end], values[:, :, : total - fresh + end])
-        for start, end in zip(starts, ends, strict=True)
+        _fused_block(block, ops.first(keys, count, 2), ops.first(values, count, 2))
+        for block, count in zip(cut, seen, strict=True)
     ]
-    return mx.concatenate(blocks, axis=2)
+    mixed: mx.array = ops.concatenate(blocks, axis=2)
+    return mixed
 
 
 def _fused_block(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
     mask = "causal" if queries.shape[2] > 1 else None
-    return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=queries.shape[-1] ** -0.5, mask=mask)
+    scale = queries.shape[-1] ** -0.5
+    mixed: mx.array = ops.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
+    return mixed
 
 
 def _composed_rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
-    exact = x.astype(mx.float32)
-    scale = mx.rsqrt(exact.square().mean(-1, keepdims=True) + eps)
-    return (exact * scale).astype(x.dtype) * weight
+    exact = ops.cast(x, mx.float32)
+    scale = ops.rsqrt(ops.add(ops.mean(ops.square(exact), -1, keepdims=True), eps))
+    normed: mx.array = ops.multiply(ops.cast(ops.multiply(exact, scale), x.dtype), weight)
+    return normed
 
 
 def _composed_rotate(x: mx.array, offset: int, theta: float) -> mx.array:
     """The first half of each vector turned with the second; angles and products in float32."""
     tokens, width = x.shape[-2:]
-    positions = mx.arange(offset, offset + tokens, dtype=mx.float32)
-    angles = positions[:, None] / theta ** (mx.arange(0, width, 2, dtype=mx.float32) / width)
-    cos, sin = mx.cos(angles), mx.sin(angles)
-    first, second = mx.split(x.astype(mx.float32), 2, axis=-1)
-    return mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+    positions = ops.expand_dims(ops.arange(offset, offset + tokens, dtype=mx.float32), 1)
+    steps = ops.divide(ops.arange(0, width, 2, dtype=mx.float32), width)
+    angles = ops.divide(positions, ops.power(theta, steps))
+    cos, sin = ops.cos(angles), ops.sin(angles)
+    first, second = ops.split(ops.cast(x, mx.float32), 2, axis=-1)
+    turned = ops.subtract(ops.multiply(first, cos), ops.multiply(second, sin))
+    other = ops.add(ops.multiply(second, cos), ops.multiply(first, sin))
+    return ops.cast(ops.concatenate([turned, other], axis=-1), x.dtype)
 
 
 def _composed_attend(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
     """Scores, mask, softmax in float32, products; the query heads that share a key head are stacked into its rows."""
     _, heads, fresh, width = queries.shape
     _, kv_heads, total, _ = keys.shape
-    stacked = (queries * width**-0.5).reshape(1, kv_heads, -1, width)
-    scores = (stacked @ keys.swapaxes(-1, -2)).astype(mx.float32).reshape(1, heads, fresh, total)
-    seen = mx.arange(total) <= mx.arange(total - fresh, total)[:, None]
-    weights = mx.softmax(mx.where(seen, scores, -mx.inf), axis=-1).astype(values.dtype)
-    return (weights.reshape(1, kv_heads, -1, total) @ values).reshape(queries.shape)
+    stacked = ops.reshape(ops.multiply(queries, width**-0.5), (1, kv_heads, -1, width))
+    scores = ops.cast(ops.matmul(stacked, ops.swapaxes(keys, -1, -2)), mx.float32)
+    seen = ops.less_equal(ops.arange(total), ops.expand_dims(ops.arange(total - fresh, total), 1))
+    masked = ops.where(seen, ops.reshape(scores, (1, heads, fresh, total)), -mx.inf)
+    weights = ops.reshape(ops.cast(ops.softmax(masked, axis=-1), values.dtype), (1, kv_heads, -1, total))
+    mixed: mx.array = ops.reshape(ops.matmul(weights, values), queries.shape)
+    return mixed
 
 
-FUSED = KernelSet(mx.fast.rms_norm, _fused_rotate, _fused_attend)
+FUSED = KernelSet(ops.rms_norm, _fused_rotate, _fused_attend)
 COMPOSED = KernelSet(_composed_rms_norm, _composed_rotate, _composed_attend)

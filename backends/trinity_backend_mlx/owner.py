@@ -10,6 +10,17 @@ import mlx.core as mx
 
 from trinity_mlx.sharing.owner import OwnerThread
 
+from . import ops
+
+CACHE_BYTES = 1 << 28
+"""What MLX may keep of freed buffers for reuse once a piece of work is done: each new length leaves some behind."""
+
+
+def trim_cache() -> None:
+    """Give freed buffers back to the system where MLX keeps too many; its own limit is the host program's to set."""
+    if mx.get_cache_memory() > CACHE_BYTES:
+        mx.clear_cache()
+
 
 def mlx_thread(device: mx.DeviceType) -> OwnerThread[None]:
     """A thread whose work runs on ``device``."""
@@ -20,7 +31,7 @@ def mlx_thread(device: mx.DeviceType) -> OwnerThread[None]:
 def _streams(device: mx.DeviceType) -> Iterator[None]:
     """``device`` as this thread's own; what streams the work made are cleared by the thread that made them."""
     try:
-        with mx.stream(device):
+        with ops.on(device):
             yield
     finally:
         mx.clear_streams()

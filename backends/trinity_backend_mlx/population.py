@@ -17,6 +17,7 @@ from trinity_mlx.contracts.backend import Pull, Segment
 from trinity_mlx.factorization.adapted import EMBEDDING, first_changed_layer, layer_names
 from trinity_mlx.sharing.owner import OwnerThread
 
+from . import ops
 from .qwen3 import Backbone, Layer, Packing
 
 
@@ -34,15 +35,16 @@ class Spectral:
 
         Products run in float64 on the host and are stored in the number type of ``weight``.
         """
-        exact = np.array(weight.astype(mx.float32)).astype(np.float64)
+        exact = np.array(ops.cast(weight, mx.float32)).astype(np.float64)
         is_tall = exact.shape[0] >= exact.shape[1]
         inner, outer = (vectors, exact @ vectors) if is_tall else (exact.T @ vectors, vectors)
-        factors = [mx.array(each.astype(np.float32)).astype(weight.dtype) for each in (inner, outer.T)]
-        return cls(factors[0], factors[1], mx.ones((1,), dtype=weight.dtype))
+        factors = [ops.cast(mx.array(each.astype(np.float32)), weight.dtype) for each in (inner, outer.T)]
+        return cls(factors[0], factors[1], ops.ones((1,), dtype=weight.dtype))
 
     def __call__(self, x: mx.array) -> mx.array:
         """[tokens, in] to [tokens, out]."""
-        return ((x @ self.inner) * self.gains) @ self.outer
+        product: mx.array = ops.matmul(ops.multiply(ops.matmul(x, self.inner), self.gains), self.outer)
+        return product
 
 
 class MlxPopulation:
@@ -104,7 +106,7 @@ class MlxPopulation:
         return replace(self._backbone, layers=layers).rest(states, packing, self.first_layer)
 
     def _array(self, values: np.ndarray) -> mx.array:
-        return mx.array(np.asarray(values, dtype=np.float32)).astype(self._backbone.norm.weight.dtype)
+        return ops.cast(mx.array(np.asarray(values, dtype=np.float32)), self._backbone.norm.weight.dtype)
 
 
 def _scaled(layer: Layer, index: int, scaled: Mapping[str, Spectral]) -> Layer:
@@ -115,8 +117,9 @@ def _scaled(layer: Layer, index: int, scaled: Mapping[str, Spectral]) -> Layer:
 
 def _identity(embedding: mx.array) -> mx.array:
     """What takes the place of the embedding's matrix: its change acts on rows that have already been looked up."""
-    return mx.eye(embedding.shape[1], dtype=embedding.dtype)
+    identity: mx.array = ops.eye(embedding.shape[1], dtype=embedding.dtype)
+    return identity
 
 
 def _floats(array: mx.array) -> np.ndarray:
-    return np.array(array.astype(mx.float32))
+    return np.array(ops.cast(array, mx.float32))

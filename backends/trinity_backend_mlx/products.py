@@ -7,19 +7,16 @@ from collections.abc import Callable
 import mlx.core as mx
 import numpy as np
 
+from . import ops
 from .owner import mlx_thread
 
 
 def matrix_product(device: mx.DeviceType) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """``left @ right`` in float32 on ``device``, on a thread of its own.
-
-    ``MLX_ENABLE_TF32=0`` must be set before MLX is first used, as the command line does: some hardware shortens float32
-    products otherwise.
-    """
+    """``left @ right`` in float32 on ``device``, on a thread of its own."""
     owner = mlx_thread(device)
 
     def compute(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        return np.array(_place(left) @ _place(right))
+        return np.array(ops.matmul(_place(left), _place(right)))
 
     return lambda left, right: owner.run(lambda _: compute(left, right))
 

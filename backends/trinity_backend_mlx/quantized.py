@@ -8,6 +8,8 @@ import mlx.core as mx
 
 from trinity_mlx.contracts.errors import UsageError
 
+from . import ops
+
 GROUPS = (64, 32)
 """How many neighbours in a row share a scale: the first that divides the row's length."""
 
@@ -35,7 +37,7 @@ class QuantizedMatrix:
                 f"a matrix of this base is {matrix.shape[-1]} wide, and MLX quantises groups of 64 or 32: "
                 "load the base without quantisation"
             )
-        packed, scales, biases = mx.quantize(matrix, group_size=group, bits=bits)
+        packed, scales, biases = ops.quantize(matrix, group_size=group, bits=bits)
         mx.eval(packed, scales, biases)
         return cls(packed, scales, biases, group, bits)
 
@@ -50,25 +52,32 @@ class QuantizedMatrix:
         On the CPU, MLX sums quantised products in their own number type: bfloat16 would lose several percent and take
         ten times as long as float32, which is taken instead.
         """
-        dtype = mx.float32 if mx.default_device() == mx.Device(mx.cpu) else x.dtype
-        scales, biases = self.scales.astype(dtype), self.biases.astype(dtype)
-        found = mx.quantized_matmul(x.astype(dtype), self.packed, scales, biases, group_size=self.group, bits=self.bits)
-        return found.astype(x.dtype)
+        dtype = mx.float32 if ops.is_cpu() else x.dtype
+        scales, biases = ops.cast(self.scales, dtype), ops.cast(self.biases, dtype)
+        exact, shape = ops.cast(x, dtype), {"group_size": self.group, "bits": self.bits}
+        return ops.cast(ops.quantized_matmul(exact, self.packed, scales, biases, **shape), x.dtype)
 
     def rows(self, ids: mx.array) -> mx.array:
         """The rows ``ids``, multiplied out."""
-        parts = self.packed[ids], self.scales[ids], self.biases[ids]
-        return mx.dequantize(*parts, group_size=self.group, bits=self.bits)
+        parts = (ops.rows(part, ids) for part in (self.packed, self.scales, self.biases))
+        multiplied: mx.array = ops.dequantize(*parts, group_size=self.group, bits=self.bits)
+        return multiplied
 
 
 Matrix = mx.array | QuantizedMatrix
 
 
+def times_transposed(x: mx.array, matrix: mx.array) -> mx.array:
+    """``x @ matrix.T``."""
+    product: mx.array = ops.matmul(x, ops.transpose(matrix))
+    return product
+
+
 def product(x: mx.array, matrix: Matrix) -> mx.array:
     """``x @ matrix.T``: [tokens, columns] to [tokens, rows]."""
-    return x @ matrix.T if isinstance(matrix, mx.array) else matrix.product(x)
+    return times_transposed(x, matrix) if isinstance(matrix, mx.array) else matrix.product(x)
 
 
 def rows(matrix: Matrix, ids: mx.array) -> mx.array:
     """The rows ``ids`` [tokens] of ``matrix``: [tokens, columns]."""
-    return matrix[ids] if isinstance(matrix, mx.array) else matrix.rows(ids)
+    return ops.rows(matrix, ids) if isinstance(matrix, mx.array) else matrix.rows(ids)

@@ -11,7 +11,7 @@ Three things set it apart from a language model's forward pass:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import mlx.core as mx
@@ -19,8 +19,9 @@ import mlx.core as mx
 from trinity_mlx.contracts.artifact import BackboneConfig
 from trinity_mlx.contracts.backend import Segment
 
+from . import ops
 from .kernels import KernelSet
-from .quantized import Matrix, product, rows
+from .quantized import Matrix, product, rows, times_transposed
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class Linear:
     def __call__(self, x: mx.array) -> mx.array:
         """[tokens, in] to [tokens, out]."""
         if self.right is not None:
-            x = x @ self.right.T
+            x = times_transposed(x, self.right)
         y = product(x, self.weight)
-        return y if self.left is None else y @ self.left.T
+        return y if self.left is None else times_transposed(y, self.left)
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Embedding:
     def __call__(self, ids: mx.array) -> mx.array:
         """[tokens] to [tokens, hidden]."""
         found = rows(self.weight, ids)
-        return found if self.right is None else found @ self.right
+        return found if self.right is None else ops.matmul(found, self.right)
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,14 @@ class Packing:
         """Row of each sequence's last token."""
         return mx.array([end - 1 for end in self.ends])
 
+    @property
+    def one_each(self) -> Packing:
+        """The same with one row for each sequence."""
+        return replace(self, ends=tuple(range(1, len(self.ends) + 1)))
+
     def split(self, rows: mx.array) -> list[mx.array]:
         """``rows`` [tokens, heads, head_dim] apart by sequence, each as [1, heads, tokens, head_dim]."""
-        parts = mx.split(rows, list(self.ends[:-1])) if len(self.ends) > 1 else [rows]
-        return [part.transpose(1, 0, 2)[None] for part in parts]
+        return [ops.expand_dims(ops.transpose(part, (1, 0, 2)), 0) for part in ops.parts(rows, self.ends)]
 
 
 @dataclass(frozen=True)
@@ -133,19 +138,19 @@ class Layer:
         keys = packing.split(self.k_norm(self._heads(self.k_proj(normed))))
         values = packing.split(self._heads(self.v_proj(normed)))
         if last_only:
-            x, normed = x[packing.last], normed[packing.last]
-        rows = self.q_norm(self._heads(self.q_proj(normed)))
-        queries = [row[None, :, None] for row in rows] if last_only else packing.split(rows)
+            x, normed = ops.rows(x, packing.last), ops.rows(normed, packing.last)
+        queries = (packing.one_each if last_only else packing).split(self.q_norm(self._heads(self.q_proj(normed))))
         memory = [
             self._remember(key, value, segment, index)
             for key, value, segment in zip(keys, values, packing.segments, strict=True)
         ]
         mixed = [self._attend(query, *pair) for query, pair in zip(queries, memory, strict=True)]
-        x = x + self.o_proj(mx.concatenate(mixed))
-        return x + self._mlp(self.mlp_norm(x)), memory
+        x = ops.add(x, self.o_proj(ops.concatenate(mixed)))
+        return ops.add(x, self._mlp(self.mlp_norm(x))), memory
 
     def _heads(self, x: mx.array) -> mx.array:
-        return x.reshape(x.shape[0], -1, self.config.head_dim)
+        heads: mx.array = ops.reshape(x, (x.shape[0], -1, self.config.head_dim))
+        return heads
 
     def _rotate(self, x: mx.array, offset: int) -> mx.array:
         return self.kernels.rotate(x, offset, self.config.rope_theta)
@@ -157,19 +162,20 @@ class Layer:
             return keys, values
         old_keys, old_values = segment.past.layers[index]  # type: ignore[attr-defined]
         return (
-            mx.concatenate([old_keys[:, :, : segment.reuse], keys], axis=2),
-            mx.concatenate([old_values[:, :, : segment.reuse], values], axis=2),
+            ops.concatenate([ops.first(old_keys, segment.reuse, 2), keys], axis=2),
+            ops.concatenate([ops.first(old_values, segment.reuse, 2), values], axis=2),
         )
 
     def _attend(self, query: mx.array, keys: mx.array, values: mx.array) -> mx.array:
         """Causal attention of the last positions over all of ``keys``: [queries, heads * head_dim]."""
         fresh, total = query.shape[2], keys.shape[2]
         mixed = self.kernels.attend(self._rotate(query, total - fresh), keys, values)
-        return mixed[0].transpose(1, 0, 2).reshape(fresh, -1)
+        rows: mx.array = ops.reshape(ops.transpose(ops.squeeze(mixed, 0), (1, 0, 2)), (fresh, -1))
+        return rows
 
     def _mlp(self, x: mx.array) -> mx.array:
         gate = self.gate_proj(x)
-        return self.down_proj(gate * mx.sigmoid(gate) * self.up_proj(x))
+        return self.down_proj(ops.multiply(ops.multiply(gate, ops.sigmoid(gate)), self.up_proj(x)))
 
 
 @dataclass(frozen=True)

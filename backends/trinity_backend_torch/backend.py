@@ -25,7 +25,9 @@ from . import products, svd_weights
 from .attention import attention_for
 from .conditions import at_most, full_float32, threads_for, within_memory
 from .factorize import TorchFactorizer
+from .packed import packs
 from .population import TorchPopulation
+from .quantized import multiplies_8_bits
 from .qwen3 import Backbone, Embedding, Joint, Layer, Linear, Packing, RMSNorm, TorchPast
 from .weights import Weights, read_tensor
 
@@ -43,7 +45,15 @@ class TorchBackend:
     def info(self) -> BackendInfo:
         """Versions and the devices that torch sees."""
         devices = devices_of(torch.cuda.device_count(), has_mps=torch.backends.mps.is_available())
-        return BackendInfo("torch", {"torch": torch.__version__}, devices, tuple(DTYPES))
+        return BackendInfo("torch", {"torch": torch.__version__}, devices, tuple(DTYPES), _hardware())
+
+    def settings(self) -> dict[str, str]:
+        """How matrices are multiplied on the CPU, and what float32 means."""
+        return {
+            "float32": "full",
+            **{f"{name} on cpu": "packed" if packs(dtype) else "plain" for name, dtype in DTYPES.items()},
+            "int8 on cpu": "8-bit products" if multiplies_8_bits() else "multiplied out",
+        }
 
     def load_base(self, base: Base, *, device: str, dtype: str, variant: Variant = DEFAULT_VARIANT) -> TorchBase:
         """The backbone's tensors on ``device``; on the CPU they stay memory-mapped where the file has ``dtype``."""
@@ -196,6 +206,12 @@ class TorchRoutingModel:
         with at_most(self._threads):
             packing = Packing.of(segments, self._device, self._dtype, self._backbone.attention)
             return self._backbone(packing)
+
+
+def _hardware() -> dict[str, str]:
+    """Names of the GPUs, and the version of CUDA that torch was built for."""
+    gpus = {f"cuda:{index}": torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
+    return gpus | ({"cuda": str(torch.version.cuda)} if gpus else {})
 
 
 def devices_of(cuda_count: int, *, has_mps: bool) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ opaque things, ``Hidden`` and ``Past``, that only the backend which made them ca
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -109,6 +109,8 @@ class BackendInfo:
     versions: dict[str, str]
     devices: tuple[str, ...]
     dtypes: tuple[str, ...]
+    hardware: Mapping[str, str] = field(default_factory=dict)
+    """What its devices are, with their drivers, as far as it can say."""
 
 
 class RoutingModel(Protocol):
@@ -216,6 +218,14 @@ class Factorizes(Protocol):
 
     def factorizer(self, device: str) -> Factorizer:
         """What decomposes matrices on ``device``, without loading any model."""
+
+
+@runtime_checkable
+class TellsSettings(Protocol):
+    """What a backend may offer besides: which of several ways to compute it found to work on this machine."""
+
+    def settings(self) -> Mapping[str, str]:
+        """What it does, by what for."""
 
 
 @runtime_checkable

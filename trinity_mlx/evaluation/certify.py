@@ -15,9 +15,11 @@ from typing import Any, Literal
 from ..contracts.backend import Variant
 from ..contracts.errors import EnvironmentUnavailable, ProfileUnavailable, TrinityError
 from ..contracts.routing import RouteDecision
-from ..profiles.registry import DTypeName
+from ..profiles.backends import load_backend
+from ..profiles.registry import DTypeName, ProfileRegistry
 from ..routing.loading import load_router
-from ..routing.router import Router
+from ..routing.router import Router, RouterIdentity
+from ..routing.selfcheck import LENGTHS, SHORT, SelfCheck, check_device
 from .gates import Gates, Outcome, evaluate, route_suite
 from .lane import Lane, LaneFloors, measured_lane
 from .results import Evaluation, Floors
@@ -99,6 +101,11 @@ def certify(
         faults += [f"fresh process {number}: {line}" for line in _differences(evaluation, outcomes)]
         tick()
     kernels = _compare_kernels(source, suite, evaluation)
+    faults += [f"{case}: {kernels['name']} kernels decide otherwise" for case in kernels.get("decisions_changed", [])]
+    heads = _check_heads(source, identity) if not faults else None
+    if heads:
+        faults += [f"at Qwen3's own head size, not so: {law}" for law in heads.failures]
+        kernels["at_head_size_128"] = dict(heads.differences)
     if faults or evaluation.worst_agent is None or evaluation.worst_role is None:
         return Certificate(evaluation, tuple(faults), None, kernels)
     floors = LaneFloors(
@@ -159,6 +166,19 @@ def _compare_kernels(source: RouterSource, suite: Suite, evaluation: Evaluation)
         "decisions_changed": changed,
         "distance": {name: round(value, 9) for name, value in distance.items()},
     }
+
+
+def _check_heads(source: RouterSource, identity: RouterIdentity) -> SelfCheck | None:
+    """The laws of reading at Qwen3's own head size, whatever the artifact's is; None without kernels to compare with.
+
+    In short on the CPU, whose kernels are tested where this package is built.
+    """
+    backend = load_backend(ProfileRegistry(source.config_dir).get(identity.profile).backend)
+    longest = SHORT if identity.device == "cpu" else LENGTHS[-1]
+    try:
+        return check_device(backend, identity.device, identity.dtype, longest)
+    except ProfileUnavailable:
+        return None
 
 
 def margin_floor(worst: float, ratio: float) -> float:

@@ -1,0 +1,114 @@
+"""MLX's functions on the device of the thread that calls them, said in every call.
+
+MLX has one default device for the whole process, which ``mx.stream`` and ``mx.set_default_device`` move for everybody:
+two models on different devices, or a model and the program that hosts it, would move each other. So nothing here
+relies on it. A thread works on the device that it stands ``on``, and on MLX's default where it stands on none.
+Operators and indexing of arrays take no device, which is why there is a function for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import local
+from typing import Any
+
+import mlx.core as mx
+
+_here = local()
+
+
+@contextmanager
+def on(device: mx.DeviceType) -> Iterator[None]:
+    """The calling thread works on ``device``; MLX's own default stays where it is."""
+    before, _here.device = device_here(), device
+    try:
+        yield
+    finally:
+        _here.device = before
+
+
+def device_here() -> mx.DeviceType | None:
+    """What the calling thread works on; None where that is MLX's default."""
+    return getattr(_here, "device", None)
+
+
+def is_cpu() -> bool:
+    """Whether the calling thread works on the CPU."""
+    device = device_here()
+    return (mx.default_device() if device is None else mx.Device(device)) == mx.Device(mx.cpu)
+
+
+def _explicit(function: Callable[..., Any]) -> Callable[..., Any]:
+    def called(*arguments: Any, **options: Any) -> Any:
+        return function(*arguments, stream=device_here(), **options)
+
+    return called
+
+
+add = _explicit(mx.add)
+arange = _explicit(mx.arange)
+concatenate = _explicit(mx.concatenate)
+contiguous = _explicit(mx.contiguous)
+cos = _explicit(mx.cos)
+dequantize = _explicit(mx.dequantize)
+divide = _explicit(mx.divide)
+expand_dims = _explicit(mx.expand_dims)
+eye = _explicit(mx.eye)
+isfinite = _explicit(mx.isfinite)
+less_equal = _explicit(mx.less_equal)
+matmul = _explicit(mx.matmul)
+mean = _explicit(mx.mean)
+multiply = _explicit(mx.multiply)
+ones = _explicit(mx.ones)
+power = _explicit(mx.power)
+quantize = _explicit(mx.quantize)
+quantized_matmul = _explicit(mx.quantized_matmul)
+reshape = _explicit(mx.reshape)
+rms_norm = _explicit(mx.fast.rms_norm)
+rope = _explicit(mx.fast.rope)
+rsqrt = _explicit(mx.rsqrt)
+scaled_dot_product_attention = _explicit(mx.fast.scaled_dot_product_attention)
+sigmoid = _explicit(mx.sigmoid)
+sin = _explicit(mx.sin)
+softmax = _explicit(mx.softmax)
+split = _explicit(mx.split)
+square = _explicit(mx.square)
+squeeze = _explicit(mx.squeeze)
+subtract = _explicit(mx.subtract)
+swapaxes = _explicit(mx.swapaxes)
+transpose = _explicit(mx.transpose)
+view = _explicit(mx.view)
+where = _explicit(mx.where)
+
+
+def cast(array: mx.array, dtype: mx.Dtype) -> mx.array:
+    """``array`` in ``dtype``."""
+    return array.astype(dtype, stream=device_here())
+
+
+def rows(array: mx.array, ids: mx.array) -> mx.array:
+    """The rows ``ids`` of ``array``."""
+    return mx.take(array, ids, axis=0, stream=device_here())
+
+
+def first(array: mx.array, count: int, axis: int) -> mx.array:
+    """The first ``count`` entries of ``array`` along ``axis``."""
+    return array if count == array.shape[axis] else mx.split(array, [count], axis=axis, stream=device_here())[0]
+
+
+def finite(array: mx.array) -> bool:
+    """Whether no entry is NaN or infinite."""
+    return bool(mx.all(isfinite(array), stream=device_here()).item())
+
+
+def load(path: str) -> dict[str, mx.array]:
+    """The arrays of a safetensors file, read when they are evaluated; files are read by the CPU."""
+    arrays: dict[str, mx.array] = mx.load(path, format="safetensors", stream=mx.cpu)  # type: ignore[assignment]
+    return arrays
+
+
+def parts(array: mx.array, ends: Sequence[int]) -> list[mx.array]:
+    """``array`` cut along its first axis at ``ends``, the last of which is its length."""
+    cut: list[mx.array] = split(array, list(ends[:-1])) if len(ends) > 1 else [array]
+    return cut
