@@ -19,7 +19,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from trinity_mlx.artifacts.base import open_base
 from trinity_mlx.artifacts.bundle import ADAPTER_FILE, HEAD_FILE, HEAD_TENSOR, BundleDraft, seal_bundle
 from trinity_mlx.contracts.artifact import Base, Bundle, Execution, TensorLocation
-from trinity_mlx.contracts.backend import Backend, LoadedBase, Past, RoutingModel, Segment
+from trinity_mlx.contracts.backend import Backend, Factorizer, LoadedBase, Past, RoutingModel, Segment
 from trinity_mlx.factorization.svf import svf_factor
 from trinity_mlx.files.shipped import data_path
 from trinity_mlx.profiles.backends import load_backend
@@ -228,6 +228,32 @@ def read_float64(tensor: TensorLocation) -> np.ndarray:
     """A tensor's values, read by torch, which knows every number type of the format."""
     with safe_open(tensor.path, framework="pt") as file:
         return file.get_tensor(tensor.name).double().numpy()
+
+
+class OnDevice:
+    """A backend all of whose work runs on one device, whatever a test asks for."""
+
+    def __init__(self, backend: Backend, device: str) -> None:
+        self._backend = backend
+        self._device = device
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def load_base(self, base: Base, **options: Any) -> LoadedBase:
+        return self._backend.load_base(base, **{**options, "device": self._device})
+
+    def factorizer(self, _: str) -> Factorizer:
+        return self._backend.factorizer(self._device)
+
+
+def lanes(asked: str | None) -> list[tuple[str, str]]:
+    """Each backend with each kind of device that it has here, or with the one asked for."""
+    found = [(name, device) for name in BACKENDS for device in load_backend(name).info().devices if ":" not in device]
+    chosen = [lane for lane in found if asked in (None, lane[1])]
+    if not chosen:
+        raise pytest.UsageError(f"no backend has a device {asked!r} here: {', '.join(device for _, device in found)}")
+    return chosen
 
 
 def load(backend: Backend, base: Base, dtype: str = "float32") -> LoadedBase:

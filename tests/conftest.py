@@ -30,6 +30,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Here, and not in ``tests/fuzz``, so that they are known wherever a run begins."""
     parser.addoption("--cases", type=int, help="cases of each fuzz search; by default as many as CI has time for")
     parser.addoption("--seed", type=int, default=0, help="what the cases of the fuzz searches are drawn from")
+    text = "run the tests of backends there alone: cpu, cuda, mps, gpu (MLX); by default wherever this machine can"
+    parser.addoption("--device", default=None, metavar="DEVICE", help=text)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test of ``backend`` runs on each backend's devices that are here, or on the one asked for."""
+    own = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if "backend" not in metafunc.fixturenames or any("backend" in names for names in own):
+        return
+    lanes = builders.lanes(metafunc.config.getoption("--device"))
+    ids = [name if device == "cpu" else f"{name}-{device}" for name, device in lanes]
+    metafunc.parametrize("backend", lanes, ids=ids, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -74,9 +86,10 @@ def tiny_folders(tiny_base: Base, tiny_bundle: Bundle) -> dict[str, Path]:
     return {"artifact": tiny_bundle.folder, "base": tiny_base.folder}
 
 
-@pytest.fixture(scope="session", params=builders.BACKENDS)
+@pytest.fixture(scope="session")
 def backend(request: pytest.FixtureRequest) -> Backend:
-    return load_backend(request.param)
+    name, device = request.param
+    return load_backend(name) if device == "cpu" else builders.OnDevice(load_backend(name), device)
 
 
 @pytest.fixture(scope="session")

@@ -65,10 +65,7 @@ power = _explicit(mx.power)
 quantize = _explicit(mx.quantize)
 quantized_matmul = _explicit(mx.quantized_matmul)
 reshape = _explicit(mx.reshape)
-rms_norm = _explicit(mx.fast.rms_norm)
-rope = _explicit(mx.fast.rope)
 rsqrt = _explicit(mx.rsqrt)
-scaled_dot_product_attention = _explicit(mx.fast.scaled_dot_product_attention)
 sigmoid = _explicit(mx.sigmoid)
 sin = _explicit(mx.sin)
 softmax = _explicit(mx.softmax)
@@ -80,6 +77,21 @@ swapaxes = _explicit(mx.swapaxes)
 transpose = _explicit(mx.transpose)
 view = _explicit(mx.view)
 where = _explicit(mx.where)
+
+
+def rms_norm(*arguments: Any, **options: Any) -> mx.array:
+    """MLX's fused norm."""
+    return mx.fast.rms_norm(*arguments, stream=device_here(), **options)
+
+
+def rope(*arguments: Any, **options: Any) -> mx.array:
+    """MLX's fused rotation."""
+    return mx.fast.rope(*arguments, stream=device_here(), **options)
+
+
+def scaled_dot_product_attention(*arguments: Any, **options: Any) -> mx.array:
+    """MLX's fused attention."""
+    return mx.fast.scaled_dot_product_attention(*arguments, stream=device_here(), **options)
 
 
 def cast(array: mx.array, dtype: mx.Dtype) -> mx.array:

@@ -11,7 +11,18 @@ import pytest
 
 from trinity_mlx.contracts.backend import Backend, BackendInfo, Past, Row, Segment
 from trinity_mlx.profiles.backends import load_backend
-from trinity_mlx.routing.selfcheck import BROKEN, SHORT, CheckMemory, SelfCheck, check_device, check_key, checked
+from trinity_mlx.routing.leases import ModelRegistry
+from trinity_mlx.routing.loading import load_router
+from trinity_mlx.routing.selfcheck import (
+    BROKEN,
+    MEMORY_FILE,
+    SHORT,
+    CheckMemory,
+    SelfCheck,
+    check_device,
+    check_key,
+    checked,
+)
 
 Break = Callable[[Sequence[Segment]], Sequence[bool]]
 
@@ -36,6 +47,7 @@ class BrokenModel:
     """A model whose rows are wrong for the segments that ``breaks`` names."""
 
     def __init__(self, model: Any, breaks: Break) -> None:
+        self.nbytes, self.batch_tokens = model.nbytes, model.batch_tokens
         self._model = model
         self._breaks = breaks
 
@@ -69,8 +81,13 @@ class BrokenBase:
     base: Any
     breaks: Break
 
-    def attach(self, *arguments: Any) -> Any:
-        return BrokenModel(self.base.attach(*arguments), self.breaks)
+    @property
+    def nbytes(self) -> int:
+        held: int = self.base.nbytes
+        return held
+
+    def attach(self, *arguments: Any, **options: Any) -> Any:
+        return BrokenModel(self.base.attach(*arguments, **options), self.breaks)
 
 
 def raises(segments: Sequence[Segment]) -> Sequence[bool]:
@@ -186,3 +203,36 @@ def test_a_memory_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> N
     memory = CheckMemory(tmp_path / "file" / "checks.json")
     memory.keep("key", SelfCheck({}, (), 0.1))
     assert memory.find("key")
+
+
+# --- what a router does about it --------------------------------------------------------------------------------------
+
+
+class BrokenDevice(BrokenBackend):
+    """A GPU whose fused kernels let positions see the future."""
+
+    def info(self) -> BackendInfo:
+        return BackendInfo("odd", {"odd": "1"}, ("gpu",), ("float32",), {"gpu": "a device"})
+
+    def load_base(self, base: Any, *, device: str, dtype: str, variant: Any) -> Any:
+        return super().load_base(base, device="cpu", dtype=dtype, variant=variant)
+
+
+def test_a_router_on_a_broken_device_runs_composed_kernels_and_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        broken: Any = BrokenDevice(WAYS["sees the future"][0])
+        with load_router("nano", backend=broken, registry=ModelRegistry(), hash_memory=tmp_path / "hashes") as router:
+            assert router.identity.variant.kernels == "composed"
+            assert router.route("What is 17 + 25?").label
+    said = [record.message for record in caplog.records if "composed kernels instead" in record.message]
+    assert [FUTURE in message for message in said] == [True]
+    assert (tmp_path / MEMORY_FILE).is_file()
+
+
+def test_a_router_on_a_sound_device_keeps_its_fused_kernels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sound: Any = BrokenDevice(lambda segments: [False] * len(segments))
+    with load_router("nano", backend=sound, registry=ModelRegistry(), hash_memory=tmp_path / "hashes") as router:
+        assert router.identity.variant.kernels == "fused"
+    assert not [record for record in caplog.records if "composed" in record.message]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -21,6 +21,7 @@ from ..profiles.backends import load_backend
 from ..profiles.registry import AUTO, DTypeName, Machine, Profile, ProfileRegistry, profile_of
 from .leases import REGISTRY, ModelRegistry
 from .router import Router, RouterIdentity, check_window
+from .selfcheck import memory_beside, usable_kernels
 from .tokenizer import Tokenizer
 
 CACHE_BYTES = 512 * 1024 * 1024
@@ -76,6 +77,7 @@ def load_router(
         library: what has been fetched and built; its folders are also where profiles are found and hashes remembered.
         execution: apply the adapter to activations, or merge it into copies of the weights that it changes.
         kernels: the framework's fused kernels, or the same composed from plain operations: slower, and a check on them.
+            On a device whose fused kernels fail the self-check (``routing.selfcheck``) composed ones run in any case.
         quantize: keep the base's matrices in 8 or 4 bits (MLX), or 8 (torch on the CPU); by default in ``dtype``.
         cache_bytes: how much may be kept of keys and values for transcripts that continue, by all routers of a
             model together as much as the most generous of them says; 0 remembers nothing.
@@ -85,7 +87,8 @@ def load_router(
             first device, in its first number type.
         registry: what keeps loaded models; by default this process's own.
         config_dir: a folder whose ``profiles/*.toml`` add to the built-in profiles.
-        hash_memory: a file that remembers the hashes of large weight files between runs.
+        hash_memory: a file that remembers the hashes of large weight files between runs; what the self-check of a
+            device found is remembered beside it.
 
     Raises:
         UnknownProfile, ProfileInvalid, ProfileUnavailable: the profile cannot be used, or not with such a quantisation.
@@ -95,7 +98,7 @@ def load_router(
         BaseMismatch: the bundle was made for another base.
     """
     started = time.perf_counter()
-    variant = Variant(kernels, quantize)
+    asked = Variant(kernels, quantize)
     if library:
         choice = library.find(str(artifact), base, profile)
         artifact, base = choice.artifact, choice.base
@@ -106,6 +109,7 @@ def load_router(
     chosen, device, engine = _resolve(profile, backend, config_dir)
     tokenizer = _tokenizer_of(source)
     number_type = dtype or chosen.dtype
+    variant = replace(asked, kernels=usable_kernels(engine, device, number_type, kernels, memory_beside(hash_memory)))
     window = window or (chosen.window.window if chosen.window else None)
     check_window(window, source.config.max_positions, bundle.name)
     lease = registry.lease(

@@ -15,6 +15,7 @@ It needs nothing but the backend's usual protocol, and random weights from a fix
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,8 +64,12 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 0.06, "float16": 0.01}
 BROKEN = 1e9
 """The difference that stands for a kernel that raises, or gives no number."""
 
+MEMORY_FILE = "device-checks.json"
+"""Results, beside the file that remembers hashes."""
+
 SLOTS = 7
 _HEAD = "head"
+_log = logging.getLogger(__name__)
 Tokens = tuple[int, ...]
 
 
@@ -124,6 +129,32 @@ class CheckMemory:
     def items(self) -> Iterator[tuple[str, SelfCheck]]:
         """All results by key."""
         yield from self._results.items()
+
+
+_PROCESS = CheckMemory()
+"""Where a caller has no folder to remember in."""
+
+
+def memory_beside(hash_memory: Path | None) -> CheckMemory:
+    """The memory in the folder of ``hash_memory``, or this process's."""
+    return CheckMemory(hash_memory.with_name(MEMORY_FILE)) if hash_memory else _PROCESS
+
+
+def usable_kernels(backend: Backend, device: str, dtype: str, asked: Kernels, memory: CheckMemory) -> Kernels:
+    """``asked``, or composed kernels where the fused ones of this device break a law; that is said once.
+
+    The first time a device other than the CPU is met, it is checked; the CPU's kernels are tested where this is built.
+
+    Raises:
+        TrinityError: the device cannot load the small base.
+    """
+    if asked == "composed" or device == "cpu":
+        return asked
+    result, is_new = checked(memory, backend, device, dtype)
+    if result.failures and is_new:
+        laws = "; ".join(result.failures)
+        _log.warning("%s on %s computes wrongly (not so: %s): composed kernels instead", dtype, device, laws)
+    return result.kernels
 
 
 def check_key(backend: Backend, device: str, dtype: str) -> str:

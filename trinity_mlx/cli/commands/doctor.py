@@ -5,6 +5,8 @@ from __future__ import annotations
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +14,10 @@ from .. import settings
 from ..artifact_choice import AUTO, choose_artifact
 from ..options import json_option
 from ..output import console, print_json
+
+if TYPE_CHECKING:
+    from ...profiles.registry import Profile
+    from ...routing.selfcheck import SelfCheck
 
 _PACKAGES = ("trinity-mlx", "mlx", "mlx-lm", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub")
 
@@ -30,9 +36,16 @@ class Check:
 
 
 @click.command()
+@click.option(
+    "--deep",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.json",
+    help="Measure every profile that runs here, and write one file that can be sent to the makers.",
+)
+@click.option("--recheck", is_flag=True, help="Check again what each device computes, whatever is remembered.")
 @json_option
 @click.pass_context
-def doctor(ctx: click.Context, as_json: bool) -> None:
+def doctor(ctx: click.Context, deep: Path | None, recheck: bool, as_json: bool) -> None:
     """Look at the installation and route one prompt for real.
 
     Exits with 3 when nothing can route here.
@@ -40,9 +53,12 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     \b
     Example:
       trinity-mlx doctor
+      trinity-mlx doctor --deep doctor.json
     """
-    checks = [_machine(), *_packages(), *_profiles(), *_artifacts(), _folders(), _route()]
-    healthy = checks[-1].ok
+    checks = [_machine(), *_packages(), *_profiles(), *_devices(recheck), *_artifacts(), _folders(), _route()]
+    if deep:
+        checks.append(_deep(deep))
+    healthy = next(check.ok for check in checks if check.name == "route")
     if as_json:
         print_json({"ok": healthy, "checks": [asdict(check) for check in checks]})
     else:
@@ -78,6 +94,54 @@ def _profiles() -> list[Check]:
         return [Check("profiles", False, str(error), "mend or remove that file")]
     found = [(name, availability(registry.get(name))) for name in registry.names]
     return [Check(f"profile {name}", a.ok, f"device {a.device}" if a.ok else a.reason, a.remedy) for name, a in found]
+
+
+def _available() -> list[tuple[Profile, str]]:
+    """The profiles that run here, with their devices."""
+    from ...profiles.registry import ProfileRegistry, availability
+
+    registry = ProfileRegistry(settings.config_dir())
+    found = [(profile, availability(profile).device) for profile in map(registry.get, registry.names)]
+    return [(profile, device) for profile, device in found if device is not None]
+
+
+def _devices(recheck: bool) -> list[Check]:
+    """What the self-check of each device found, now if asked or else when it was last held."""
+    from ...contracts.errors import TrinityError
+    from ...profiles.backends import load_backend
+    from ...routing.selfcheck import checked, memory_beside
+
+    memory = memory_beside(settings.hash_memory())
+    if recheck:
+        try:
+            for profile, device in _available():
+                checked(memory, load_backend(profile.backend), device, profile.dtype, again=True)
+        except TrinityError as error:
+            return [Check("device check", False, str(error), "see the checks above")]
+    return [_device(key, result) for key, result in memory.items()]
+
+
+def _device(key: str, result: SelfCheck) -> Check:
+    if not result.failures:
+        return Check("device check", True, f"{key}: kernels compute what they should")
+    laws = "; ".join(result.failures)
+    return Check("device check", False, f"{key}: not so: {laws}", "composed kernels run instead; update the framework")
+
+
+def _deep(file: Path) -> Check:
+    """Everything that can be measured here, as one JSON file."""
+    from ...evaluation.deep import examine
+    from ...evaluation.provenance import describe_machine, describe_software
+    from ...files.atomic import write_json
+
+    config_dir = settings.config_dir()
+    profiles = [examine(profile, device, config_dir=config_dir) for profile, device in _available()]
+    content = {"machine": describe_machine(), "software": describe_software(), "profiles": profiles}
+    try:
+        write_json(file, content)
+    except OSError as error:
+        return Check("deep", False, f"{file} cannot be written: {error.strerror}", "choose another place")
+    return Check("deep", True, f"{len(profiles)} profiles measured, in {file}")
 
 
 def _artifacts() -> list[Check]:

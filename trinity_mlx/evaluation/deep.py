@@ -1,0 +1,123 @@
+"""A profile looked at closely on this machine: what its owner can send to those who have no such hardware.
+
+Everything is measured: the self-check of the device, the decisions of the embedded artifact, an export of small
+matrices against float64, and how long routes take. A part that fails says how, and the others go on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from ..contracts.artifact import Execution, TensorLocation
+from ..contracts.backend import Backend, TellsSettings
+from ..factorization.host import factorizer_of
+from ..files.safetensors import read_float32, read_header
+from ..files.safetensors_writer import TensorSpec, write_safetensors
+from ..profiles.backends import load_backend
+from ..profiles.registry import Profile
+from ..routing.loading import load_router
+from ..routing.router import Router
+from ..routing.selfcheck import LENGTHS, check_device
+from .certify import NO_FLOORS
+from .gates import Gates, evaluate
+from .suite import find_suite
+
+PROMPT = "What is 17 + 25? Answer briefly."
+SHAPES = ((1536, 192), (192, 1536))
+"""A tall and a wide matrix, of several tiles' rows on no device and of odd sizes for most kernels."""
+REPEATS = 20
+
+
+def examine(
+    profile: Profile, device: str, *, config_dir: Path | None = None, longest: int = LENGTHS[-1]
+) -> dict[str, Any]:
+    """What ``profile`` does on ``device``: plain values for JSON."""
+    backend = load_backend(profile.backend)
+    info = backend.info()
+    return {
+        "profile": profile.name,
+        "device": device,
+        "dtype": profile.dtype,
+        "versions": info.versions,
+        "hardware": dict(info.hardware),
+        "settings": dict(backend.settings()) if isinstance(backend, TellsSettings) else {},
+        "self_check": _told(lambda: asdict(check_device(backend, device, profile.dtype, longest))),
+        "nano": _told(lambda: _routes(profile, config_dir)),
+        "export": _told(lambda: _export(backend, device)),
+    }
+
+
+def _told(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What ``part`` found, or how it failed: on hardware that nobody here has, anything may."""
+    try:
+        return part()
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _routes(profile: Profile, config_dir: Path | None) -> dict[str, Any]:
+    """Decisions of the embedded artifact on its suite, and times of short routes."""
+    with load_router("nano", profile=profile.name, cache_bytes=0, config_dir=config_dir) as router:
+        evaluation = evaluate(router, find_suite("nano"), Gates(NO_FLOORS, determinism_runs=2))
+        times = [_timed(router) for _ in range(REPEATS)]
+        return {
+            "cases": len(evaluation.results),
+            "failed": [f"{result.case.id}: {'; '.join(result.reasons)}" for result in evaluation.failed],
+            "load_ms": round(router.identity.load_ms, 1),
+            "route_ms": round(median(times), 2),
+        }
+
+
+def _timed(router: Router) -> float:
+    router.forget()
+    return router.route(PROMPT).timings.route
+
+
+def _export(backend: Backend, device: str) -> dict[str, Any]:
+    """Gram sums and adapted tensors of small matrices, as relative differences from float64."""
+    with TemporaryDirectory(prefix="trinity-mlx-deep-") as folder:
+        started = time.perf_counter()
+        found = {f"{rows} x {columns}": each for (rows, columns), each in _matrices(backend, device, Path(folder))}
+        return found | {"seconds": round(time.perf_counter() - started, 3)}
+
+
+def _matrices(backend: Backend, device: str, folder: Path) -> Iterator[tuple[tuple[int, int], dict[str, float]]]:
+    factorizer, draw = factorizer_of(backend, device), np.random.default_rng(0)
+    for shape in SHAPES:
+        matrix = draw.normal(size=shape).astype(np.float32)
+        side = min(shape)
+        tall = shape[0] >= shape[1]
+        change = draw.normal(0.0, 0.1, (side, side)) / side**0.5
+        location = _written(folder / f"{shape[0]}.safetensors", matrix)
+        exact = matrix.astype(np.float64)
+        expected = exact + (exact @ change if tall else change @ exact)
+        tiles = factorizer.adapted_tiles(location, Execution.RIGHT if tall else Execution.LEFT, change)
+        adapted = np.frombuffer(b"".join(tiles), dtype=np.float32).reshape(shape)
+        gram = factorizer.gram(location)
+        yield (
+            shape,
+            {
+                "gram": _relative(gram, exact.T @ exact if tall else exact @ exact.T),
+                "adapted": _relative(adapted, expected),
+            },
+        )
+
+
+def _written(path: Path, matrix: np.ndarray) -> TensorLocation:
+    write_safetensors(path, [(TensorSpec("matrix", "F32", matrix.shape), [matrix.data.cast("B")])])
+    location = read_header(path)["matrix"]
+    if not np.array_equal(read_float32(location), matrix):
+        raise ValueError(f"{path} does not hold what was written to it")
+    return location
+
+
+def _relative(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
