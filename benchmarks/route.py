@@ -1,11 +1,11 @@
 """How fast routing is, side by side with the plain recipe on transformers.
 
 The recipe is ``Qwen3ForCausalLM(...)(ids, output_hidden_states=True).hidden_states[-1][:, -2]``, then the head. Both
-sides run the architecture of Qwen3-0.6B at full size with the same seeded random weights, in bfloat16, in torch on
-the CPU, with the same number of threads, in one process, in alternating order. What is compared is the median of the
-ratios of neighbouring runs, which a slow moment of the machine disturbs least.
+sides run the architecture of Qwen3-0.6B at full size with the same seeded random weights, with the same number of
+threads, in one process, in alternating order. What is compared is the median of the ratios of neighbouring runs, which
+a slow moment of the machine disturbs least; beside it stands what the machine itself can do.
 
-    python benchmarks/route.py [--json FILE] [--repeats N] [--threads N] [--base DIR]
+    python benchmarks/route.py [--json FILE] [--repeats N] [--threads N] [--base DIR] [--profile NAME] [--only A,B]
 """
 
 from __future__ import annotations
@@ -38,19 +38,21 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from trinity_mlx.artifacts.base import open_base
 from trinity_mlx.contracts.artifact import Head
+from trinity_mlx.contracts.backend import Segment, Variant
 from trinity_mlx.evaluation.provenance import describe_machine, describe_software
 from trinity_mlx.files.safetensors import read_header
 from trinity_mlx.files.shipped import data_path
 from trinity_mlx.profiles.backends import load_backend
-from trinity_mlx.routing.reader import Reader
+from trinity_mlx.profiles.registry import ProfileRegistry
+from trinity_mlx.routing.reader import in_batches, needed_tokens
 
 SEED = 0
 SLOTS = 7
-PROMPT_TOKENS = 30
 TURN_LENGTHS = (200, 400, 600, 800, 1000)
 BATCH_SIZE = 32
 BATCH_LENGTHS = (8, 64)
-CACHE_BYTES = 512 * 1024 * 1024
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+chosen_clock = "wall"
 COLD_PROMPT = "What is 17 + 25? Answer briefly."
 
 Tokens = tuple[int, ...]
@@ -66,6 +68,8 @@ class Measurement:
     compared_with: str
     tokens: int
     target: float
+    logit_difference: float | None = None
+    """The largest of a logit between both sides, relative to the largest logit."""
     ours: list[float] = field(default_factory=list)
     other: list[float] = field(default_factory=list)
 
@@ -85,32 +89,85 @@ class Measurement:
         }
 
 
-class Contenders:
-    """Our router's reading path and the plain recipe, on the same weights and the same head."""
+@dataclass(frozen=True)
+class Lane:
+    """How one side runs: number type, and how many bits its matrices are kept in."""
 
-    def __init__(self, folder: Path) -> None:
-        head = write_head(folder / "benchmark_head.safetensors")
-        base = load_backend("torch").load_base(open_base(folder), device="cpu", dtype="bfloat16")
-        self._routing = base.attach(None, head)
-        self._plain = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
-        self._head = torch.from_numpy(head_values())
+    dtype: str
+    quantize: int | None = None
 
-    def reader(self, cache_bytes: int) -> Reader:
-        """A reader with no memory of its own yet."""
-        return Reader(self._routing, cache_bytes)
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"int{self.quantize}" if self.quantize else self.dtype
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where both sides run: our backend with its device, and torch's device for the plain recipe."""
+
+    backend: str
+    device: str
+
+    @classmethod
+    def of(cls, profile: str) -> Place:
+        """The place of a runtime profile on this machine."""
+        chosen, device = ProfileRegistry().resolve(profile)
+        return cls(chosen.backend, device)
+
+    @property
+    def plain(self) -> torch.device:
+        """Torch's own device beside ours."""
+        return torch.device({"gpu": "mps"}.get(self.device, self.device))
+
+
+class Ours:
+    """Our model in one lane, and what it does for a route."""
+
+    def __init__(self, folder: Path, place: Place, lane: Lane) -> None:
+        variant = Variant(quantize=lane.quantize)
+        base = load_backend(place.backend).load_base(
+            open_base(folder), device=place.device, dtype=lane.dtype, variant=variant
+        )
+        self.model = base.attach(None, write_head(folder / "benchmark_head.safetensors"))
+
+    def read(self, tokens: Tokens) -> list[float]:
+        """Logits of one sequence, nothing remembered."""
+        rows, _ = self.model.logits([Segment(needed_tokens(tokens))])
+        return list(rows[0])
+
+    def read_turns(self, first: Tokens, later: Sequence[Tokens]) -> float:
+        """Seconds for the later turns of a conversation, the first of which was read beforehand."""
+        _, pasts = self.model.logits([Segment(needed_tokens(first), keep=True)])
+        past = pasts[0]
+        started = clock()
+        for turn in later:
+            needed = needed_tokens(turn)
+            _, pasts = self.model.logits([Segment(needed, past, past.length if past else 0, keep=True)])
+            past = pasts[0]
+        return clock() - started
+
+    def read_many(self, sequences: Sequence[Tokens]) -> None:
+        """Many sequences in as few passes as the device wants."""
+        for batch in in_batches([needed_tokens(tokens) for tokens in sequences], self.model.batch_tokens):
+            self.model.logits([Segment(tokens) for tokens in batch])
+
+
+class Plain:
+    """The plain recipe on transformers."""
+
+    def __init__(self, folder: Path, place: Place, lane: Lane) -> None:
+        self._device = place.plain
+        model = Qwen3ForCausalLM.from_pretrained(folder, dtype=getattr(torch, lane.dtype))
+        self._model = model.eval().to(self._device)
+        self._head = torch.from_numpy(head_values()).to(self._device)
 
     @torch.inference_mode()
-    def recipe(self, tokens: Tokens) -> list[float]:
-        """Logits by the plain recipe."""
-        states = self._plain(torch.tensor([tokens]), output_hidden_states=True).hidden_states
+    def read(self, tokens: Tokens) -> list[float]:
+        """Logits of one sequence."""
+        states = self._model(torch.tensor([tokens], device=self._device), output_hidden_states=True).hidden_states
         logits: list[float] = (states[-1][:, -2].float() @ self._head.T)[0].tolist()
         return logits
-
-    def largest_difference(self, tokens: Tokens) -> float:
-        """Between both sides' logits, relative to the largest one: they must be doing the same work."""
-        ours = self.reader(0).read(tokens).logits
-        found, expected = np.array(ours.agent + ours.role), np.array(self.recipe(tokens))
-        return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
 def make_base(folder: Path) -> None:
@@ -148,11 +205,16 @@ def random_tokens(length: int, seed: int) -> Tokens:
     return tuple(random.Random(f"{seed}-{length}").choices(range(FULL_SIZE["vocab_size"]), k=length))
 
 
+def clock() -> float:
+    """Seconds of the clock that was chosen: the wall's, or of processor time in this process."""
+    return CLOCKS[chosen_clock]()
+
+
 def timed(work: Callable[[], object]) -> float:
-    """Wall time of ``work`` in seconds."""
-    started = time.perf_counter()
+    """Seconds of ``work``; on a GPU the last of it has come back, since logits are plain floats."""
+    started = clock()
     work()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def compare(measurement: Measurement, ours: Run, other: Run, repeats: int) -> Measurement:
@@ -168,58 +230,90 @@ def compare(measurement: Measurement, ours: Run, other: Run, repeats: int) -> Me
     return measurement
 
 
-def one_prompt(contenders: Contenders, repeats: int) -> Measurement:
-    """One short prompt, nothing remembered."""
-    prompt, reader = random_tokens(PROMPT_TOKENS, SEED), contenders.reader(0)
+def prompt(folder: Path, place: Place, lane: Lane, tokens: int, target: float, repeats: int) -> Measurement:
+    """One prompt against the plain recipe; the recipe runs in bfloat16 where ours is quantised."""
+    ours, plain = Ours(folder, place, lane), Plain(folder, place, Lane(lane.dtype))
+    sequence = random_tokens(tokens, SEED)
+    name = f"one prompt of {tokens} tokens, {lane.label}"
+    difference = relative_difference(ours.read(sequence), plain.read(sequence))
+    measurement = Measurement(name, f"transformers, {lane.dtype}", tokens, target, logit_difference=difference)
     return compare(
-        Measurement(f"one prompt of {PROMPT_TOKENS} tokens", "transformers", PROMPT_TOKENS, target=1.4),
-        lambda: timed(lambda: reader.read(prompt)),
-        lambda: timed(lambda: contenders.recipe(prompt)),
-        repeats,
+        measurement, lambda: timed(lambda: ours.read(sequence)), lambda: timed(lambda: plain.read(sequence)), repeats
     )
 
 
-def growing_conversation(contenders: Contenders, repeats: int) -> Measurement:
+def quantised(folder: Path, place: Place, tokens: int, target: float, repeats: int) -> Measurement:
+    """8-bit products against our own in bfloat16."""
+    ours, other = (Ours(folder, place, Lane("bfloat16", bits)) for bits in (8, None))
+    sequence = random_tokens(tokens, SEED)
+    difference = relative_difference(ours.read(sequence), other.read(sequence))
+    measurement = Measurement(
+        f"one prompt of {tokens} tokens, int8", "our own, bfloat16", tokens, target, logit_difference=difference
+    )
+    return compare(
+        measurement, lambda: timed(lambda: ours.read(sequence)), lambda: timed(lambda: other.read(sequence)), repeats
+    )
+
+
+def conversation(folder: Path, place: Place, lane: Lane, target: float, repeats: int) -> Measurement:
     """A conversation that grows; its first turn is read beforehand, the later ones are timed together."""
+    ours, plain = Ours(folder, place, lane), Plain(folder, place, Lane(lane.dtype))
     whole = random_tokens(TURN_LENGTHS[-1], SEED)
     first, *later = [whole[:length] for length in TURN_LENGTHS]
-    reader = contenders.reader(CACHE_BYTES)
-
-    def ours() -> float:
-        reader.forget()
-        reader.read(first)
-        return timed(lambda: [reader.read(turn) for turn in later])
-
+    name = f"conversation growing to {len(whole)} tokens, turns 2 to {len(TURN_LENGTHS)} together, {lane.label}"
     return compare(
-        Measurement(
-            f"conversation growing to {len(whole)} tokens, turns 2 to {len(TURN_LENGTHS)} together",
-            "transformers",
-            sum(map(len, later)),
-            target=5.0,
-        ),
-        ours,
-        lambda: timed(lambda: [contenders.recipe(turn) for turn in later]),
+        Measurement(name, f"transformers, {lane.dtype}", sum(map(len, later)), target),
+        lambda: ours.read_turns(first, later),
+        lambda: timed(lambda: [plain.read(turn) for turn in later]),
         repeats,
     )
 
 
-def many_at_once(contenders: Contenders, repeats: int) -> Measurement:
+def many_at_once(folder: Path, place: Place, repeats: int) -> Measurement:
     """Transcripts of mixed length in one call against one call for each, nothing remembered."""
+    ours = Ours(folder, place, Lane("bfloat16"))
     lengths = [random.Random(SEED + index).randint(*BATCH_LENGTHS) for index in range(BATCH_SIZE)]
     batch = [random_tokens(length, index) for index, length in enumerate(lengths)]
-    reader = contenders.reader(0)
     shortest, longest = BATCH_LENGTHS
+    name = f"{BATCH_SIZE} transcripts of {shortest} to {longest} tokens at once, bfloat16"
     return compare(
-        Measurement(
-            f"{BATCH_SIZE} transcripts of {shortest} to {longest} tokens at once",
-            "our own router, one by one",
-            sum(lengths),
-            target=1.5,
-        ),
-        lambda: timed(lambda: reader.read_many(batch)),
-        lambda: timed(lambda: [reader.read(tokens) for tokens in batch]),
+        Measurement(name, "our own, one by one", sum(lengths), 1.6),
+        lambda: timed(lambda: ours.read_many(batch)),
+        lambda: timed(lambda: [ours.read(tokens) for tokens in batch]),
         repeats,
     )
+
+
+FLOAT32, BFLOAT16, INT8 = Lane("float32"), Lane("bfloat16"), Lane("bfloat16", 8)
+COMPARISONS: dict[str, Callable[[Path, Place, int], Measurement]] = {
+    "prompt-float32": lambda folder, place, repeats: prompt(folder, place, FLOAT32, 30, 2.2, repeats),
+    "prompt-bfloat16": lambda folder, place, repeats: prompt(folder, place, BFLOAT16, 30, 1.8, repeats),
+    "long-bfloat16": lambda folder, place, repeats: prompt(folder, place, BFLOAT16, 1000, 1.6, repeats),
+    "prompt-int8": lambda folder, place, repeats: prompt(folder, place, INT8, 30, 2.8, repeats),
+    "int8-128": lambda folder, place, repeats: quantised(folder, place, 128, 1.6, repeats),
+    "conversation-bfloat16": lambda folder, place, repeats: conversation(folder, place, BFLOAT16, 5.5, repeats),
+    "conversation-int8": lambda folder, place, repeats: conversation(folder, place, INT8, 7.0, repeats),
+    "batch": many_at_once,
+}
+
+
+def limits(place: Place) -> dict[str, float]:
+    """What the machine itself can do: products in GFLOP/s, and reading memory in GB/s; the best of a few tries."""
+    side, words = 2048, 1 << 26
+    found = {}
+    for name in ("float32", "bfloat16"):
+        square = torch.ones(side, side, dtype=getattr(torch, name), device=place.plain)
+        seconds = min(timed(lambda square=square: (square @ square)[0, 0].item()) for _ in range(5))
+        found[f"{name} GFLOP/s"] = 2 * side**3 / seconds / 1e9
+    memory = torch.ones(words, device=place.plain)
+    found["memory GB/s"] = 4 * words / min(timed(lambda: memory.sum().item()) for _ in range(5)) / 1e9
+    return {name: round(value, 1) for name, value in found.items()}
+
+
+def relative_difference(found: Sequence[float], expected: Sequence[float]) -> float:
+    """Between two rows of logits, relative to the largest one: both sides must be doing the same work."""
+    ours, other = np.array(found), np.array(expected)
+    return float(np.abs(ours - other).max() / np.abs(other).max())
 
 
 def cold_starts(repeats: int) -> dict[str, list[float]]:
@@ -248,7 +342,7 @@ def machine() -> dict[str, Any]:
 
 def figures_table(measurements: Sequence[Measurement]) -> Table:
     """The comparisons, readable."""
-    table = Table(title="Routing at the size of Qwen3-0.6B, bfloat16, torch on the CPU")
+    table = Table(title="Routing at the size of Qwen3-0.6B")
     for heading in ("what", "compared with", "ours", "other", "times as fast", "at least"):
         table.add_column(heading, justify="left" if heading in ("what", "compared with") else "right")
     for item in measurements:
@@ -287,6 +381,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     parser.add_argument("--repeats", type=at_least_one, default=5, metavar="N", help="pairs of runs (default 5)")
     parser.add_argument("--threads", type=at_least_one, default=None, metavar="N", help="threads of torch, both sides")
+    clocks = "wall time, or processor time of this process, which other programs disturb less (default wall)"
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help=clocks)
+    parser.add_argument("--profile", default="cpu", metavar="NAME", help="where both sides run (default cpu)")
+    parser.add_argument("--only", metavar="A,B", help=f"some of: {', '.join([*COMPARISONS, 'cold'])}")
     parser.add_argument("--base", type=Path, metavar="DIR", help="keep the base there, and reuse it if it is there")
     return parser.parse_args(arguments)
 
@@ -299,38 +397,41 @@ def at_least_one(text: str) -> int:
     return number
 
 
-def measure(folder: Path, repeats: int) -> tuple[list[Measurement], float]:
-    """All comparisons on the base in ``folder``, and how far apart the two sides' logits are."""
-    contenders = Contenders(folder)
-    difference = contenders.largest_difference(random_tokens(PROMPT_TOKENS, SEED))
-    comparisons = (one_prompt, growing_conversation, many_at_once)
-    return [comparison(contenders, repeats) for comparison in comparisons], difference
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write what was asked for."""
+    global chosen_clock
     options = parse_arguments(arguments)
     torch.set_num_threads(options.threads or torch.get_num_threads())
-    described = machine()
-    starts = cold_starts(options.repeats)
+    chosen_clock = options.clock
+    described, place = machine(), Place.of(options.profile)
+    names = list(COMPARISONS) if options.only is None else options.only.split(",")
+    starts = cold_starts(options.repeats) if options.only is None or "cold" in names else {}
     with base_folder(options.base) as folder:
-        measurements, difference = measure(folder, options.repeats)
+        chosen = [COMPARISONS[name] for name in names if name != "cold"]
+        found = [comparison(folder, place, options.repeats) for comparison in chosen]
     report = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": described,
+        "limits": limits(place),
         "versions": describe_software() | {"transformers": version("transformers")},
-        "settings": {"threads": torch.get_num_threads(), "repeats": options.repeats, "dtype": "bfloat16", "seed": SEED},
-        "relative_logit_difference": difference,
-        "comparisons_seconds": [item.summary() for item in measurements],
+        "settings": {
+            "profile": options.profile,
+            "device": place.device,
+            "clock": options.clock,
+            "threads": torch.get_num_threads(),
+            "repeats": options.repeats,
+            "seed": SEED,
+        },
+        "comparisons_seconds": [item.summary() for item in found],
         "whole_processes_seconds": starts,
     }
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(figures_table(measurements))
-    console.print(cold_table(starts))
-    console.print(f"{described['processor']}, {described['cores']} cores, {report['settings']['threads']} threads")
-    console.print(f"logits of both sides differ by {difference:.1e} of the largest (bfloat16)")
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(figures_table(found))
+    if starts:
+        console.print(cold_table(starts))
+    console.print(f"{described['processor']}, {described['cores']} cores; {report['settings']}; {report['limits']}")
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def _told(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def _routes(profile: Profile, config_dir: Path | None) -> dict[str, Any]:
     """Decisions of the embedded artifact on its suite, and times of short routes."""
     with load_router("nano", profile=profile.name, cache_bytes=0, config_dir=config_dir) as router:
-        evaluation = evaluate(router, find_suite("nano"), Gates(NO_FLOORS, determinism_runs=2))
+        evaluation = evaluate(router, find_suite("nano-64"), Gates(NO_FLOORS, determinism_runs=2))
         times = [_timed(router) for _ in range(REPEATS)]
         return {
             "cases": len(evaluation.results),

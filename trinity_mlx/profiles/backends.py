@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import entry_points
 
 from ..contracts.backend import ENTRY_POINT_GROUP, Backend
 from ..contracts.errors import ProfileUnavailable
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection meanwhile: a framework's import makes hundreds of thousands of objects, all to stay."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @cache
@@ -21,7 +36,8 @@ def load_backend(name: str) -> Backend:
         offered = ", ".join(sorted(found)) or "none"
         raise ProfileUnavailable(f"no backend {name!r} is installed (found: {offered}); reinstall trinity-mlx")
     try:
-        backend: Backend = found[name].load()()
+        with _no_collection():
+            backend: Backend = found[name].load()()
     except (ImportError, OSError) as error:
         raise ProfileUnavailable(f"backend {name!r} cannot be imported: {error}") from None
     return backend
