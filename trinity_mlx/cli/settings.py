@@ -73,8 +73,8 @@ def prepare_process(show_native_logs: bool = False) -> None:
     """Settings that libraries read from the environment when they are first used.
 
     MLX may shorten float32 products to TF32 on hardware that has it; a router asked for float32 means float32. cuBLAS
-    gives the same bits every time with a fixed work space. What frameworks log about themselves is kept away from people
-    unless they ask for it. And at the end nobody looks through a framework's objects for garbage, a third of a second.
+    gives the same bits every time with a fixed work space. What frameworks log about themselves is kept away from
+    people unless they ask for it. At the end nobody looks through a framework's objects for garbage.
     """
     os.environ.setdefault("MLX_ENABLE_TF32", "0")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
