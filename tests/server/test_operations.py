@@ -518,7 +518,7 @@ def test_a_recent_run_can_be_looked_at_by_who_asked_for_it_and_holds_no_text() -
     assert [turn["role"] for turn in one.json["turns"]] == ["Worker", "Verifier"]
     assert listed.json["data"] == [one.json]
     assert other.status == 404
-    assert b"42" not in one.body
+    assert b"answer is" not in one.body
 
 
 def test_metrics_count_what_happened_and_name_nobody() -> None:

@@ -19,6 +19,7 @@ JSON = "application/json"
 EVENTS = "text/event-stream; charset=utf-8"
 
 T = TypeVar("T")
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class ClientGone(Exception):
@@ -52,7 +53,7 @@ async def send_json(send: Send, status: int, value: Mapping[str, Any], headers: 
 def to_json(value: Any) -> bytes:
     """Compact JSON in UTF-8; a lone surrogate is written as its escape, which every reader of JSON takes."""
     try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        return _ENCODER.encode(value).encode()
     except UnicodeEncodeError:
         return json.dumps(value, separators=(",", ":")).encode()
 

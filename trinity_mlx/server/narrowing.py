@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Any
 
 from ..contracts.pool import Pool
@@ -82,8 +83,18 @@ def narrowed_limits(operator: Limits, asked: Limits) -> Limits:
     return Limits(**{**own, **values})
 
 
-def narrowed_policy(operator: Policy, options: tuple[tuple[str, str], ...], allowed: frozenset[str]) -> Policy:
-    """The operator's policy with the options that a request may set.
+@lru_cache(256)
+def narrowed_policy(
+    operator: Policy, options: tuple[tuple[str, str], ...], allowed: frozenset[str], *, before: int, once: bool
+) -> Policy:
+    """The operator's policy with the options that a request may set, and the turns that are left.
+
+    Args:
+        operator: the policy.
+        options: what the request asks for.
+        allowed: the options that it may set.
+        before: turns that earlier requests of the same run have taken.
+        once: whether one turn is all.
 
     Raises:
         Problem: an option is not among those.
@@ -93,7 +104,8 @@ def narrowed_policy(operator: Policy, options: tuple[tuple[str, str], ...], allo
         if name not in allowed:
             raise invalid(f"the option {name} may not be set by a request: {', '.join(sorted(allowed)) or 'none'} may")
     policy = operator.with_options(**dict(options))
-    return policy.with_options(max_turns=min(policy.max_turns, operator.max_turns))
+    left = max(1, min(policy.max_turns, operator.max_turns) - before)
+    return policy.with_options(max_turns=1 if once else left)
 
 
 def _number(name: str, text: str, kind: type[float]) -> float:

@@ -15,6 +15,7 @@ from ..contracts.events import Event, ProviderCalled, ProviderFailed, Routed, Tu
 from ..contracts.provider import Finish, Usage
 from ..contracts.routing import Role
 from ..contracts.transcript import Message, Refusal, Text, ToolCall, ToolResult, Transcript
+from ..rules.policy import Policy
 from ..runs.coordinator import Coordinator
 from ..runs.result import RunResult, RunStatus, TurnRecord
 from .access import Account
@@ -112,11 +113,11 @@ class Segment:
             on_text=narrator.on_text if self.shows_text else None,
         )
 
-    def _policy(self) -> Any:
+    def _policy(self) -> Policy:
         """The operator's, narrowed, with the turns that are left."""
-        policy = narrowed_policy(self._team.policy, self._narrowing.options, self._service.settings.allowed_options)
-        most = 1 if self._target.mode in PASSED_THROUGH else max(1, policy.max_turns - self._before.turn)
-        return policy.with_options(max_turns=most)
+        once = self._target.mode in PASSED_THROUGH
+        allowed, options = self._service.settings.allowed_options, self._narrowing.options
+        return narrowed_policy(self._team.policy, options, allowed, before=self._before.turn, once=once)
 
     def _worker_options(self) -> Mapping[str, Any]:
         ask = self._ask
@@ -215,7 +216,7 @@ class Segment:
             Transcript((*self._ask.messages, answered, Message("user", request))),
             run_id=f"{self.run_id}-repair",
             worker_slot=turn.slot if turn else None,
-            policy=self._team.policy.with_options(max_turns=1),
+            policy=narrowed_policy(self._team.policy, (), frozenset(), before=0, once=True),
             limits=narrowed_limits(self._team.limits, self._narrowing.limits),
             roles=(Role.WORKER,),
             response_format=self._ask.response_format,
