@@ -6,10 +6,11 @@ replaced. Once all conversations share a beginning of 500 tokens, once they shar
 once beside the same prompts in one ``read_many``, with and without the reader's way with common beginnings.
 
 Nano, and the architecture of Qwen3-0.6B at full size with seeded random weights. Both sides run in one process on the
-same model, in alternating order; what is compared is the median of the ratios of neighbouring runs.
+same model, in alternating order; what is compared is the median of the ratios of neighbouring runs, by the clock and by
+the CPU seconds of the process, which other programs disturb less.
 
     python benchmarks/concurrency.py [--json FILE] [--repeats N] [--threads N] [--backend torch|mlx] [--dtype TYPE]
-        [--models nano,full] [--base DIR] [--turn-tokens N]
+        [--models nano,full] [--only TEXT] [--base DIR] [--turn-tokens N]
 """
 
 from __future__ import annotations
@@ -157,10 +158,14 @@ class Comparison:
     def measure(self, repeats: int) -> dict[str, Any]:
         """Pairs of runs, each side first in turn, after one of each to warm up."""
         self.ours(0), self.other(0)
-        ours, other = [], []
+        ours, other, cpu = [], [], []
         for repeat in range(1, repeats + 1):
+            spent = {}
             for side, times in ((self.ours, ours), (self.other, other))[:: 1 if repeat % 2 else -1]:
+                begun = time.process_time()
                 times.append(side(repeat))
+                spent[side] = time.process_time() - begun
+            cpu.append(spent[self.other] / spent[self.ours])
         ratios = [b / a for a, b in zip(ours, other, strict=True)]
         return {
             "name": self.name,
@@ -171,6 +176,8 @@ class Comparison:
             "median_ours": median(ours),
             "median_other": median(other),
             "median_ratio": median(ratios),
+            "cpu_ratios": cpu,
+            "median_cpu_ratio": median(cpu),
         }
 
 
@@ -233,6 +240,8 @@ def main() -> None:
         )
         with loading as (model, vocabulary):
             for comparison in comparisons(model, vocabulary, options.turn_tokens):
+                if options.only not in comparison.name:
+                    continue
                 progress.print(f"{name}: {comparison.name}")
                 results.append({"model": name} | comparison.measure(options.repeats))
     _print(results)
@@ -249,6 +258,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--backend", choices=["torch", "mlx"], default="torch")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="of the full size")
     parser.add_argument("--models", default="nano,full")
+    parser.add_argument("--only", default="", metavar="TEXT", help="comparisons with this in their name")
     parser.add_argument("--base", type=Path, help="folder of the full size's weights; made where it is empty")
     parser.add_argument("--turn-tokens", type=int, default=20, help="tokens that a turn adds, on average")
     return parser.parse_args()
@@ -260,7 +270,7 @@ def _plain(options: argparse.Namespace) -> dict[str, Any]:
 
 def _print(results: Sequence[dict[str, Any]]) -> None:
     table = Table(box=None, header_style="dim")
-    for heading in ("model", "what", "ours", "other", "times as fast", "from - to", "aim"):
+    for heading in ("model", "what", "ours", "other", "times as fast", "from - to", "by CPU seconds", "aim"):
         table.add_column(heading)
     for each in results:
         table.add_row(
@@ -270,6 +280,7 @@ def _print(results: Sequence[dict[str, Any]]) -> None:
             f"{each['median_other'] * 1000:.0f} ms",
             f"{each['median_ratio']:.2f}",
             f"{min(each['ratios']):.2f} - {max(each['ratios']):.2f}",
+            f"{each['median_cpu_ratio']:.2f}",
             f"{each['target']:g}",
         )
     Console().print(table)

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
+from .canonical import canonical_sha256
 from .text_format import PartFormat, TextFormat
 
 
@@ -137,3 +139,74 @@ class Bundle:
     adapter: Adapter
     head: Head
     part_format: PartFormat = PartFormat.BRIEF
+
+
+@dataclass(frozen=True, slots=True)
+class PatchedTensor:
+    """One tensor of a base as a loaded model runs it, changed.
+
+    ``source_dtype`` and ``change_dtype`` are those of the files, ``dtype`` that of the model.
+    """
+
+    name: str
+    execution: Execution
+    source_dtype: str
+    change_dtype: str
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class PatchReceipt:
+    """What was applied to a base when a model was loaded.
+
+    The content of every source is under ``base_ref`` and that of every change under ``adapter_ref``: both are hashes of
+    the bytes, checked when base and bundle were opened. ``merged`` says that factors were multiplied into copies of
+    the weights; else they are applied to activations.
+    """
+
+    base_ref: str
+    adapter_ref: str
+    head_ref: str
+    device: str
+    merged: bool
+    quantize: int | None
+    tensors: tuple[PatchedTensor, ...]
+
+    @classmethod
+    def of(
+        cls, base: Base, adapter: Adapter, head: Head, *, device: str, dtype: str, merged: bool, quantize: int | None
+    ) -> PatchReceipt:
+        """The receipt of a model with ``adapter``; entries for tensors that no route reads are not applied."""
+        read = base.config.backbone_shapes()
+        tensors = tuple(
+            PatchedTensor(entry.source, entry.execution, base.tensors[entry.source].dtype, entry.tensor.dtype, dtype)
+            for entry in adapter.entries
+            if entry.source in read
+        )
+        return cls(base.ref, adapter.ref, head.ref, device, merged, quantize, tensors)
+
+    @property
+    def sha256(self) -> str:
+        """sha256 over the canonical JSON of ``to_dict``: equal receipts, equal models."""
+        return canonical_sha256(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "base_ref": self.base_ref,
+            "adapter_ref": self.adapter_ref,
+            "head_ref": self.head_ref,
+            "device": self.device,
+            "merged": self.merged,
+            "quantize": self.quantize,
+            "tensors": [
+                {
+                    "name": tensor.name,
+                    "execution": str(tensor.execution),
+                    "source_dtype": tensor.source_dtype,
+                    "change_dtype": tensor.change_dtype,
+                    "dtype": tensor.dtype,
+                }
+                for tensor in self.tensors
+            ],
+        }

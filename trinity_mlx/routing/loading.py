@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from ..artifacts.base import open_base
 from ..artifacts.bundle import check_fit
 from ..artifacts.catalog import find_bundle
-from ..contracts.artifact import Base, Bundle
+from ..contracts.artifact import Base, Bundle, PatchReceipt
 from ..contracts.backend import Backend, Kernels, Variant
 from ..contracts.errors import ArtifactNotFound, BaseInvalid
 from ..contracts.routing import ArtifactIdentity, Window
@@ -135,6 +135,15 @@ def load_router(
         variant=variant,
         load_ms=(time.perf_counter() - started) * 1000,
         window=window,
+        receipt=PatchReceipt.of(
+            source,
+            bundle.adapter,
+            bundle.head,
+            device=device,
+            dtype=number_type,
+            merged=execution == "merged",
+            quantize=variant.quantize,
+        ),
     )
     leave = lease.value.reader.admit(cache_bytes)
 

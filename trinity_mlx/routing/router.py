@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Literal, overload
 
+from ..contracts.artifact import PatchReceipt
 from ..contracts.backend import Variant
 from ..contracts.errors import ContextLengthError, TranscriptError, TrinityError, UsageError
 from ..contracts.routing import ArtifactIdentity, Gap, Read, RouteDecision, Selection, Timings, Window
@@ -38,6 +39,7 @@ class RouterIdentity:
     load_ms: float
     window: Window | None = None
     part_format: PartFormat = PartFormat.BRIEF
+    receipt: PatchReceipt | None = None
 
 
 @dataclass(frozen=True)

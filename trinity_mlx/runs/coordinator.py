@@ -338,6 +338,7 @@ class Coordinator:
             "profile": identity.profile,
             "device": identity.device,
             "dtype": identity.dtype,
+            "receipt": identity.receipt.sha256 if identity.receipt else None,
         }
 
 
