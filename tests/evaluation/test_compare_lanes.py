@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from trinity_mlx.evaluation.compare import LaneComparison, compare_lanes
 from trinity_mlx.evaluation.lane import Lane
-from trinity_mlx.evaluation.snapshot import Distance
+from trinity_mlx.rules.distance import Distance
 
 from ..evaluation_cases import FLOAT32, assert_fails, invoke, lane_document, lane_of, write_json
 

@@ -20,8 +20,9 @@ from trinity_mlx.contracts.errors import NonFiniteLogits, SuiteInvalid
 from trinity_mlx.contracts.routing import RouteDecision
 from trinity_mlx.evaluation.gates import Gates, evaluate
 from trinity_mlx.evaluation.results import CaseResult, Evaluation, Floors, Status
-from trinity_mlx.evaluation.snapshot import Distance, Snapshot, make_snapshot
+from trinity_mlx.evaluation.snapshot import Snapshot, make_snapshot
 from trinity_mlx.evaluation.suite import Case, Route, Suite
+from trinity_mlx.rules.distance import Distance
 
 from ..evaluation_cases import (
     AGENT_LOGITS,

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from trinity_mlx.contracts.errors import FolderUnavailable, InputFileError, SnapshotInvalid, TrinityError
 from trinity_mlx.contracts.routing import RouteLogits
 from trinity_mlx.evaluation.snapshot import (
-    Distance,
     distance,
     dump_case,
     make_snapshot,
@@ -23,6 +22,7 @@ from trinity_mlx.evaluation.snapshot import (
     snapshot_case,
     write_snapshot,
 )
+from trinity_mlx.rules.distance import Distance
 
 from ..evaluation_cases import (
     AGENT_LOGITS,

@@ -20,11 +20,11 @@ from trinity_mlx.parity.routes import (
     HIDDEN_BOUNDS,
     LOGITS_BOUNDS,
     Bounds,
-    Closeness,
     RouteComparison,
     Tracer,
     token_ids_sha256,
 )
+from trinity_mlx.rules.distance import Distance
 
 from ..builders import PlainRecipe, relative
 
@@ -47,7 +47,7 @@ def test_two_profiles_agree_on_a_small_router(found: RouteComparison) -> None:
     assert (found.a.backend, found.b.backend) == ("torch", "mlx")
     assert (found.a.dtype, found.b.dtype) == ("float32", "bfloat16")
     assert found.hidden.cosine > 0.999
-    assert found.logits.relative < 0.1
+    assert found.logits.relative_l2 < 0.1
     assert found.checks["token_ids"]
     assert found.checks["head"]
 
@@ -55,8 +55,8 @@ def test_two_profiles_agree_on_a_small_router(found: RouteComparison) -> None:
 def test_one_profile_agrees_with_itself(tracer: Tracer) -> None:
     found = tracer.compare(TRANSCRIPT, "cpu", "cpu")
     assert found.passed
-    assert found.hidden.max_abs < 1e-5
-    assert found.logits.max_abs < 1e-5
+    assert found.hidden.largest < 1e-5
+    assert found.logits.largest < 1e-5
 
 
 def test_a_trace_is_what_the_plain_recipe_computes(
@@ -109,18 +109,18 @@ def test_the_limits_are_the_published_ones() -> None:
 
 @given(VECTORS, VECTORS)
 def test_closeness_is_cosine_and_relative_distance(one: list[float], other: list[float]) -> None:
-    found = Closeness.of(one, other)
+    found = Distance.between(other, one)
     a, b = np.array(one), np.array(other)
-    assert found.max_abs == np.abs(a - b).max()
+    assert found.largest == np.abs(a - b).max()
     if min(np.linalg.norm(a), np.linalg.norm(b)) > 1e-6:
-        assert found.relative == pytest.approx(np.linalg.norm(b - a) / np.linalg.norm(a))
+        assert found.relative_l2 == pytest.approx(np.linalg.norm(b - a) / np.linalg.norm(a))
         assert found.cosine == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-9)
 
 
 def test_closeness_of_zero_vectors_and_of_nan() -> None:
-    assert Closeness.of([0, 0], [0, 0]) == Closeness(1.0, 0.0, 0.0)
-    assert not HIDDEN_BOUNDS.hold(Closeness.of([0, 0], [0, 1]))
-    assert not HIDDEN_BOUNDS.hold(Closeness.of([1, float("nan")], [1, float("nan")]))
+    assert Distance.between([0, 0], [0, 0]) == Distance(1.0, 0.0, 0.0)
+    assert not HIDDEN_BOUNDS.hold(Distance.between([0, 0], [0, 1]))
+    assert not HIDDEN_BOUNDS.hold(Distance.between([1, float("nan")], [1, float("nan")]))
 
 
 def test_a_transcript_that_is_too_long_is_refused(tracer: Tracer) -> None:

@@ -174,8 +174,8 @@ def _adapter_ref(base_ref: str, entries: Sequence[Mapping[str, object]], adapter
 
 
 def _file_entries(folder: Path, names: Sequence[str] | None, hashes: FileHashes) -> list[dict[str, object]]:
-    found = [path for path in folder.rglob("*") if path.is_file() and path.name != schema.MANIFEST_NAME]
-    paths = sorted(found if names is None else [folder / name for name in names])
+    present = [path for path in folder.rglob("*") if path.is_file() and path.name != schema.MANIFEST_NAME]
+    paths = sorted(present if names is None else [folder / name for name in names])
     return [
         {"path": path.relative_to(folder).as_posix(), "size": path.stat().st_size, "sha256": hashes.sha256(path)}
         for path in paths

@@ -101,10 +101,10 @@ def source_tensor(path: str) -> tuple[str, bool] | None:
     """
     if path in _WHOLE_MODEL:
         return _WHOLE_MODEL[path], False
-    found = _BLOCK.fullmatch(path)
-    if found is None or found[2] not in _BLOCK_MATRICES:
+    match = _BLOCK.fullmatch(path)
+    if match is None or match[2] not in _BLOCK_MATRICES:
         return None
-    return f"model.layers.{found[1]}.{LAYER_MATRICES[_BLOCK_MATRICES[found[2]]]}", True
+    return f"model.layers.{match[1]}.{LAYER_MATRICES[_BLOCK_MATRICES[match[2]]]}", True
 
 
 def agent_labels(rows: int) -> tuple[str, ...]:
@@ -124,17 +124,17 @@ def _verified(folder: Path, name: str, sha256: str, hashes: FileHashes) -> Path:
     try:
         real = path.resolve()
         inside = real.is_relative_to(folder.resolve())
-        found = hashes.sha256(real, sha256) if inside and real.is_file() else None
+        digest = hashes.sha256(real, sha256) if inside and real.is_file() else None
     except OSError as error:
         raise BundleInvalid(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, RuntimeError) as error:  # a null byte in the name, a circle of links
         raise BundleInvalid(f"{str(path)!r} cannot be read: {error}") from None
     if not inside:
         raise BundleInvalid(f"{path} is a link that leaves the bundle's folder: put the file itself there")
-    if found is None:
+    if digest is None:
         raise BundleInvalid(f"{path} is missing, and the manifest names it")
-    if found != sha256:
-        raise BundleInvalid(f"{path} has changed: its sha256 is {found}, and the manifest says {sha256}")
+    if digest != sha256:
+        raise BundleInvalid(f"{path} has changed: its sha256 is {digest}, and the manifest says {sha256}")
     return path
 
 
@@ -145,20 +145,20 @@ def _entries(folder: Path, placed: Sequence[Placed], paths: Sequence[Path]) -> l
     if len({entry.source for entry in entries}) < len(entries):
         raise BundleInvalid(f"{folder}: the manifest adapts a tensor twice")
     listed = {(entry.tensor.path, entry.tensor.name) for entry in entries}
-    for path, name in ((path, name) for path, held in files.items() for name in held):
+    for path, name in ((path, name) for path, tensors in files.items() for name in tensors):
         if (path, name) not in listed:
             raise BundleInvalid(f"{path} holds a tensor {name!r} that the manifest does not list")
     return entries
 
 
-def _entry(tensor: TensorEntry, path: Path, held: Mapping[str, TensorLocation]) -> AdapterEntry:
+def _entry(tensor: TensorEntry, path: Path, tensors: Mapping[str, TensorLocation]) -> AdapterEntry:
     paired = source_tensor(tensor.path)
     if paired is None:
         raise BundleInvalid(f"{path}: no tensor of a Qwen3 base is called {tensor.path!r} in this layout")
     source, transposed = paired
     if tensor.source_name not in (None, source):
         raise BundleInvalid(f"{path}: {tensor.path!r} is {source}, and the manifest calls it {tensor.source_name!r}")
-    location = safetensors.require(held, tensor.artifact_key, tensor.shape, path)
+    location = safetensors.require(tensors, tensor.artifact_key, tensor.shape, path)
     if location.dtype != tensor.dtype:
         raise TensorFileInvalid(f"{path}: {tensor.path!r} is {location.dtype}, and the manifest says {tensor.dtype}")
     return AdapterEntry(source, Execution.REPLACE, location, transposed)

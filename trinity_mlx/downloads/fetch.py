@@ -328,9 +328,9 @@ def _require_room(pin: Pin, job: _Job) -> None:
         )
 
 
-def _wrong_size(file: PinnedFile, found: str) -> FileMismatch:
+def _wrong_size(file: PinnedFile, actual: str) -> FileMismatch:
     return FileMismatch(
-        f"{file.path} from {shown(file.home)} has {found}, and the pin says {file.size} with sha256 {file.sha256}: "
+        f"{file.path} from {shown(file.home)} has {actual}, and the pin says {file.size} with sha256 {file.sha256}: "
         "the home has changed, or something on the way answers in its place"
     )
 

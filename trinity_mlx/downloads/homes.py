@@ -144,8 +144,8 @@ class Homes:
             return None
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(place.repo, place.path, revision=place.revision, repo_type=place.repo_type)
-        return Path(found).resolve() if isinstance(found, str) else None
+        cached = try_to_load_from_cache(place.repo, place.path, revision=place.revision, repo_type=place.repo_type)
+        return Path(cached).resolve() if isinstance(cached, str) else None
 
     def open(self, home: str, start: int = 0) -> AbstractContextManager[Stream]:
         """A stream of the file from byte ``start`` on, or from 0 where the home cannot begin in the middle.

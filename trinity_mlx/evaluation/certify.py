@@ -20,10 +20,10 @@ from ..profiles.registry import DTypeName, ProfileRegistry
 from ..routing.loading import load_router
 from ..routing.router import Router, RouterIdentity
 from ..routing.selfcheck import LENGTHS, SHORT, SelfCheck, check_device
+from ..rules.distance import Distance
 from .gates import Gates, Outcome, evaluate, route_suite
 from .lane import Lane, LaneFloors, measured_lane
 from .results import Evaluation, Floors
-from .snapshot import Distance
 from .suite import Suite
 
 NO_FLOORS = Floors(None, None, "none asked", "none asked")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..rules.distance import Distance
 from .lane import Lane
-from .snapshot import Distance, SnapshotCase
+from .snapshot import SnapshotCase
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ from typing import Any
 from ..contracts.errors import NonFiniteLogits, SuiteInvalid, TrinityError
 from ..contracts.routing import RouteDecision
 from ..routing.router import Router, RouterIdentity
+from ..rules.distance import Distance
 from .provenance import describe_machine, describe_software
 from .results import CaseResult, Evaluation, Floors, Status
-from .snapshot import Distance, Snapshot, SnapshotCase, distance
+from .snapshot import Snapshot, SnapshotCase, distance
 from .suite import Case, Suite
 
 Outcome = RouteDecision | TrinityError

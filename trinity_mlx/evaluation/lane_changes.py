@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..contracts.errors import FloorLowered
+from ..rules.distance import Distance
 from .lane import Lane
-from .snapshot import Distance, SnapshotCase
+from .snapshot import SnapshotCase
 
 
 def check_floors(new: Lane, old: Lane | None, allow_lower: bool) -> None:

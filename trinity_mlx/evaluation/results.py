@@ -9,7 +9,8 @@ from enum import StrEnum
 from typing import Any
 
 from ..contracts.routing import Role, RouteDecision
-from .snapshot import Distance, Snapshot, SnapshotCase
+from ..rules.distance import Distance
+from .snapshot import Snapshot, SnapshotCase
 from .suite import Case, Suite
 
 

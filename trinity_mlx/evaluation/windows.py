@@ -9,7 +9,7 @@ from typing import Any
 from ..contracts.errors import NonFiniteLogits, TrinityError
 from ..contracts.routing import Gap, RouteDecision, Window
 from ..routing.router import Router
-from .snapshot import Distance
+from ..rules.distance import Distance
 from .suite import Case, Suite
 
 

@@ -91,11 +91,11 @@ class _Run:
         return bundle
 
     def _export_tensor(self, index: int, target: Target) -> None:
-        told = {"tensor": target.name, "index": index, "flops": self._plan.tensors[index].flops.total}
+        about = {"tensor": target.name, "index": index, "flops": self._plan.tensors[index].flops.total}
         if target.name in self._workspace.finished:
-            self._log("tensor_reused", **told)
+            self._log("tensor_reused", **about)
             return
-        self._log("tensor_started", **told)
+        self._log("tensor_started", **about)
         started = time.perf_counter()
         spectrum = self._spectrum(target, self._work.targets[index + 1 :])
         decomposed = time.perf_counter()
@@ -103,7 +103,7 @@ class _Run:
         written = time.perf_counter()
         self._workspace.record(target.name, sha256)
         seconds = {"decompose_s": round(decomposed - started, 4), "write_s": round(written - decomposed, 4)}
-        self._log("tensor_finished", **told, **seconds, sha256=sha256)
+        self._log("tensor_finished", **about, **seconds, sha256=sha256)
 
     def _spectrum(self, target: Target, later: tuple[Target, ...]) -> Spectrum:
         """The target's singular values and vectors, kept as long as a later target shares its source."""

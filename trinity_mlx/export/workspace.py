@@ -201,16 +201,16 @@ def refuse_differences(out: Path, what: str, changed: Sequence[str]) -> None:
 def _refuse_occupied(out: Path, *, resume: bool, force: bool) -> None:
     if out.exists() and not out.is_dir():
         raise OutputExists(f"{out} is a file: give a folder")
-    held = sorted(path.name for path in out.iterdir() if path.name != _FOLDER) if out.is_dir() else []
+    names = sorted(path.name for path in out.iterdir() if path.name != _FOLDER) if out.is_dir() else []
     if force:
         return
     if _state_path(out).exists():
         if not resume:
             raise OutputExists(f"{out} holds an unfinished export: resume it, or start anew")
-    elif MANIFEST_NAME in held:
+    elif MANIFEST_NAME in names:
         raise OutputExists(f"{out} holds a finished bundle: replace it, or choose another folder")
-    elif held:
-        shown = ", ".join(held[:_SHOWN])
+    elif names:
+        shown = ", ".join(names[:_SHOWN])
         raise OutputExists(f"{out} is not empty ({shown}): choose another folder, or force it to be written into")
 
 

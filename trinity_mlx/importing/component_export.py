@@ -104,8 +104,8 @@ def _parts(
     return parts | {"offsets": _array(offsets, _OFFSET_TENSOR + safe, folder / OFFSETS)}
 
 
-def _check_keys(path: Path, held: Mapping[str, TensorLocation], listed: set[str]) -> None:
-    for key in sorted(listed ^ held.keys()):
+def _check_keys(path: Path, tensors: Mapping[str, TensorLocation], listed: set[str]) -> None:
+    for key in sorted(listed ^ tensors.keys()):
         what = "lacks tensor" if key in listed else "holds a tensor that the manifest does not list:"
         raise TensorFileInvalid(f"{path} {what} {key!r}")
 
@@ -122,6 +122,6 @@ def _array(tensors: Mapping[str, TensorLocation], name: str, path: Path) -> np.n
 def _lineage(folder: Path, manifest: _Manifest) -> dict[str, str]:
     hashes = FileHashes()
     files = {"manifest": MANIFEST, "components": COMPONENTS, "scale_offsets": OFFSETS, "router_head": HEAD}
-    found = {what: hashes.sha256(folder / name) for what, name in files.items()}
+    digests = {what: hashes.sha256(folder / name) for what, name in files.items()}
     vector = manifest.source.router_vector_sha256
-    return found | ({"vector": vector} if vector else {})
+    return digests | ({"vector": vector} if vector else {})

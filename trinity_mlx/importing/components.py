@@ -99,8 +99,8 @@ class _Difference:
         self._difference = 0.0
         self._scale = 0.0
 
-    def see(self, found: np.ndarray, expected: np.ndarray) -> None:
-        self._difference = float(np.maximum(self._difference, np.abs(found - expected).max()))
+    def see(self, values: np.ndarray, expected: np.ndarray) -> None:
+        self._difference = float(np.maximum(self._difference, np.abs(values - expected).max()))
         self._scale = float(np.maximum(self._scale, np.abs(expected).max()))
 
     @property

@@ -58,8 +58,8 @@ class Check:
     @property
     def within_limits(self) -> bool:
         """Whether both sides have the stage and differ by no more than its limits; NaN is beyond every limit."""
-        found = self.difference
-        return found is not None and found.max_abs <= self.limits.max_abs and found.mean_abs <= self.limits.mean_abs
+        apart = self.difference
+        return apart is not None and apart.max_abs <= self.limits.max_abs and apart.mean_abs <= self.limits.mean_abs
 
     @property
     def passed(self) -> bool:
@@ -69,10 +69,10 @@ class Check:
     @property
     def strain(self) -> float:
         """How much of its limits a stage uses up: 0 for equal numbers, 1 at a limit, infinite where there is none."""
-        found = self.difference
-        if found is None or math.isnan(found.max_abs):
+        apart = self.difference
+        if apart is None or math.isnan(apart.max_abs):
             return math.inf
-        pairs = ((found.max_abs, self.limits.max_abs), (found.mean_abs, self.limits.mean_abs))
+        pairs = ((apart.max_abs, self.limits.max_abs), (apart.mean_abs, self.limits.mean_abs))
         return max(far / limit if limit else math.inf * far if far else 0.0 for far, limit in pairs)
 
     @property
@@ -84,19 +84,19 @@ class Check:
 
     def to_dict(self) -> dict[str, Any]:
         """For a JSON report; what is not finite is null there."""
-        found = self.difference
+        apart = self.difference
         return {
             "tensor": self.tensor,
             "stage": self.stage,
             "required": self.limits.required,
             "passed": self.passed,
             "within_limits": self.within_limits,
-            "max_abs": _finite(found.max_abs) if found else None,
-            "mean_abs": _finite(found.mean_abs) if found else None,
+            "max_abs": _finite(apart.max_abs) if apart else None,
+            "mean_abs": _finite(apart.mean_abs) if apart else None,
             "limits": {"max_abs": self.limits.max_abs, "mean_abs": self.limits.mean_abs},
             "bytes_match": self.bytes_match,
-            "differing_entries": found.differing if found else None,
-            "columns_turned": found.turned if found else None,
+            "differing_entries": apart.differing if apart else None,
+            "columns_turned": apart.turned if apart else None,
             "reference_shape": self.reference_shape,
             "candidate_shape": self.candidate_shape,
         }

@@ -82,12 +82,12 @@ def _check(
 ) -> Check:
     tensor, stage = _parse(key)
     shapes = [side.shape if side else None for side in (reference, candidate)]
-    found = None
+    apart = None
     if reference and candidate and reference.shape == candidate.shape:
         turns = align and stage == Stage.U_SCALED and len(reference.shape) == 2
-        found = difference(reference, candidate, align=turns, advance=advance)
+        apart = difference(reference, candidate, align=turns, advance=advance)
     same_dtype = bool(reference and candidate and reference.dtype == candidate.dtype)
-    return Check(tensor, stage, LIMITS.get(stage, UNKNOWN), shapes[0], shapes[1], same_dtype, found)
+    return Check(tensor, stage, LIMITS.get(stage, UNKNOWN), shapes[0], shapes[1], same_dtype, apart)
 
 
 def _require_all(keys: Sequence[str], reference: StageBundle, candidate: StageBundle, strict_bytes: bool) -> None:

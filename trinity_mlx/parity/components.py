@@ -69,9 +69,9 @@ def write_components(
     with new_safetensors(folder / COMPONENTS_FILE, specs) as file:
         for shared in sharing.values():
             progress.begin(f"decompose {shared[0].name}", None)
-            found = decomposer.decompose(_whole(shared[0], np.dtype(dtype)))
+            components = decomposer.decompose(_whole(shared[0], np.dtype(dtype)))
             for subject in shared:
-                _write(file, subject.name, found)
+                _write(file, subject.name, components)
 
 
 def add_to_digest(digest: hashlib._Hash, components: Components) -> None:
@@ -110,15 +110,15 @@ class ComponentStore:
 
     def _locate(self, subject: Subject, part: str, shape: tuple[int, ...]) -> TensorLocation:
         key = f"svd.{part}.{subject.name}"
-        found = self._tensors.get(key)
-        if found is None:
+        tensor = self._tensors.get(key)
+        if tensor is None:
             raise ParitySetupError(f"{self.path} has no {key}: make the reference of this tensor, or of all")
-        if found.shape != shape or found.dtype not in _STORED.values():
+        if tensor.shape != shape or tensor.dtype not in _STORED.values():
             raise ParitySetupError(
-                f"{self.path}: {key} is {found.dtype}{list(found.shape)}, and {list(shape)} of F32 or F64 is needed "
+                f"{self.path}: {key} is {tensor.dtype}{list(tensor.shape)}, and {list(shape)} of F32 or F64 is needed "
                 "(V as columns, not transposed)"
             )
-        return found
+        return tensor
 
 
 def _whole(subject: Subject, dtype: np.dtype[np.floating]) -> np.ndarray:
@@ -138,9 +138,9 @@ def _specs(subject: Subject, dtype: str) -> list[TensorSpec]:
     return [TensorSpec(f"svd.{part}.{subject.name}", dtype, shape) for part, shape in shapes.items()]
 
 
-def _write(file: SafetensorsWriter, name: str, found: Components) -> None:
-    file.write_block(f"svd.S.{name}", found.s)
-    for part, vectors in (("U", found.u), ("V", found.v)):
+def _write(file: SafetensorsWriter, name: str, components: Components) -> None:
+    file.write_block(f"svd.S.{name}", components.s)
+    for part, vectors in (("U", components.u), ("V", components.v)):
         for block in blocks(vectors.shape):
             file.write_block(f"svd.{part}.{name}", vectors[block], block)
 

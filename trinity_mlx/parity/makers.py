@@ -112,10 +112,10 @@ class OwnGram:
                 self._known[subject.source] = spectrum_of(self._factorizer.gram(subject.source, progress.advance))
             except ValueError as error:
                 raise BaseInvalid(f"{subject.source.path}: {subject.name}: {error}") from None
-        found = self._known[subject.source]
-        self._digest.update(np.ascontiguousarray(found.singular).data)
-        self._digest.update(np.ascontiguousarray(found.vectors).data)
-        return found
+        spectrum = self._known[subject.source]
+        self._digest.update(np.ascontiguousarray(spectrum.singular).data)
+        self._digest.update(np.ascontiguousarray(spectrum.vectors).data)
+        return spectrum
 
 
 def _scaling(subject: Subject, singular: np.ndarray) -> Scaling:

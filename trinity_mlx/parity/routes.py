@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,28 +24,10 @@ from ..routing.loading import open_artifact
 from ..routing.reader import needed_tokens
 from ..routing.tokenizer import Tokenizer
 from ..rules.choice import choose
+from ..rules.distance import Distance
 
 SCHEMA = "trinity-mlx.parity.routes"
 VERSION = 1
-
-
-@dataclass(frozen=True)
-class Closeness:
-    """How alike two vectors are: cosine, and the norm of the difference over the norm of the first."""
-
-    cosine: float
-    relative: float
-    max_abs: float
-
-    @classmethod
-    def of(cls, first: Sequence[float], second: Sequence[float]) -> Closeness:
-        """Computed in float64. Two zero vectors are alike; the cosine with a single one is 0."""
-        a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
-        norms, distance = (float(np.linalg.norm(a)), float(np.linalg.norm(b))), float(np.linalg.norm(b - a))
-        if np.array_equal(a, b):
-            return cls(1.0, 0.0, 0.0)
-        cosine = float(a @ b) / math.prod(norms) if all(norms) else 0.0
-        return cls(cosine, distance / max(norms[0], 1e-12), float(np.max(np.abs(b - a))))
 
 
 @dataclass(frozen=True)
@@ -56,9 +37,14 @@ class Bounds:
     min_cosine: float
     max_relative: float
 
-    def hold(self, found: Closeness) -> bool:
-        """Whether ``found`` is within them; NaN is not."""
-        return found.cosine >= self.min_cosine and found.relative <= self.max_relative
+    def hold(self, distance: Distance) -> bool:
+        """Whether ``distance`` is within them; NaN is not."""
+        return distance.cosine >= self.min_cosine and distance.relative_l2 <= self.max_relative
+
+    def report(self, distance: Distance) -> dict[str, Any]:
+        """A distance beside the limits, for JSON."""
+        named = {"cosine": distance.cosine, "relative": distance.relative_l2, "max_abs": distance.largest}
+        return named | {"limits": vars(self)}
 
 
 HIDDEN_BOUNDS = Bounds(0.99, 0.12)
@@ -113,14 +99,14 @@ class RouteComparison:
     b: RouteTrace
 
     @property
-    def hidden(self) -> Closeness:
+    def hidden(self) -> Distance:
         """Of the hidden vectors."""
-        return Closeness.of(self.a.hidden, self.b.hidden)
+        return Distance.between(self.b.hidden, self.a.hidden)
 
     @property
-    def logits(self) -> Closeness:
+    def logits(self) -> Distance:
         """Of all logits together."""
-        return Closeness.of(*(side.logits.agent + side.logits.role for side in (self.a, self.b)))
+        return Distance.between(self.b.logits.row, self.a.logits.row)
 
     @property
     def checks(self) -> dict[str, bool]:
@@ -141,7 +127,7 @@ class RouteComparison:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON report (docs/parity.md)."""
-        pairs = zip(self.a.logits.agent + self.a.logits.role, self.b.logits.agent + self.b.logits.role, strict=True)
+        pairs = zip(self.a.logits.row, self.b.logits.row, strict=True)
         return {
             "schema": SCHEMA,
             "version": VERSION,
@@ -149,8 +135,8 @@ class RouteComparison:
             "checks": self.checks,
             "artifact": self.artifact,
             "transcript_hash": self.transcript.sha256,
-            "hidden": vars(self.hidden) | {"limits": vars(HIDDEN_BOUNDS)},
-            "logits": vars(self.logits) | {"limits": vars(LOGITS_BOUNDS), "differences": [b - a for a, b in pairs]},
+            "hidden": HIDDEN_BOUNDS.report(self.hidden),
+            "logits": LOGITS_BOUNDS.report(self.logits) | {"differences": [b - a for a, b in pairs]},
             "a": self.a.to_dict(),
             "b": self.b.to_dict(),
         }

@@ -15,7 +15,8 @@ from ..output import console, note
 
 if TYPE_CHECKING:
     from ...parity.checks import Check, Comparison
-    from ...parity.routes import Bounds, Closeness, RouteComparison
+    from ...parity.routes import Bounds, RouteComparison
+    from ...rules.distance import Distance
 
 _FEW = 12
 _WIDE = 1000
@@ -83,9 +84,9 @@ def _add_sameness(table: Table, found: RouteComparison, check: str, name: str, a
     table.add_row(_mark(holds), name, a, b, "equal" if holds else "DIFFERENT")
 
 
-def _add_closeness(table: Table, found: RouteComparison, name: str, apart: Closeness, bounds: Bounds) -> None:
+def _add_closeness(table: Table, found: RouteComparison, name: str, apart: Distance, bounds: Bounds) -> None:
     cosine = f"cosine {apart.cosine:.8f} (at least {bounds.min_cosine})"
-    relative = f"relative difference {apart.relative:.2e} (at most {bounds.max_relative})"
+    relative = f"relative difference {apart.relative_l2:.2e} (at most {bounds.max_relative})"
     table.add_row(_mark(found.checks[name]), name, "", "", f"{cosine}\n{relative}")
 
 
