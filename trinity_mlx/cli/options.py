@@ -74,7 +74,6 @@ artifact_option = click.option(
 base_option = click.option(
     "--base",
     type=NAME,
-    envvar="TRINITY_BASE",
     help="Base model: a folder in Hugging Face layout, or OWNER/NAME[@REVISION].",
 )
 profile_option = click.option(
@@ -90,7 +89,6 @@ required_base_option = click.option(
     "--base",
     required=True,
     type=NAME,
-    envvar="TRINITY_BASE",
     help="Base model: a folder in Hugging Face layout, or OWNER/NAME[@REVISION].",
 )
 messages_option = click.option(

@@ -25,7 +25,6 @@ class Key(NamedTuple):
 
 KEYS: Mapping[str, Key] = {
     "artifact": Key("TRINITY_ARTIFACT", "auto", "the router: a name or a folder"),
-    "base": Key("TRINITY_BASE", "", "the base model: a folder or OWNER/NAME[@REVISION]"),
     "profile": Key("TRINITY_PROFILE", "auto", "the runtime profile"),
     "pool": Key("TRINITY_POOL", "demo", "the agents of a run: a name or a file"),
     "policy": Key("TRINITY_POLICY", "default", "how a run is coordinated"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,8 @@ from ..output import note, print_json
 from ..progress import counter
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ...evaluation.results import Evaluation
     from ...evaluation.suite import Case
 
@@ -56,81 +59,100 @@ def eval_(ctx: click.Context, /, **options: Any) -> None:
       trinity-mlx eval --quantize 8 --report int8.html
       trinity-mlx eval --suite long_talks.json --window 512,1536
     """
-    lane = LaneOptions.take_from(options)
-    if options["list_cases"]:
-        _list_cases(lane, options["as_json"])
+    lane, asked = LaneOptions.take_from(options), EvalOptions(**options)
+    if asked.list_cases:
+        _list_cases(lane, asked.as_json)
         return
-    if options["window"]:
-        _compare_window(ctx, lane, options)
+    if asked.window:
+        _compare_window(ctx, lane, asked)
         return
-    evaluation = _evaluate(lane, options)
-    if options["as_json"]:
-        print_json(evaluation.to_dict(options["show_logits"]))
+    evaluation = _evaluate(lane, asked)
+    if asked.as_json:
+        print_json(evaluation.to_dict(asked.show_logits))
     else:
         from ..views.eval_tables import print_evaluation
 
-        print_evaluation(evaluation, options["show_logits"])
-    _write_files(evaluation, options)
+        print_evaluation(evaluation, asked.show_logits)
+    _write_files(evaluation, asked)
     if evaluation.gate_failed:
         ctx.exit(1)
 
 
-def _evaluate(options: LaneOptions, asked: dict[str, Any]) -> Evaluation:
+@dataclass(frozen=True)
+class EvalOptions:
+    """What the user said beside the lane's own options."""
+
+    cases: tuple[str, ...]
+    list_cases: bool
+    determinism_runs: int
+    min_agent_margin: float | None
+    min_role_margin: float | None
+    snapshot: Path | None
+    snapshot_out: Path | None
+    window: str | None
+    no_assert: bool
+    show_logits: bool
+    as_json: bool
+    report: Path | None
+    junit: Path | None
+
+
+def _evaluate(options: LaneOptions, asked: EvalOptions) -> Evaluation:
     from ...evaluation.gates import evaluate
     from ...evaluation.snapshot import read_snapshot
     from ...evaluation.standards import gates_for
 
     suite = options.given_suite()
-    snapshot = read_snapshot(asked["snapshot"]) if asked["snapshot"] else None
+    snapshot = read_snapshot(asked.snapshot) if asked.snapshot else None
     with options.source().load() as router:
         suite, gates = gates_for(
             router,
             suite,
             settings.config_dir(),
             snapshot=snapshot,
-            agent=asked["min_agent_margin"],
-            role=asked["min_role_margin"],
-            determinism_runs=asked["determinism_runs"],
-            asserting=not asked["no_assert"],
+            agent=asked.min_agent_margin,
+            role=asked.min_role_margin,
+            determinism_runs=asked.determinism_runs,
+            asserting=not asked.no_assert,
         )
-        suite = suite.only(asked["cases"])
+        suite = suite.only(asked.cases)
         with counter(f"routing {suite.name}", len(suite.cases) * gates.determinism_runs) as tick:
             return evaluate(router, suite, gates, lambda: tick(1))
 
 
-def _compare_window(ctx: click.Context, options: LaneOptions, asked: dict[str, Any]) -> None:
+def _compare_window(ctx: click.Context, options: LaneOptions, asked: EvalOptions) -> None:
     from ...contracts.routing import Window
     from ...evaluation.standards import default_suite
     from ...evaluation.windows import compare_window
 
-    window, suite = Window.parse(asked["window"]), options.given_suite()
+    window, suite = Window.parse(asked.window or ""), options.given_suite()
     with options.source().load() as router:
-        suite = (suite or default_suite(router.identity.artifact.name)).only(asked["cases"])
+        suite = (suite or default_suite(router.identity.artifact.name)).only(asked.cases)
         with counter(f"routing {suite.name} twice", len(suite.cases)) as tick:
             comparison = compare_window(router, suite, window, lambda: tick(1))
-    if asked["as_json"]:
+    if asked.as_json:
         print_json(comparison.to_dict())
     else:
         from ..views.window_table import print_windows
 
         print_windows(comparison)
-    if comparison.changed and not asked["no_assert"]:
+    if comparison.changed and not asked.no_assert:
         ctx.exit(1)
 
 
-def _write_files(evaluation: Evaluation, asked: dict[str, Any]) -> None:
-    if path := asked["snapshot_out"]:
+def _write_files(evaluation: Evaluation, asked: EvalOptions) -> None:
+    if path := asked.snapshot_out:
         from ...evaluation.snapshot import snapshot_case, write_snapshot
 
         results = evaluation.results
         write_snapshot(path, [snapshot_case(each.case.id, each.decision) for each in results if each.decision])
         note(f"snapshot written to {path}")
-    if path := asked["report"]:
+    if path := asked.report:
         from ...evaluation.report import write_report
 
         write_report(path, evaluation)
         note(f"report written to {path}")
-    if path := asked["junit"]:
+    if path := asked.junit:
         from ...evaluation.junit import write_junit
 
         write_junit(path, evaluation)
