@@ -51,7 +51,6 @@ TABLE: Mapping[type[errors.TrinityError], tuple[Advice, ...]] = {
     errors.ProfileUnavailable: (Advice("trinity-mlx profiles lists what can run here"),),
     errors.ResumeRefused: (Advice("--force, which starts anew", "force"),),
     errors.SecretUnavailable: (Advice("trinity-mlx pool check looks for every key of a pool"),),
-    errors.SuiteInvalid: (Advice("--list-cases shows the cases of a suite", "list_cases"),),
     errors.UnknownProfile: (Advice("trinity-mlx profiles lists what there is"),),
 }
 """By type of error, what to try; the first that the command has the option for."""

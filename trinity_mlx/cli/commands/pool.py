@@ -33,6 +33,7 @@ def pool() -> None:
       model = "qwen3:32b"
       base_url = "http://127.0.0.1:11434/v1"
       api_key = "env:HOME_KEY"                 # or file:/path; never the key itself
+      proxy = "http://10.0.0.1:3128"           # what its calls go through
       timeout_s = 60                           # of one attempt
       max_tokens = 4096
       temperature = 0.2
