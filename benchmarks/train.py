@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from trinity_mlx.training.headroom import headroom
 from trinity_mlx.training.heads import HEADS
 from trinity_mlx.training.objective import Objective
 from trinity_mlx.training.reading import Engine, Reading, base_hidden
+from trinity_mlx.training.refit import refitted
 from trinity_mlx.training.settings import Settings, stages_for
 from trinity_mlx.training.stages import Problem
 from trinity_mlx.training.table import read_table
@@ -88,7 +90,6 @@ def _table(options: argparse.Namespace) -> None:
 def _unseen(path: Path, answers: Answers, hidden: np.ndarray) -> tuple[Answers, np.ndarray]:
     """The table of the question whether anything is learned beyond the tasks seen: test is what is marked ``ood``."""
     import gzip
-    from dataclasses import replace
 
     with gzip.open(path, "rt", encoding="utf-8") as file:
         ood = {record["id"]: record["ood"] for record in map(json.loads, file)}
@@ -116,6 +117,8 @@ def _score(
     }
     stages = stages_for(settings, problems["train"])
     trained = Trainer(problems["train"], problems["val"], stages, limits=Limits(patience=settings.patience)).run()
+    if settings.refits:
+        trained = replace(trained, best=refitted(trained, stages, problems["train"], problems["val"]))
     test = problems["test"]
     choices = (test.hidden_at(trained.best.offsets) @ trained.best.head.T).argmax(1)
     return trained.best_val, float(test.utility[np.arange(len(choices)), choices].mean()), trained.kept

@@ -75,7 +75,8 @@ def _sparse() -> HeadKind:
         return gated
 
     def fitted(matrix: np.ndarray) -> np.ndarray:
-        gates = np.maximum(np.linalg.norm(matrix, axis=0), 1e-3)
+        norms = np.linalg.norm(matrix, axis=0)
+        gates = np.maximum(norms, 1e-3) if norms.any() else np.ones_like(norms)
         return np.concatenate([(matrix / gates).ravel(), gates])
 
     def pulled(slope: np.ndarray, numbers: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from .features import Features
 from .headroom import Headroom, headroom
 from .heads import HEADS
 from .reading import Engine, Reading, base_hidden
+from .refit import refitted
 from .report import render_training, training_card
 from .roles import RoleSource, default_source, fit_roles, neutral_roles, role_examples
 from .sealing import BaseIdentity, seal
@@ -124,15 +125,18 @@ def train(request: TrainingRequest, watch: Watch | None = None) -> Trained:
     features = request.engine.features(base, layout, segments)
     hidden = base_hidden(features, layout, request.engine, base, watch.rows).astype(np.float64)
     problem = _problem(request, features, layout, hidden, "train")
+    validation, stages = _problem(request, features, layout, hidden, "val"), stages_for(settings, problem)
     progress = Trainer(
         problem,
-        _problem(request, features, layout, hidden, "val"),
-        stages_for(settings, problem),
+        validation,
+        stages,
         folder=request.workspace,
         fingerprint=request.fingerprint(),
         limits=Limits(request.max_seconds, settings.patience),
         watch=_recording(request, watch.generation),
     ).run(resume=request.resume)
+    if settings.refits:
+        progress = replace(progress, best=refitted(progress, stages, problem, validation))
     found = headroom(request.answers, hidden)
     tested = _problem(request, features, layout, hidden, "test")
     logits = tested.hidden_at(progress.best.offsets) @ progress.best.head.T
@@ -253,6 +257,7 @@ def _made(request: TrainingRequest, progress: Progress) -> Mapping[str, str]:
         "head": settings.head,
         "offsets": "layers" if settings.offsets else "none",
         "embedding offsets": "trained" if settings.embedding else "off",
+        "fitted on": "train and val, once all was chosen" if settings.refits else "train",
         "roles": str(request.role_source),
         "window": f"{window.head},{window.tail},{window.step}" if window else "none",
         "seed": str(settings.seed),

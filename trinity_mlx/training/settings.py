@@ -42,6 +42,7 @@ class Settings:
         rows: how many train rows each generation of a search sees; all by default.
         objective: what is trained for.
         seed: fixes all that is drawn; 0 is a seed as any other.
+        refit: whether the default recipe, once all is chosen, fits its head on train and val together.
         patience: generations of a search without a gain on the validation split before its stage ends.
 
     Raises:
@@ -59,6 +60,7 @@ class Settings:
     rows: int | None = None
     objective: Objective = field(default_factory=Objective)
     seed: int = 0
+    refit: bool = True
     patience: int = 30
 
     def __post_init__(self) -> None:
@@ -73,6 +75,11 @@ class Settings:
                 raise UsageError(f"{name} is {value}, and at least {bound} is needed")
         if self.seed < 0 or self.patience < 1:
             raise UsageError(f"a seed is at least 0 and patience at least 1, not {self.seed} and {self.patience}")
+
+    @property
+    def refits(self) -> bool:
+        """Whether the head is fitted anew on train and val: by the default recipe, unless told not to."""
+        return self.refit and self.algorithm == STAGED
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

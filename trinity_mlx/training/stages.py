@@ -110,6 +110,10 @@ class RidgeStage:
         self._start, self._done = start, 0
         self._hidden = self._problem.hidden_at(start.offsets)
 
+    def again(self, problem: Problem, number: int) -> np.ndarray:
+        """The head of generation ``number`` (from 1), fitted on ``problem``'s rows."""
+        return problem.shaped(ridge_head(problem.hidden, problem.utility, PENALTIES[number - 1]))
+
     def step(self) -> tuple[Candidate, float]:
         """The head of the next penalty."""
         head = self._problem.shaped(ridge_head(self._hidden, self._problem.utility, PENALTIES[self._done]))
@@ -185,6 +189,21 @@ class HeadDescent:
         self._start, self._done = start, 0
         self._hidden = self._problem.hidden_at(start.offsets)
         self._numbers, self._adam = self._fresh()
+
+    def again(self, problem: Problem, number: int) -> np.ndarray:
+        """The head of generation ``number`` (from 1), fitted on ``problem``'s rows."""
+        index, rounds = divmod(number - 1, self._rounds)
+        other = HeadDescent(
+            problem,
+            self.name,
+            self._targets[index : index + 1],
+            rounds=self._rounds,
+            steps=self._steps,
+            rate=self._rate,
+            penalty=self._penalty,
+        )
+        other.begin(problem.nothing())
+        return [other.step()[0].head for _ in range(rounds + 1)][-1]
 
     def step(self) -> tuple[Candidate, float]:
         """Some steps of Adam."""

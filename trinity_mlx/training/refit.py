@@ -1,0 +1,44 @@
+"""The last word of the default recipe: once val has chosen, its rows may teach as well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from .stages import Candidate, HeadDescent, Problem, RidgeStage, Stage
+from .trainer import Progress
+
+_Fitted = RidgeStage | HeadDescent
+
+
+def refitted(progress: Progress, stages: Sequence[Stage], train: Problem, validation: Problem) -> Candidate:
+    """The best candidate with its head fitted again, by the same settings, on train and val together.
+
+    What a search added to that head stays added. Where offsets are part of the candidate it stays as it is: head and
+    offsets belong together. So does a candidate that no fitted stage had a part in.
+    """
+    best = progress.best
+    fitted = [stage for stage in stages if stage.name in progress.kept and isinstance(stage, _Fitted)]
+    if not fitted or any(values.any() for values in best.offsets.values()):
+        return best
+    stage = fitted[-1]
+    number = _best_generation(progress, stage.name)
+    moved = best.head - stage.again(train, number)
+    return Candidate(best.offsets, stage.again(_union(train, validation), number) + moved)
+
+
+def _best_generation(progress: Progress, name: str) -> int:
+    """The first generation of the stage with its highest score on val."""
+    of_stage = [each for each in progress.history if each.stage == name]
+    return max(of_stage, key=lambda each: each.val).number
+
+
+def _union(train: Problem, validation: Problem) -> Problem:
+    return replace(
+        train,
+        train=np.concatenate([train.train, validation.train]),
+        utility=np.concatenate([train.utility, validation.utility]),
+        hidden=np.concatenate([train.hidden, validation.hidden]),
+    )
