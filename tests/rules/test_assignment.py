@@ -282,3 +282,16 @@ def test_a_turn_is_always_taken_by_an_agent_that_may(
         assert (routing.slot, routing.role) == (routing.raw_slot, routing.raw_role)
     if options["early_verifier"] == "worker" and not has_answer:
         assert routing.role is not VERIFIER
+
+
+@pytest.mark.parametrize(
+    ("last", "has_answer", "role"),
+    [(None, False, WORKER), (WORKER, True, VERIFIER), (VERIFIER, True, WORKER), (THINKER, False, WORKER)],
+)
+def test_a_router_that_says_nothing_about_roles_has_them_taken_in_turn(
+    last: Role | None, has_answer: bool, role: Role
+) -> None:
+    situation = Situation(FOUR, "key", has_answer, last_role=last)
+    routing = assign(Policy(), situation, RouteLogits((0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 0.0)))
+    assert routing.role is role
+    assert routing.adjustments == (Adjustment.ROLES_IN_TURN,)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from trinity_mlx.contracts.errors import PolicyInvalid, PoolInvalid, UsageError
@@ -603,6 +603,7 @@ def test_an_override_touches_the_turn_after_it_and_no_other(states: list[State])
 
 @given(POLICIES, st.sampled_from(["solver", "verifier"]), LOGITS)
 def test_a_suggestion_does_nothing_to_the_turn_after_the_next(policy: Policy, name: str, read: RouteLogits) -> None:
+    assume(len(set(read.role)) > 1)  # roles taken in turn do depend on the turn before
     policy = policy.with_options(agent_selection="argmax", role_selection="argmax", max_turns=9)
     routings = []
     for thought in ("plan", SUGGEST.format(name)):

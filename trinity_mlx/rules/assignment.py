@@ -24,6 +24,8 @@ class Adjustment(StrEnum):
 
     SUGGESTION = "thinker_suggestion"
     """The role that the Thinker of the turn before suggested."""
+    ROLES_IN_TURN = "roles_in_turn"
+    """Worker and Verifier in turn, where the router's role logits are all equal: it says nothing about roles."""
     LOW_MARGIN = "low_margin"
     """A Thinker for a Worker that was chosen with low confidence."""
     LOW_MARGIN_VERIFIER = "low_margin_verifier"
@@ -61,7 +63,7 @@ class Situation:
     """What a turn's assignment depends on besides policy and logits.
 
     ``override`` is a role that the turn before decided, with the rule that did. ``last_slot`` is the agent that spoke
-    last.
+    last, ``last_role`` the role in which it did.
     """
 
     seats: Seats
@@ -69,6 +71,7 @@ class Situation:
     has_answer: bool
     override: tuple[Role, Adjustment] | None = None
     last_slot: int | None = None
+    last_role: Role | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,7 @@ def assign(policy: Policy, situation: Situation, logits: RouteLogits) -> Routing
     raw_slot = pick_slot(logits.agent, policy.selection, situation.draw_key)
     raw_role = pick_role(logits, policy.selection, situation.draw_key)
     confidence = _confidence(policy, situation.seats, logits)
-    role, role_rules = _role(policy, situation, raw_role, confidence)
+    role, role_rules = _role(policy, situation, logits, raw_role, confidence)
     choice = choose(logits, policy.selection, _slots_for(role, situation.seats), situation.draw_key)
     slot, slot_rules = _slot(policy, situation, logits, raw_slot, choice)
     is_low = confidence is Confidence.LOW and situation.override is None
@@ -155,11 +158,10 @@ def _confidence(policy: Policy, seats: Seats, logits: RouteLogits) -> Confidence
 
 
 def _role(
-    policy: Policy, situation: Situation, raw: Role, confidence: Confidence | None
+    policy: Policy, situation: Situation, logits: RouteLogits, raw: Role, confidence: Confidence | None
 ) -> tuple[Role, list[Adjustment]]:
-    """The role of the turn, and the rules that changed it."""
-    is_low_worker = raw is Role.WORKER and confidence is Confidence.LOW
-    planned, reason = situation.override or (Role.THINKER if is_low_worker else raw, Adjustment.LOW_MARGIN)
+    """The role of the turn, and the rules that changed it; roles in turn are told even where that changed nothing."""
+    planned, reason = _planned(situation, logits, raw, confidence)
     useful = planned if _is_useful(planned, policy, situation) else Role.WORKER
     seated = useful if useful in _possible_roles(policy, situation.seats) else Role.WORKER
     steps = (
@@ -167,7 +169,21 @@ def _role(
         (planned, useful, Adjustment.EARLY_VERIFIER),
         (useful, seated, Adjustment.NO_SEAT_FOR_ROLE),
     )
-    return seated, [rule for before, after, rule in steps if before is not after]
+    told = [rule for before, after, rule in steps if before is not after or rule is Adjustment.ROLES_IN_TURN]
+    return seated, told
+
+
+def _planned(
+    situation: Situation, logits: RouteLogits, raw: Role, confidence: Confidence | None
+) -> tuple[Role, Adjustment]:
+    """The role that is wanted, and the rule that would have changed the router's to it."""
+    if situation.override:
+        return situation.override
+    if len(set(logits.role)) == 1:
+        is_checked_next = situation.has_answer and situation.last_role is Role.WORKER
+        return Role.VERIFIER if is_checked_next else Role.WORKER, Adjustment.ROLES_IN_TURN
+    is_low_worker = raw is Role.WORKER and confidence is Confidence.LOW
+    return Role.THINKER if is_low_worker else raw, Adjustment.LOW_MARGIN
 
 
 def _is_useful(role: Role, policy: Policy, situation: Situation) -> bool:

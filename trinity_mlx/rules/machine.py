@@ -308,6 +308,7 @@ def routed(state: State, logits: RouteLogits) -> State:
         has_answer=state.answer is not None,
         override=_override(state),
         last_slot=state.turns[-1].slot if state.turns else state.last_slot,
+        last_role=state.turns[-1].role if state.turns else None,
     )
     routing = assign(state.policy, situation, logits)
     is_early = routing.role is Role.VERIFIER and not situation.has_answer

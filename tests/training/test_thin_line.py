@@ -1,0 +1,266 @@
+"""From a table to a sealed bundle, whole, and what a router with it decides."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.builders import make_base, skip_without_nano
+from tests.training_tables import AGENTS, answers_of, records, write_jsonl
+from trinity_mlx.artifacts.vector import read_vector, split_vector
+from trinity_mlx.cli.main import main
+from trinity_mlx.contracts.errors import ContextLengthError, OutputExists, ResumeRefused, TableInvalid, UsageError
+from trinity_mlx.contracts.routing import Role, Window
+from trinity_mlx.profiles.backends import load_backend
+from trinity_mlx.routing.loading import load_router
+from trinity_mlx.training.answers import Answers
+from trinity_mlx.training.headroom import BEST_SINGLE, ORACLE, headroom
+from trinity_mlx.training.pipeline import RECORD, Trained, TrainingRequest, Watch, train
+from trinity_mlx.training.reading import Engine, Reading
+from trinity_mlx.training.report import render_headroom
+from trinity_mlx.training.roles import RoleSource
+from trinity_mlx.training.sealing import VECTOR_FILE, BaseIdentity
+from trinity_mlx.training.settings import Settings
+from trinity_mlx.training.table import read_table
+from trinity_mlx.training.vector_layout import Layout
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "training.md"
+
+
+@pytest.fixture(scope="module")
+def reading(tmp_path_factory: pytest.TempPathFactory) -> Reading:
+    return Reading(make_base(tmp_path_factory.mktemp("base")))
+
+
+def request(answers: Answers, reading: Reading, out: Path, **changes: object) -> TrainingRequest:
+    asked: dict[str, object] = {
+        "settings": Settings(iterations=3, population=6),
+        "engine": Engine(load_backend("torch")),
+        "identity": BaseIdentity("test/tiny"),
+    }
+    return TrainingRequest(answers=answers, reading=reading, out=out, **{**asked, **changes})  # type: ignore[arg-type]
+
+
+def routed(trained: Trained, reading: Reading, answers: Answers, rows: Sequence[int], profile: str) -> np.ndarray:
+    with load_router(trained.bundle.folder, reading.base.folder, profile, "float32") as router:
+        decisions = router.route_many([answers.rows[row].transcript for row in rows])
+    return np.array([decision.slot for decision in decisions])
+
+
+@pytest.mark.parametrize("profile", ["cpu", "mlx"])
+@pytest.mark.parametrize("algorithm", ["staged", "paper"])
+def test_a_router_decides_as_its_training_measured(
+    algorithm: str, profile: str, reading: Reading, tmp_path: Path
+) -> None:
+    answers = answers_of(tmp_path / "t.jsonl", records(120))
+    settings = Settings(algorithm, iterations=3, population=6, rows=40 if algorithm == "paper" else None)
+    engine = Engine(load_backend("torch" if profile == "cpu" else "mlx"))
+    trained = train(request(answers, reading, tmp_path / "out", settings=settings, engine=engine))
+    test = answers.where("test")
+    choices = routed(trained, reading, answers, test.tolist(), profile)
+    assert np.array_equal(choices, trained.summary.choices)
+    scores = answers.filled()[test, choices]
+    assert scores.mean() == pytest.approx(trained.summary.score.mean)
+
+
+def test_offsets_that_were_trained_are_in_the_vector_and_the_adapter(reading: Reading, tmp_path: Path) -> None:
+    answers = answers_of(tmp_path / "t.jsonl", records(120))
+    settings = Settings("paper", iterations=4, population=6, rows=40, step=0.2)
+    trained = train(request(answers, reading, tmp_path / "out", settings=settings))
+    if not trained.progress.kept:
+        pytest.skip("nothing was kept")
+    vector = read_vector(trained.bundle.folder / VECTOR_FILE).values
+    layout = Layout.of(reading.base)
+    parts = split_vector(vector, dict(layout.shapes), reading.base.config.hidden_size)
+    assert parts.head.shape == (len(AGENTS) + len(Role), reading.base.config.hidden_size)
+    changed = {name for name, values in parts.offsets.items() if values.any()}
+    assert changed == {entry.source for entry in trained.bundle.adapter.entries} == set(layout.spectra)
+
+
+def test_a_bundle_tells_how_it_was_made_and_what_it_came_to(reading: Reading, tmp_path: Path) -> None:
+    answers = answers_of(tmp_path / "t.jsonl", records(120))
+    trained = train(request(answers, reading, tmp_path / "out"))
+    folder = trained.bundle.folder
+    manifest, record = (json.loads((folder / name).read_text()) for name in ("manifest.json", RECORD))
+    assert manifest["made"]["roles"] == "neutral"
+    assert manifest["lineage"]["table"] == answers.sha256
+    assert record["score"]["mean"] == pytest.approx(trained.summary.score.mean)
+    assert trained.summary.verdict() in (folder / "README.md").read_text()
+    page = (folder / "report.html").read_text()
+    assert "<script" not in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert not folder.with_name("out.training").exists()
+
+
+def test_roles_come_from_recorded_answers_where_there_are_any(reading: Reading, tmp_path: Path) -> None:
+    rows = [{**row, "responses": {"alpha": "The answer is 42."}} for row in records(120)]
+    answers = answers_of(tmp_path / "t.jsonl", rows)
+    trained = train(request(answers, reading, tmp_path / "out"))
+    task = [{"role": "user", "content": "Add 3 and 4."}]
+    answer = {"role": "assistant", "content": "The answer is 42."}
+    with load_router(trained.bundle.folder, reading.base.folder, "cpu") as router:
+        assert router.route(task).role is Role.WORKER
+        assert router.route([*task, answer]).role is Role.VERIFIER
+
+
+def test_roles_from_the_table_and_kept_roles(reading: Reading, tmp_path: Path) -> None:
+    rows = records(120)
+    for row in rows:
+        row["role"] = "Thinker" if row["category"] == "verse" else "Worker"
+    answers = answers_of(tmp_path / "t.jsonl", rows)
+    first = train(request(answers, reading, tmp_path / "first"))
+    kept = train(request(answers, reading, tmp_path / "kept", roles=RoleSource.KEEP, keep_roles_of=first.bundle))
+    transcripts = [row.transcript for row in answers.rows[:40]]
+    roles = []
+    for trained in (first, kept):
+        with load_router(trained.bundle.folder, reading.base.folder, "cpu") as router:
+            roles.append([decision.role for decision in router.route_many(transcripts)])
+    wanted = [row.role for row in answers.rows[:40]]
+    assert np.mean([one is other for one, other in zip(roles[0], wanted, strict=True)]) > 0.8
+    assert roles[0] == roles[1]
+    with pytest.raises(UsageError, match="kept from a router on the same base"):
+        train(request(answers, reading, tmp_path / "none", roles=RoleSource.KEEP))
+
+
+def test_what_lies_there_is_not_overwritten_unasked(reading: Reading, tmp_path: Path) -> None:
+    answers = answers_of(tmp_path / "t.jsonl", records(120))
+    out = tmp_path / "out"
+    settings = Settings("ridge", offsets=False)
+    asked = request(answers, reading, out, settings=settings)
+
+    def stop(generation: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(asked, Watch(generation=stop))
+    with pytest.raises(OutputExists, match="resume it"):
+        train(asked)
+    other = request(answers, reading, out, settings=Settings("ridge", offsets=False, seed=1), resume=True)
+    with pytest.raises(ResumeRefused):
+        train(other)
+    train(request(answers, reading, out, settings=settings, resume=True))
+    with pytest.raises(OutputExists, match="exists already"):
+        train(asked)
+    train(request(answers, reading, out, settings=settings, force=True))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("keep")
+    with pytest.raises(OutputExists, match="no bundle"):
+        train(request(answers, reading, tmp_path / "notes", settings=settings, force=True))
+    assert (tmp_path / "notes" / "mine.txt").read_text() == "keep"
+
+
+def test_a_text_too_long_for_the_base_needs_a_window_and_reads_as_the_router_does(
+    reading: Reading, tmp_path: Path
+) -> None:
+    rows = records(120)
+    for row in rows[::7]:
+        row["prompt"] += " and on" * 900
+    answers = answers_of(tmp_path / "t.jsonl", rows)
+    with pytest.raises(ContextLengthError, match="reading window"):
+        train(request(answers, reading, tmp_path / "out"))
+    window = Window(100, 200, 64)
+    windowed = Reading(reading.base, window=window)
+    trained = train(request(answers, windowed, tmp_path / "out"))
+    test = answers.where("test").tolist()
+    with load_router(trained.bundle.folder, reading.base.folder, "cpu", window=window) as router:
+        found = [each.slot for each in router.route_many([answers.rows[row].transcript for row in test])]
+    assert np.array_equal(found, trained.summary.choices)
+
+
+def test_the_objective_s_costs_must_be_there(reading: Reading, tmp_path: Path) -> None:
+    from trinity_mlx.training.objective import Objective
+
+    answers = answers_of(tmp_path / "t.jsonl", records(120))
+    with pytest.raises(TableInvalid, match="weighs costs"):
+        train(request(answers, reading, tmp_path / "out", settings=Settings(objective=Objective(cost=1.0))))
+    rows = [{**row, "costs": {"alpha": 0.0, "beta": 9.0, "gamma": 9.0}} for row in records(120)]
+    costly = answers_of(tmp_path / "c.jsonl", rows)
+    settings = Settings("ridge", offsets=False, objective=Objective(cost=1.0))
+    cheap = train(request(costly, reading, tmp_path / "cheap", settings=settings))
+    assert set(cheap.summary.choices.tolist()) == {0}
+
+
+@pytest.mark.parametrize("count", [1, 20, 64])
+def test_any_number_of_slots(count: int, reading: Reading, tmp_path: Path) -> None:
+    agents = [f"agent-{index}" for index in range(count)]
+    draw = np.random.default_rng(0)
+    rows = [{**row, "scores": dict(zip(agents, draw.random(count).tolist(), strict=True))} for row in records(90)]
+    answers = Answers.of(read_table(write_jsonl(tmp_path / "t.jsonl", rows)), agents)
+    trained = train(request(answers, reading, tmp_path / "out", settings=Settings("knn", offsets=False)))
+    assert trained.bundle.head.labels == tuple(agents)
+    assert np.array_equal(
+        routed(trained, reading, answers, answers.where("test").tolist(), "cpu"), trained.summary.choices
+    )
+
+
+def test_headroom_is_measured_and_said(tmp_path: Path) -> None:
+    easy = headroom(answers_of(tmp_path / "t.jsonl", records(600)))
+    assert easy.is_worth_it
+    assert "is worth it" in easy.paragraph()
+    assert easy.method(BEST_SINGLE).estimate.mean < easy.best_router.estimate.mean < easy.method(ORACLE).estimate.mean
+    hopeless = headroom(answers_of(tmp_path / "n.jsonl", records(300, right=0.5, wrong=0.5)))
+    assert not hopeless.is_worth_it
+    assert "hardly worth it" in hopeless.paragraph()
+    assert "<script" not in render_headroom(easy)
+
+
+def test_the_oracle_s_luck_shows_when_it_is_replayed(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    rows = []
+    for row in records(300):
+        runs = {agent: draw.integers(0, 2, 3).astype(float).tolist() for agent in AGENTS}
+        rows.append({**row, "runs": runs, "scores": {agent: float(np.mean(values)) for agent, values in runs.items()}})
+    found = headroom(answers_of(tmp_path / "t.jsonl", rows))
+    replayed = found.method("oracle, replayed on other repeats")
+    assert found.method(ORACLE).estimate.mean > 0.7
+    assert abs(replayed.estimate.mean - 0.5) < 0.12
+
+
+def test_the_frontier_trades_score_for_cost(tmp_path: Path) -> None:
+    rows = [{**row, "costs": {"alpha": 1.0, "beta": 5.0, "gamma": 9.0}} for row in records(400)]
+    frontier = headroom(answers_of(tmp_path / "t.jsonl", rows)).frontier
+    assert frontier[0].weight == 0.0
+    assert frontier[-1].cost < frontier[0].cost
+    assert frontier[-1].score < frontier[0].score
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments), catch_exceptions=False)
+
+
+def test_the_tutorial_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    skip_without_nano()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRINITY_MLX_CACHE", str(tmp_path / "cache"))
+    write_jsonl(tmp_path / "answers.jsonl", records(240))
+    block = re.search(r"```console\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.S)
+    assert block
+    commands = [shlex.split(line.removeprefix("$ ")) for line in block[1].splitlines() if line.startswith("$ ")]
+    assert len(commands) == 5
+    for command in commands:
+        assert command[0] == "trinity-mlx"
+        result = run(*command[1:])
+        assert result.exit_code == 0, (command, result.output)
+
+
+def test_wrong_options_give_a_line_and_no_traceback(tmp_path: Path) -> None:
+    skip_without_nano()
+    path = write_jsonl(tmp_path / "t.jsonl", records(60))
+    for arguments, message in (
+        (["train", str(path), "--out", str(tmp_path / "o"), "--algorithm", "magic"], "there are staged"),
+        (["train", str(path), "--out", str(tmp_path / "o"), "--agents", "nobody"], "no agent 'nobody'"),
+        (["train", str(path), "--out", str(tmp_path / "o"), "--roles", "keep"], "go together"),
+        (["train", str(path), "--out", str(tmp_path / "o"), "--window", "a"], "--window is 'a'"),
+        (["headroom", str(tmp_path / "none.jsonl")], "cannot be read"),
+        (["table", "split", str(path), "--out", str(path)], "exists already"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 2
+        assert message in result.output
