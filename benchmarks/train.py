@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table.add_argument("--window", default="256,256")
     table.add_argument("--seeds", type=int, default=10)
     table.add_argument("--algorithms", default="staged")
+    table.add_argument("--complete", action="store_true", help="leave out rows that lack an agent")
     table.add_argument("--ood", action="store_true", help="test on the rows marked ood, trained without their tasks")
     table.add_argument("--offsets", action="store_true")
     table.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "trinity-mlx-benchmark")
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known.add_argument("--seeds", type=int, default=5)
     speed = commands.add_parser("speed", help="population evaluation against one by one")
     speed.add_argument("--full", action="store_true", help="at full size, with random weights: takes minutes and 3 GB")
+    speed.add_argument("--repeats", type=int, default=3)
+    speed.add_argument("--backends", default="torch,mlx")
     options = parser.parse_args(arguments)
     {"table": _table, "known": _known, "speed": _speed}[options.command](options)
 
@@ -69,6 +72,9 @@ def _table(options: argparse.Namespace) -> None:
     base = open_base(options.base or find_bundle("nano").base_folder or "")
     head, tail = map(int, options.window.split(","))
     rows = read_table(options.table)
+    if options.complete:
+        named = set(options.agents.split(","))
+        rows = replace(rows, rows=tuple(row for row in rows.rows if named <= row.scores.keys()))
     answers = Answers.of(rows, options.agents.split(","))
     reading = Reading(base, window=Window(head, tail, min(256, tail)))
     engine = Engine(load_backend("torch"), cache=options.cache)
@@ -205,8 +211,8 @@ def _speed(options: argparse.Namespace) -> None:
     """32 candidates on 32 transcripts of 100 tokens, against one model for each; and heads alone on 5,000 rows."""
     with tempfile.TemporaryDirectory() as folder:
         base = _random_base(Path(folder)) if options.full else open_base(find_bundle("nano").base_folder or "")
-        for name in ("torch", "mlx"):
-            _speed_of(name, base)
+        for name in options.backends.split(","):
+            _speed_of(name, base, options.repeats)
     draw = np.random.default_rng(0)
     hidden, heads = draw.normal(size=(5000, 1024)), draw.normal(size=(32, 7, 1024))
     hidden, heads = hidden.astype(np.float32), heads.astype(np.float32)
@@ -215,7 +221,9 @@ def _speed(options: argparse.Namespace) -> None:
     print(f"32 heads of 7 x 1024 on 5,000 rows: {time.perf_counter() - began:.3f} s")
 
 
-def _speed_of(name: str, base: Base, candidates: int = 32, transcripts: int = 32, tokens: int = 100) -> None:
+def _speed_of(
+    name: str, base: Base, repeats: int, candidates: int = 32, transcripts: int = 32, tokens: int = 100
+) -> None:
     loaded = load_backend(name).load_base(base, device="cpu", dtype="float32")
     if not isinstance(loaded, PopulatedBase):
         sys.exit(f"backend {name} offers no population")
@@ -229,8 +237,8 @@ def _speed_of(name: str, base: Base, candidates: int = 32, transcripts: int = 32
     gains = {each: 1.0 + 0.03 * draw.normal(size=(candidates, side)) for each, side in sides.items()}
     one = {each: rows[:1] for each, rows in gains.items()}
     whole, shared = [], []
-    population.hidden(segments, population.trunk(segments), one)
-    for _ in range(3):
+    population.hidden(segments[:1], population.trunk(segments[:1]), one)
+    for _ in range(repeats):
         began = time.perf_counter()
         population.hidden(segments, population.trunk(segments), one)
         whole.append(time.perf_counter() - began)

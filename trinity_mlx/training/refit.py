@@ -16,15 +16,16 @@ _Fitted = RidgeStage | HeadDescent
 def refitted(progress: Progress, stages: Sequence[Stage], train: Problem, validation: Problem) -> Candidate:
     """The best candidate with its head fitted again, by the same settings, on train and val together.
 
-    What a search added to that head stays added. Where offsets are part of the candidate it stays as it is: head and
-    offsets belong together. So does a candidate that no fitted stage had a part in.
+    Offsets stay as they are, and so does what later stages added to the fitted head. A candidate that no fitted stage
+    had a part in is given back.
     """
     best = progress.best
     fitted = [stage for stage in stages if stage.name in progress.kept and isinstance(stage, _Fitted)]
-    if not fitted or any(values.any() for values in best.offsets.values()):
+    if not fitted:
         return best
     stage = fitted[-1]
     number = _best_generation(progress, stage.name)
+    train, validation = (replace(each, hidden=each.hidden_at(best.offsets)) for each in (train, validation))
     moved = best.head - stage.again(train, number)
     return Candidate(best.offsets, stage.again(_union(train, validation), number) + moved)
 
