@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from ..contracts.errors import UsageError
+from ..contracts.routing import Window
 from .process import is_encodable
 
 ARTIFACT_HELP = (
@@ -94,4 +96,22 @@ required_base_option = click.option(
 messages_option = click.option(
     "--messages", type=NAME, metavar="FILE", help="A conversation as JSON: a list of {role, content}, or {messages}."
 )
+window_option = click.option(
+    "--window", type=TEXT, metavar="HEAD,TAIL", help="Read a long text as its first and last tokens, so many."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
+
+
+def parse_window(text: str | None) -> Window | None:
+    """The reading window that ``HEAD,TAIL`` means; what is left out between them ends at a multiple of 256 tokens.
+
+    Raises:
+        UsageError: it is not two numbers, or a window of that size reads nothing.
+    """
+    if text is None:
+        return None
+    try:
+        head, tail = (int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--window is {text!r}: give HEAD,TAIL in tokens, as in --window 1024,1024") from None
+    return Window(head, tail, step=max(1, min(256, tail)))

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..contracts.errors import ArtifactNotFound, UsageError
+from ..contracts.errors import ArtifactNotFound
 from . import settings
+from .options import parse_window
 
 if TYPE_CHECKING:
     from ..contracts.routing import Window
@@ -74,8 +75,4 @@ def _window(text: str | None, most: int) -> Window | None:
         return None
     if text is None:
         return Window(most // 2, most - most // 2, step=min(256, most - most // 2))
-    try:
-        head, tail = (int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"--window is {text!r}: give HEAD,TAIL in tokens, or none") from None
-    return Window(head, tail, step=max(1, min(256, tail)))
+    return parse_window(text)

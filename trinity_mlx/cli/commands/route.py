@@ -10,12 +10,22 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from ...contracts.errors import TrinityError, UsageError
-from ...contracts.routing import RouteDecision, Selection, SelectionMode
+from ...contracts.routing import RouteDecision, Selection, SelectionMode, Window
 from .. import settings
 from ..artifact_choice import choose_artifact
 from ..batch import BatchLine, read_batch
 from ..inputs import open_input, read_messages, read_prompt
-from ..options import NAME, TEXT, artifact_option, base_option, dtype_option, messages_option, profile_option
+from ..options import (
+    NAME,
+    TEXT,
+    artifact_option,
+    base_option,
+    dtype_option,
+    messages_option,
+    parse_window,
+    profile_option,
+    window_option,
+)
 from ..output import note, print_json, print_json_line
 from ..process import one_line
 from ..progress import counter, spinner
@@ -38,6 +48,7 @@ _WINDOW = 256
 @artifact_option
 @base_option
 @dtype_option
+@window_option
 @click.option(
     "--selection",
     type=TEXT,
@@ -59,6 +70,7 @@ def route(
     artifact: str,
     base: str | None,
     dtype: Any,
+    window: str | None,
     selection: str,
     temperature: float,
     seed: int | None,
@@ -82,10 +94,10 @@ def route(
     how = Selection.parse(selection, temperature, seed)
     slots = _parse_slots(allow_slots)
     if batch:
-        _route_batch(batch, partial(_load, artifact, base, profile, dtype), how, slots, as_json)
+        _route_batch(batch, partial(_load, artifact, base, profile, dtype, parse_window(window)), how, slots, as_json)
         return
     transcript = read_messages(messages) if messages else read_prompt(prompt or "")
-    with _load(artifact, base, profile, dtype) as router:
+    with _load(artifact, base, profile, dtype, parse_window(window)) as router:
         _show(router.route(transcript, selection=how, allow_slots=slots), router, as_json, show_logits, explain)
 
 
@@ -109,7 +121,7 @@ def _parse_slots(text: str | None) -> list[int] | None:
         ) from None
 
 
-def _load(artifact: str, base: str | None, profile: str, dtype: Any) -> Router:
+def _load(artifact: str, base: str | None, profile: str, dtype: Any, window: Window | None) -> Router:
     from ...routing.loading import load_router
 
     choice = choose_artifact(artifact, base, profile)
@@ -119,6 +131,7 @@ def _load(artifact: str, base: str | None, profile: str, dtype: Any) -> Router:
             choice.base,
             profile,
             dtype,
+            window=window,
             config_dir=settings.config_dir(),
             hash_memory=settings.hash_memory(),
         )
