@@ -484,3 +484,33 @@ def test_an_interrupted_run_ends_in_order(more: list[str], tmp_path: Path) -> No
     run = only_run(trace)
     assert [line.event for line in run.lines[-2:]] == ["provider_failed", "run_failed"]
     assert (run.lines[-1]["status"], run.lines[-1]["error"]) == ("failed", "Cancelled")
+
+
+# A person who releases the answer
+
+
+def reviewed_at_a_terminal(answers: bytes) -> tuple[int, bytes]:
+    """Exit code and standard output of the demonstration, with a person at a terminal who types ``answers``."""
+    terminal, inside = pty.openpty()
+    command = [sys.executable, "-m", "trinity_mlx.cli", "run", "--option", "review=ask", "--json"]
+    os.write(terminal, answers)
+    with subprocess.Popen(command, stdin=inside, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        output, _ = process.communicate(timeout=300)
+    os.close(terminal)
+    os.close(inside)
+    return process.returncode, output
+
+
+@pytest.mark.parametrize(("answers", "code", "status"), [(b"y\n", 0, "accepted"), (b"n\ntoo short\n", 1, "failed")])
+def test_a_person_at_the_terminal_releases_the_answer(answers: bytes, code: int, status: str) -> None:
+    returned, output = reviewed_at_a_terminal(answers)
+    document = json.loads(output)
+    assert (returned, document["status"], document["answer"] is None) == (code, status, code == 1)
+    if code:
+        assert "did not release the answer: too short" in document["error"]["message"]
+
+
+def test_without_a_terminal_nobody_can_release_an_answer() -> None:
+    result = CliRunner().invoke(main, ["run", "--option", "review=ask"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "run this at a terminal" in result.stderr

@@ -18,7 +18,20 @@ from trinity_mlx.contracts.routing import Margins, Role, RouteLogits
 from trinity_mlx.contracts.transcript import Message, Transcript
 from trinity_mlx.rules import machine
 from trinity_mlx.rules.assignment import Adjustment
-from trinity_mlx.rules.machine import Await, Call, Done, Fail, FailKind, FinishStatus, Route, State, Step, Turn
+from trinity_mlx.rules.machine import (
+    Await,
+    AwaitReview,
+    Call,
+    Decision,
+    Done,
+    Fail,
+    FailKind,
+    FinishStatus,
+    Route,
+    State,
+    Step,
+    Turn,
+)
 from trinity_mlx.rules.policy import Policy
 from trinity_mlx.rules.roles import instruction, request
 from trinity_mlx.rules.verdict import VerdictStatus
@@ -830,3 +843,34 @@ def test_a_state_that_was_written_goes_on_as_the_run_would_have(
 def test_what_is_no_state_is_refused(data: Any) -> None:
     with pytest.raises(UsageError, match="this is no state of a run"):
         machine.state_from_json(data)
+
+
+# Answers that a person releases
+
+
+ASKING = Policy(review="ask", max_turns=2)
+
+
+@pytest.mark.parametrize("verdict", ["ACCEPT", "REVISE"])
+def test_an_answer_waits_for_a_decision(verdict: str) -> None:
+    state, step = play(WORKER, "42", VERIFIER, verdict, policy=ASKING)
+    _, ending = play(WORKER, "42", VERIFIER, verdict, policy=Policy(max_turns=2))
+    assert isinstance(step, AwaitReview)
+    assert step.ending == ending
+    assert machine.next_step(machine.reviewed(state, Decision(True, "Ada"))) == ending
+    end = machine.next_step(machine.reviewed(state, Decision(False, "Ada", "too short")))
+    assert end == Fail(FailKind.REJECTED, "Ada did not release the answer: too short")
+    end = machine.next_step(machine.reviewed(state, Decision(False)))
+    assert end == Fail(FailKind.REJECTED, "the reviewer did not release the answer")
+    written = machine.reviewed(state, Decision(False, "Ada"))
+    assert machine.state_from_json(json.loads(json.dumps(machine.state_to_json(written)))) == written
+
+
+def test_nothing_but_an_answer_is_asked_about() -> None:
+    state, end = play(*(THINKER, "plan") * 2, policy=ASKING)
+    assert isinstance(end, Fail)
+    with pytest.raises(UsageError, match="next step is Fail"):
+        machine.reviewed(state, Decision(True))
+    state, _ = play(WORKER, "42", VERIFIER, "ACCEPT", policy=ASKING)
+    with pytest.raises(UsageError, match="next step is AwaitReview"):
+        machine.routed(state, logits(WORKER))

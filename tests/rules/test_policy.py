@@ -28,6 +28,7 @@ def test_what_the_shipped_policies_say() -> None:
         "seed": None,
         "respect_suggestions": True,
         "max_tool_rounds": 50,
+        "review": "none",
         "sticky_margin": None,
         "floor_margin": None,
         "default_slot": None,

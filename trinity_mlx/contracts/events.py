@@ -204,8 +204,18 @@ class TurnCompleted:
 
 
 @dataclass(frozen=True, slots=True)
+class Reviewed:
+    """A person has decided whether the answer is released; ``reviewer`` is who, empty where nobody said."""
+
+    kind: ClassVar[str] = "reviewed"
+    approved: bool
+    reviewer: str
+    comment: Content
+
+
+@dataclass(frozen=True, slots=True)
 class RunPaused:
-    """A run waits for the results of ``calls`` tools; another part of it, which names this one, goes on with them."""
+    """A run waits for ``calls`` tools, or for a review where that is 0; another part, which names this one, goes on."""
 
     kind: ClassVar[str] = "run_paused"
     status: str
@@ -255,6 +265,7 @@ Event = (
     | ToolsCalled
     | ToolsAnswered
     | TurnCompleted
+    | Reviewed
     | RunPaused
     | RunCompleted
     | RunFailed

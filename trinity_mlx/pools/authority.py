@@ -4,7 +4,8 @@
      "credential_ref": "...", "pool": {"name": "...", "agents": [...]}, "limits": {"provider_calls": 10}}
 
 The pool has the shape of a pool's TOML file (``pools.py``). Its keys are ``file:`` references: a governed run reads
-none from the environment. ``limits`` may be empty; its names are those of ``rules.budgets.Limits``.
+none from the environment. ``limits`` may be empty; its names are those of ``rules.budgets.Limits``. With
+``"review": "ask"`` a person has to release every answer.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -35,15 +36,20 @@ class _File(Strict):
     credential_ref: _Ref
     pool: dict[str, Any]
     limits: dict[str, float | int] = Field(default_factory=dict)
+    review: Literal["none", "ask"] = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """What a governed run may use; ``refs`` goes into every event of its trace."""
+    """What a governed run may use; ``refs`` goes into every event of its trace.
+
+    ``needs_review`` says that a person has to release every answer.
+    """
 
     refs: Mapping[str, str]
     pool: Pool
     limits: Limits
+    needs_review: bool = False
 
 
 def read_authority(path: Path) -> Authority:
@@ -69,7 +75,8 @@ def read_authority(path: Path) -> Authority:
                 f"{path}: agent {agent.name!r} uses {agent.provider}, whose packages may read credentials from the "
                 "environment, which a governed run does not: give openai-compatible or anthropic"
             )
-    return Authority({name: getattr(document, name) for name in REFS}, pool, limits)
+    refs = {name: getattr(document, name) for name in REFS}
+    return Authority(refs, pool, limits, needs_review=document.review == "ask")
 
 
 def _limits(path: Path, values: Mapping[str, Any]) -> Limits:

@@ -38,6 +38,11 @@ class Limits:
         for name, value in self.to_dict().items():
             _check_limit(name, value)
 
+    def within(self, other: Limits) -> Limits:
+        """Each limit, or that of ``other`` where it is tighter or the only one."""
+        pairs = ((field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        return Limits(**{name: min((each for each in both if each is not None), default=None) for name, *both in pairs})
+
     def to_dict(self) -> dict[str, float]:
         """The limits that are set, by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}

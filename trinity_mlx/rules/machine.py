@@ -7,6 +7,7 @@ The caller carries out each step and reports back, until the run ends:
         Route   -> read step.read with the router   -> state = routed(state, logits)
         Call    -> call the agent of step.slot      -> state = replied(state, message, finish) or failed(state, reason)
         Await   -> have the tools of step.calls run -> state = answered(state, results)
+        AwaitReview -> have a person decide         -> state = reviewed(state, decision)
         Done, Fail                                     the end
 
 A state is frozen plain data: ``state_to_json`` and ``state_from_json`` let a run wait anywhere, between two requests or
@@ -28,7 +29,7 @@ from ..contracts.provider import Finish
 from ..contracts.routing import Role, RouteLogits
 from ..contracts.transcript import Message, Transcript
 from .assignment import Adjustment, Routing, Seats, Situation, assign
-from .policy import AcceptReturns, EarlyVerifier, OnRefusal, Policy, Reads
+from .policy import AcceptReturns, EarlyVerifier, OnRefusal, Policy, Reads, Review
 from .roles import call_messages
 from .suggestion import Suggestion, parse_suggestion
 from .verdict import Verdict, parse_verdict
@@ -50,6 +51,7 @@ class FailKind(StrEnum):
     NO_ANSWER = "no_answer"
     AGENTS_FAILED = "agents_failed"
     TOOL_ROUNDS = "tool_rounds"
+    REJECTED = "rejected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,23 @@ class Fail:
     reason: str
 
 
-Step = Route | Call | Await | Done | Fail
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a person decided about an answer; ``reviewer`` is who, ``comment`` why, each empty where nobody said."""
+
+    approved: bool
+    reviewer: str = ""
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitReview:
+    """Have a person decide whether ``ending`` is released; then call :func:`reviewed`."""
+
+    ending: Done
+
+
+Step = Route | Call | Await | AwaitReview | Done | Fail
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +223,7 @@ class State:
     exchanges: tuple[Exchange, ...] = ()
     failures: tuple[AgentFailure, ...] = ()
     end: Done | Fail | None = None
+    decision: Decision | None = None
 
     @property
     def transcript(self) -> Transcript:
@@ -283,12 +302,8 @@ def next_step(state: State) -> Step:
         return state.end
     if state.routing is not None:
         return _waiting(state, state.routing) or _call(state, state.routing)
-    accepted = _accepted(state)
-    if accepted is not None:
-        return accepted
-    if len(state.turns) >= state.policy.max_turns:
-        return _out_of_turns(state)
-    return Route(len(state.turns), _read(state))
+    ending = _ending(state)
+    return Route(len(state.turns), _read(state)) if ending is None else _released(state, ending)
 
 
 def routed(state: State, logits: RouteLogits) -> State:
@@ -369,6 +384,19 @@ def answered(state: State, results: Sequence[ToolResult]) -> State:
     order = {call.id: place for place, call in enumerate(step.calls)}
     exchange = Exchange(step.message, tuple(sorted(results, key=lambda result: order[result.call_id])))
     return replace(state, exchanges=(*state.exchanges[:-1], exchange))
+
+
+def reviewed(state: State, decision: Decision) -> State:
+    """After a person has decided about the answer.
+
+    Raises:
+        UsageError: no decision was due.
+    """
+    step = next_step(state)
+    if not isinstance(step, AwaitReview):
+        name = type(step).__name__
+        raise UsageError(f"a decision came where the run's next step is {name}: ask next_step what is due")
+    return replace(state, decision=decision)
 
 
 def failed(state: State, reason: str, refusal: Message | None = None) -> State:
@@ -454,8 +482,7 @@ def _waiting(state: State, routing: Routing) -> Await | None:
 
 
 def _route_is_due(state: State) -> bool:
-    is_open = state.end is None and state.routing is None and _accepted(state) is None
-    return is_open and len(state.turns) < state.policy.max_turns
+    return state.end is None and state.routing is None and _ending(state) is None
 
 
 def _under_way(state: State) -> Routing:
@@ -501,6 +528,25 @@ def _call(state: State, routing: Routing) -> Call:
         policy.ask_suggestions,
     )
     return Call(len(state.turns), routing.slot, routing.role, messages, routing)
+
+
+def _ending(state: State) -> Done | Fail | None:
+    """What the turns so far come to; None where another one follows."""
+    accepted = _accepted(state)
+    is_over = len(state.turns) >= state.policy.max_turns
+    return _out_of_turns(state) if accepted is None and is_over else accepted
+
+
+def _released(state: State, ending: Done | Fail) -> AwaitReview | Done | Fail:
+    """``ending``, once a person has let it pass where the policy asks for that."""
+    if isinstance(ending, Fail) or state.policy.review is Review.NONE:
+        return ending
+    if state.decision is None:
+        return AwaitReview(ending)
+    if state.decision.approved:
+        return ending
+    who, why = state.decision.reviewer or "the reviewer", state.decision.comment
+    return Fail(FailKind.REJECTED, f"{who} did not release the answer" + (f": {why}" if why else ""))
 
 
 def _accepted(state: State) -> Done | None:

@@ -52,6 +52,14 @@ class OnRefusal(StrEnum):
     """The run ends with a Worker's refusal; in other roles the next best agent takes the turn."""
 
 
+class Review(StrEnum):
+    """Whether a person looks at an answer before it is released."""
+
+    NONE = "none"
+    ASK = "ask"
+    """The run waits for a decision; without approval the answer stays unreleased, and the run fails."""
+
+
 class MissingMargin(StrEnum):
     """How confident a choice counts whose margin does not exist, as where there is one agent only."""
 
@@ -98,6 +106,7 @@ class Policy:
     on_refusal: OnRefusal = OnRefusal.FALLBACK
     max_tool_rounds: int = 50
     """How often a Worker may call tools within one turn; 0 or more."""
+    review: Review = Review.NONE
     sticky_margin: float | None = None
     """Keep the agent that spoke last unless another's logit leads by at least this; above 0."""
     floor_margin: float | None = None
@@ -208,6 +217,7 @@ _READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
             VerdictWords,
             CallForm,
             OnRefusal,
+            Review,
             MissingMargin,
         )
     },

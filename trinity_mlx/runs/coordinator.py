@@ -27,13 +27,13 @@ from ..pools.secrets import resolve_pool
 from ..providers.registry import make_provider, provider_factory, row_of
 from ..rules import machine
 from ..rules.budgets import Limits
-from ..rules.policy import Policy
+from ..rules.policy import Policy, Review
 from ..tracing.log import TraceLog
 from .breaker import CircuitBreaker
 from .client import AgentClient
 from .result import RunResult
 from .retry import RetryPolicy
-from .run import OnTurnText, ReadsTranscripts, Run, RunSetup
+from .run import OnTurnText, ReadsTranscripts, Reviewer, Run, RunSetup
 from .state import RunState, WorkerOptions
 from .tools import Callables, ToolBox
 
@@ -113,6 +113,7 @@ class Coordinator:
         self._log = None if trace is None else TraceLog(trace.path)
         self._retry = retry
         self._refs = dict(refs or {})
+        self._needs_review = False
         self._breakers = {agent.slot: CircuitBreaker() for agent in self.pool.agents}
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, AgentClient]] = WeakKeyDictionary()
         self._runner: asyncio.Runner | None = None
@@ -128,8 +129,19 @@ class Coordinator:
         live: bool = False,
         trace: TraceFile | None = None,
     ) -> Coordinator:
-        """A coordinator whose pool, limits and references come from an authority; it reads no environment."""
-        return cls(router, authority.pool, policy, limits=authority.limits, live=live, trace=trace, refs=authority.refs)
+        """A coordinator whose pool, limits and references come from an authority; it reads no environment.
+
+        No run can loosen the limits, or leave out the review that the authority requires.
+        """
+        limits, refs = authority.limits, authority.refs
+        coordinator = cls(router, authority.pool, policy, limits=limits, live=live, trace=trace, refs=refs)
+        coordinator._needs_review = authority.needs_review
+        return coordinator
+
+    @property
+    def asks_review(self) -> bool:
+        """Whether a person has to release the answers, by the policy or by the authority."""
+        return self._needs_review or self.policy.review is Review.ASK
 
     def run(self, task: TranscriptSource, **options: Any) -> RunResult:
         """Carry out one run; see ``arun``, whose options it takes. Threads that call it take turns.
@@ -163,6 +175,7 @@ class Coordinator:
         run_id: str | None = None,
         last_slot: int | None = None,
         worker_slot: int | None = None,
+        reviewer: Reviewer | None = None,
         sinks: Sequence[Sink] = (),
         on_text: OnTurnText | None = None,
     ) -> RunResult:
@@ -177,7 +190,7 @@ class Coordinator:
         Args:
             task: a prompt, a list of messages, or a ``Transcript``; the last message is what is asked.
             policy: for this run, in place of the coordinator's.
-            limits: for this run, in place of the coordinator's.
+            limits: for this run, beside the coordinator's: the tighter one counts.
             deny: agents that take no part in this run, by slot or by name.
             roles: the roles that may be taken in this run; with the Worker's alone, every turn is one.
             tools: functions by name, or definitions of tools.
@@ -189,6 +202,8 @@ class Coordinator:
             last_slot: the agent that spoke last in this conversation, for a policy that keeps agents.
             worker_slot: the agent that takes the first turn as Worker, without a route: the one whose calls the task's
                 last messages answer.
+            reviewer: asks a person to release the answer, where the policy says ``review = "ask"``; without one the run
+                stops there, and ``aresume`` goes on with the decision.
             sinks: who else is told of every event, besides the trace.
             on_text: told the turn and each piece of text as it arrives; with it, providers stream.
 
@@ -201,9 +216,11 @@ class Coordinator:
         """
         transcript = Transcript.of(task)
         box, definitions = _tools(tools)
-        limits = _with_deadline(limits or self.limits, deadline_s)
+        limits = _with_deadline(limits.within(self.limits) if limits else self.limits, deadline_s)
         _check_prices(self.pool, limits)
         rules = Policy.named(policy) if isinstance(policy, str) else policy or self.policy
+        if self._needs_review:
+            rules = rules.with_options(review=Review.ASK)
         seats = _seats(self.pool, transcript, bool(definitions), deny, frozenset(roles))
         state = RunState(
             run_id=run_id or uuid.uuid4().hex,
@@ -211,55 +228,65 @@ class Coordinator:
             limits=limits,
             options=WorkerOptions(definitions, tool_choice, response_format, sampling or Sampling()),
         )
-        return await self._carry_out(state, (), box, sinks, on_text)
+        return await self._carry_out(state, self._setup(box, reviewer, sinks, on_text))
 
     async def aresume(
         self,
         state: RunState,
-        results: Sequence[ToolResult],
+        results: Sequence[ToolResult] = (),
         *,
+        decision: machine.Decision | None = None,
         tools: Callables | None = None,
+        reviewer: Reviewer | None = None,
         deadline_s: float | None = None,
         sinks: Sequence[Sink] = (),
         on_text: OnTurnText | None = None,
     ) -> RunResult:
-        """Go on with a run that waited for tools: the same agent, in the same turn. See ``arun``.
+        """Go on with a run that waited for tools, by the same agent in the same turn, or for a review. See ``arun``.
 
         Args:
             state: that of the result; it may come from another process, by ``to_json`` and ``from_json``.
             results: one for each of its calls.
+            decision: a person's, for a run that waited for one.
             tools: what the run calls by itself from now on.
             deadline_s: seconds from now, where that is less than what is left of the limits.
-            sinks: as in ``arun``.
-            on_text: as in ``arun``.
+            reviewer: as in ``arun``, and so are the others.
+            sinks: who is told of every event.
+            on_text: told each piece of text.
 
         Raises:
-            UsageError: the results are not one for each call, or the state is of another pool.
+            UsageError: the results are not one for each call, no decision came where one is due, or the state is of
+                another pool.
         """
         left_s = None if deadline_s is None else state.totals.wall_s + deadline_s
         state = replace(state, limits=_with_deadline(state.limits, left_s))
-        return await self._carry_out(state, results, ToolBox(tools) if tools else None, sinks, on_text)
+        setup = self._setup(ToolBox(tools) if tools else None, reviewer, sinks, on_text)
+        return await self._carry_out(state, setup, results, decision)
+
+    def _setup(
+        self, tools: ToolBox | None, reviewer: Reviewer | None, sinks: Sequence[Sink], on_text: OnTurnText | None
+    ) -> RunSetup:
+        return RunSetup(
+            router=self._router,
+            router_info=self._describe_router(),
+            pool=self.pool,
+            tools=tools,
+            reviewer=reviewer,
+            sinks=sinks,
+            on_text=on_text,
+        )
 
     async def _carry_out(
         self,
         state: RunState,
-        results: Sequence[ToolResult],
-        tools: ToolBox | None,
-        sinks: Sequence[Sink],
-        on_text: OnTurnText | None,
+        setup: RunSetup,
+        results: Sequence[ToolResult] = (),
+        decision: machine.Decision | None = None,
     ) -> RunResult:
         clients = await self._open_clients()
         async with self._open_trace(state.part_id) as trace:
-            setup = RunSetup(
-                router=self._router,
-                router_info=self._describe_router(),
-                pool=self.pool,
-                clients=clients,
-                tools=tools,
-                sinks=[*trace, *sinks],
-                on_text=on_text,
-            )
-            return await Run(setup, state).carry_out(results)
+            setup = replace(setup, clients=clients, sinks=[*trace, *setup.sinks])
+            return await Run(setup, state).carry_out(results, decision)
 
     def close(self) -> None:
         """Close what ``run`` has opened, once the run that is under way has ended."""

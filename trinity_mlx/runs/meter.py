@@ -80,6 +80,10 @@ class Meter:
         self.cost_usd = None if cost is None or self.cost_usd is None else self.cost_usd + cost
         return cost
 
+    def leave_out(self, seconds: float) -> None:
+        """Do not count a time in which the run waited for a person."""
+        self._begun += seconds
+
     def check(self, latency_s: float) -> None:
         """Hold the limits against a call that has just ended.
 

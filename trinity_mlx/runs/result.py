@@ -29,6 +29,8 @@ class RunStatus(StrEnum):
     """Whoever was asked refused to answer; the answer is the refusal."""
     AWAITING_TOOLS = "awaiting_tools"
     """A Worker waits for the results of ``calls``; the run goes on from ``state``."""
+    AWAITING_REVIEW = "awaiting_review"
+    """The answer waits for a person's decision; the run goes on from ``state``."""
     BUDGET_EXCEEDED = "budget_exceeded"
     """A limit was reached; the answer is the best so far, where there is one."""
     FAILED = "failed"

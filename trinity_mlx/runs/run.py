@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from ..contracts.errors import BudgetExceeded, ProviderError, TrinityError, UsageError
@@ -15,6 +16,7 @@ from ..contracts.events import (
     End,
     Event,
     Fallback,
+    Reviewed,
     RunCompleted,
     RunPaused,
     RunStarted,
@@ -22,20 +24,35 @@ from ..contracts.events import (
     TextDelta,
     TurnStarted,
 )
-from ..contracts.parts import ToolResult
+from ..contracts.parts import ToolCall, ToolResult
 from ..contracts.pool import Pool
 from ..contracts.provider import OnText, Request
 from ..contracts.routing import Role, RouteLogits
-from ..contracts.transcript import Transcript
+from ..contracts.transcript import Message, Transcript
 from ..rules import machine
+from ..rules.verdict import Verdict
 from . import telling
 from .client import AgentClient, Answer
 from .meter import Meter
 from .result import RunError, RunResult, RunStatus
-from .state import RunState, TurnTotals, WorkerOptions
+from .state import RunState, TurnRecord, TurnTotals, WorkerOptions
 from .tools import ToolBox
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewRequest:
+    """What a person is asked to release: the message, the verdict on it, and the turns that led there."""
+
+    run_id: str
+    message: Message
+    verdict: Verdict | None
+    turns: tuple[TurnRecord, ...]
+
+
+Reviewer = Callable[[ReviewRequest], machine.Decision | bool | Awaitable[machine.Decision | bool]]
+"""Asks a person; one that is no coroutine function is called on a thread."""
 
 OnTurnText = Callable[[int, str], None]
 """Told the turn and each piece of text as it arrives."""
@@ -72,8 +89,9 @@ class RunSetup:
     router: ReadsTranscripts
     router_info: Mapping[str, Any]
     pool: Pool
-    clients: Mapping[int, AgentClient]
+    clients: Mapping[int, AgentClient] = field(default_factory=dict)
     tools: ToolBox | None = None
+    reviewer: Reviewer | None = None
     sinks: Sequence[Sink] = ()
     on_text: OnTurnText | None = None
 
@@ -105,20 +123,24 @@ class Run:
                 f"the run has an agent in slot {min(missing)}, and pool {setup.pool.name!r} has none there"
             )
 
-    async def carry_out(self, results: Sequence[ToolResult] = ()) -> RunResult:
-        """The whole run, or the part of it up to its tools. ``results`` are those that it has waited for.
+    async def carry_out(
+        self, results: Sequence[ToolResult] = (), decision: machine.Decision | None = None
+    ) -> RunResult:
+        """The whole run, or the part of it up to its tools or its review, which ``results`` or ``decision`` answer.
 
         What goes wrong is in the result, but for cancellation and what a listener raised. Those are raised once the
         run's end has been told.
 
         Raises:
-            UsageError: the results are not one for each call.
+            UsageError: the results are not one for each call, or no decision came where one was due.
         """
-        answered = machine.answered(self._state, results) if self._begun.part else None
+        following = self._following(results, decision) if self._begun.part else None
         try:
             await self._tell(self._started())
-            if answered is not None:
-                await self._go_on(answered, 0.0)
+            if following is not None and decision is not None:
+                await self._decide(following, decision)
+            elif following is not None:
+                await self._go_on(following, 0.0)
             return await self._ended(await self._steps())
         except TrinityError as error:
             return await self._fail(RunError.of(error))
@@ -129,7 +151,13 @@ class Run:
             await self._fail(RunError(type(error).__name__, str(error), exit_code=1))
             raise
 
-    async def _steps(self) -> machine.Done | machine.Fail | machine.Await:
+    def _following(self, results: Sequence[ToolResult], decision: machine.Decision | None) -> machine.State:
+        """The state after what the run has waited for."""
+        if decision is not None:
+            return machine.reviewed(self._state, decision)
+        return machine.answered(self._state, results)
+
+    async def _steps(self) -> machine.Done | machine.Fail | machine.Await | machine.AwaitReview:
         if self._state.routing is not None and not self._state.exchanges:
             await self._tell_turn(None, 0.0)
         while True:
@@ -140,6 +168,8 @@ class Run:
                 await self._call(step)
             elif isinstance(step, machine.Await) and self._setup.tools:
                 await self._call_tools(step, self._setup.tools)
+            elif isinstance(step, machine.AwaitReview) and self._setup.reviewer:
+                await self._review(step.ending, self._setup.reviewer)
             else:
                 return step
 
@@ -224,6 +254,21 @@ class Run:
         self._transcript_hash = state.transcript.sha256
         await self._tell(telling.tools_answered(state, self._transcript_hash, latency_ms))
 
+    async def _review(self, ending: machine.Done, reviewer: Reviewer) -> None:
+        """Ask a person, whose time is none of the run's."""
+        asked_at = time.monotonic()
+        request = ReviewRequest(self._begun.part_id, ending.message, ending.verdict, self._turns)
+        is_async = inspect.iscoroutinefunction(reviewer)
+        answer: Any = reviewer(request) if is_async else await asyncio.to_thread(reviewer, request)
+        answer = await answer if inspect.isawaitable(answer) else answer
+        self._meter.leave_out(time.monotonic() - asked_at)
+        decision = answer if isinstance(answer, machine.Decision) else machine.Decision(answer is True)
+        await self._decide(machine.reviewed(self._state, decision), decision)
+
+    async def _decide(self, state: machine.State, decision: machine.Decision) -> None:
+        self._state = state
+        await self._tell(Reviewed(decision.approved, decision.reviewer, Content(decision.comment)))
+
     async def _within_the_wall(self, work: Awaitable[T]) -> T:
         """What ``work`` gives, unless the run's time is over before.
 
@@ -252,11 +297,13 @@ class Run:
 
         return told
 
-    async def _ended(self, ending: machine.Done | machine.Fail | machine.Await) -> RunResult:
+    async def _ended(self, ending: machine.Done | machine.Fail | machine.Await | machine.AwaitReview) -> RunResult:
         if isinstance(ending, machine.Fail):
             return await self._fail(self._error_of(ending))
         if isinstance(ending, machine.Await):
-            return await self._pause(ending)
+            return await self._pause(RunStatus.AWAITING_TOOLS, self._state.answer, ending.calls)
+        if isinstance(ending, machine.AwaitReview):
+            return await self._pause(RunStatus.AWAITING_REVIEW, ending.ending.message, ())
         result = self._result(RunStatus(ending.status), message=ending.message, verdict=ending.verdict)
         if ending.status is machine.FinishStatus.REFUSED:
             refusal = telling.refusal_text(ending.message) or "it gave no words"
@@ -265,8 +312,8 @@ class Run:
         await self._tell_end(telling.ended(RunCompleted, result, answer=answer))
         return result
 
-    async def _pause(self, step: machine.Await) -> RunResult:
-        """The run so far, for the caller to go on with once the tools have run."""
+    async def _pause(self, status: RunStatus, message: Message | None, calls: tuple[ToolCall, ...]) -> RunResult:
+        """The run so far, for the caller to go on with."""
         state = replace(
             self._begun,
             machine=self._state,
@@ -275,15 +322,17 @@ class Run:
             turns=self._turns,
             part=self._begun.part + 1,
         )
-        result = self._result(RunStatus.AWAITING_TOOLS, message=self._state.answer, calls=step.calls, state=state)
-        await self._tell_end(telling.ended(RunPaused, result, calls=len(step.calls)))
+        result = self._result(status, message=message, calls=calls, state=state)
+        await self._tell_end(telling.ended(RunPaused, result, calls=len(calls)))
         return result
 
     async def _fail(self, error: RunError) -> RunResult:
         is_budget = error.type == BudgetExceeded.__name__
         status = RunStatus.BUDGET_EXCEEDED if is_budget else RunStatus.FAILED
         state = self._state
-        result = self._result(status, message=state.answer, verdict=state.answer_verdict, error=error)
+        is_rejected = state.decision is not None and not state.decision.approved
+        answer = None if is_rejected else state.answer
+        result = self._result(status, message=answer, verdict=state.answer_verdict, error=error)
         with suppress(Exception):  # a sink that is broken may be why the run failed
             await self._tell_end(telling.run_failed(result, error))
         return result

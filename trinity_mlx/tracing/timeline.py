@@ -116,8 +116,16 @@ def _tools_answered(line: Line, names: Mapping[int, str]) -> Told:
             yield Tone.DETAIL, _content(content)
 
 
+def _reviewed(line: Line, names: Mapping[int, str]) -> Told:
+    who, verb = _short(line["reviewer"]) or "the reviewer", "released" if line["approved"] else "rejected"
+    yield Tone.GOOD if line["approved"] else Tone.BAD, f"{who} {verb} the answer"
+    if line["comment"].get("text"):
+        yield Tone.DETAIL, _content(line["comment"])
+
+
 def _run_paused(line: Line, names: Mapping[int, str]) -> Told:
-    yield Tone.PLAIN, f"waits for the results of {_count(line['calls'], 'tool')} {_totals(line)}"
+    what = f"the results of {_count(line['calls'], 'tool')}" if line["calls"] else "a review"
+    yield Tone.PLAIN, f"waits for {what} {_totals(line)}"
 
 
 def _run_completed(line: Line, names: Mapping[int, str]) -> Told:
@@ -140,6 +148,7 @@ _TELLERS: dict[str, Callable[[Line, Mapping[int, str]], Told]] = {
     "tools_called": _tools_called,
     "tools_answered": _tools_answered,
     "turn_completed": _turn_completed,
+    "reviewed": _reviewed,
     "run_paused": _run_paused,
     "run_completed": _run_completed,
     "run_failed": _run_failed,

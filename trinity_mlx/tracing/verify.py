@@ -76,7 +76,7 @@ def _sequence(run: Run) -> Iterator[Problem]:
 
 FOLLOWERS = {
     None: {"run_started"},
-    "run_started": {"turn_started", "tools_answered", "run_failed"},
+    "run_started": {"turn_started", "tools_answered", "reviewed", "run_failed"},
     "turn_started": {"routed", "run_failed"},
     "routed": {"provider_called", "fallback", "routed", "run_failed"},
     "provider_called": {"provider_failed", "tools_called", "turn_completed", "run_failed"},
@@ -84,7 +84,8 @@ FOLLOWERS = {
     "fallback": {"provider_called", "fallback", "run_failed"},
     "tools_called": {"tools_answered", "run_paused", "run_failed"},
     "tools_answered": {"provider_called", "fallback", "routed", "run_failed"},
-    "turn_completed": {"turn_started", "run_completed", "run_failed"},
+    "turn_completed": {"turn_started", "reviewed", "run_paused", "run_completed", "run_failed"},
+    "reviewed": {"run_completed", "run_failed"},
     "run_paused": set(),
     "run_completed": set(),
     "run_failed": set(),
@@ -156,7 +157,7 @@ def _contents(run: Run) -> Iterator[Problem]:
 
 
 def _contents_of(line: Line) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name in ("reply", "answer", "message"):
+    for name in ("reply", "answer", "message", "comment"):
         if isinstance(line.record.get(name), dict):
             yield name, line[name]
     if line.event == "run_started":

@@ -23,12 +23,16 @@ from ..process import Failure, tell
 if TYPE_CHECKING:
     from ...contracts.transcript import Transcript
     from ...routing.router import Router
+    from ...rules.machine import Decision
     from ...rules.policy import Policy
     from ...runs.coordinator import Coordinator
     from ...runs.result import RunResult
+    from ...runs.run import ReviewRequest
 
 SAMPLE_TASK = "First think about how to solve it: what is the sum of all multiples of 3 below 100?"
 """What the demonstration pool can solve; the task of a run that names none."""
+
+_AT_TERMINAL = "the person at the terminal"
 
 LIMITS = {
     "max_seconds": ("wall_time_s", float, "Seconds that the run may take."),
@@ -225,14 +229,31 @@ def _carry_out(coordinator: Coordinator, task: Transcript, as_json: bool) -> Run
     """The run, with a live view on a terminal; Ctrl-C ends it in order."""
     from ..views.run_view import LiveView, PlainView
 
+    if coordinator.asks_review and not (sys.stdin and sys.stdin.isatty()):
+        raise UsageError("a person has to release the answer, and there is none here: run this at a terminal")
+
     async def carry_out() -> RunResult:
         async with coordinator:
-            if as_json:
-                return await coordinator.arun(task)
+            if as_json or coordinator.asks_review:
+                return await coordinator.arun(task, reviewer=_ask_for_release)
             with LiveView() if sys.stdout.isatty() else PlainView() as view:
                 return await coordinator.arun(task, sinks=[view], on_text=view.on_text)
 
     return asyncio.run(carry_out())
+
+
+async def _ask_for_release(request: ReviewRequest) -> Decision:
+    """What the person at the terminal decides; who leaves (Ctrl-C, end of input) has released nothing."""
+    from ...rules.machine import Decision
+    from ..views.run_view import shown
+
+    click.echo(shown(request.message.text), err=True)
+    try:
+        if click.confirm("Release this answer?", err=True):
+            return Decision(True, _AT_TERMINAL)
+        return Decision(False, _AT_TERMINAL, click.prompt("Why not?", default="", show_default=False, err=True))
+    except click.Abort:
+        return Decision(False, _AT_TERMINAL, "no decision was made")
 
 
 def _print(result: RunResult, as_json: bool) -> None:
