@@ -68,7 +68,9 @@ def test_reference_run_and_compare_one_tensor(tmp_path: Path, given: list[str]) 
 
 
 def test_every_tensor_as_json(tmp_path: Path, given: list[str]) -> None:
-    made = parity("reference", *given, "--all", "--dtype", "float64", "--out", tmp_path / "reference", "--json")
+    made = parity(
+        "reference", *given, "--all", "--decompose-all", "--dtype", "float64", "--out", tmp_path / "reference", "--json"
+    )
     assert json.loads(made.stdout)["schema"] == "trinity-mlx.parity.stages"
     run = parity("run", *given, "--all", "--profile", "mlx", "--out", tmp_path / "here", "--json")
     assert json.loads(run.stdout)["components"]["method"] == "gram"
@@ -113,7 +115,9 @@ def test_strict_bytes_exits_with_1_where_a_bit_differs(tmp_path: Path, given: li
 
 @pytest.mark.parametrize("choice", [[], ["--all", "--tensor", NAME]])
 def test_either_one_tensor_or_all(tmp_path: Path, given: list[str], choice: list[str]) -> None:
-    assert_fails(parity("reference", *given, *choice, "--out", tmp_path / "out"), 2, "--tensor NAME or --all")
+    assert_fails(
+        parity("reference", *given, *choice, "--out", tmp_path / "out"), 2, "--tensor NAME, --source REGEX or --all"
+    )
 
 
 def test_what_is_missing_is_a_usage_error(tmp_path: Path, given: list[str]) -> None:
@@ -151,3 +155,68 @@ def test_trace_takes_a_prompt_or_messages() -> None:
 def test_help_names_the_four_commands() -> None:
     shown = parity("--help").stdout
     assert all(f"\n  {command} " in shown for command in ("reference", "run", "compare", "trace"))
+
+
+# --- saved decompositions -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tmp_path: Path, tiny_base: Base) -> Path:
+    """``svd_weights.pt`` with every tensor of layer 1 and the embedding."""
+    weights = torch_files.load_file(tiny_base.folder / "model.safetensors")
+    held = {}
+    for name, weight in weights.items():
+        if name.startswith(("model.layers.1.", "model.embed")) and weight.ndim == 2:
+            u, s, vh = torch.linalg.svd(weight.double(), full_matrices=False)
+            held |= {f"{name}.U": u.float(), f"{name}.S": s.float(), f"{name}.V": vh.T.float().contiguous()}
+    torch.save(held, tmp_path / "svd_weights.pt")
+    return tmp_path / "svd_weights.pt"
+
+
+def test_a_reference_takes_saved_components(tmp_path: Path, given: list[str], saved: Path) -> None:
+    out = tmp_path / "reference"
+    made = parity("reference", *given, "--source", r"layers\.1\.mlp", "--svd-weights", saved, "--out", out, "--json")
+    assert made.exit_code == 0, made.output
+    report = json.loads(made.stdout)
+    assert report["components"]["method"].startswith("svd_weights.pt ")
+    assert [tensor["name"].rpartition("mlp.")[2] for tensor in report["tensors"]] == [
+        "gate_proj.weight",
+        "up_proj.weight",
+        "down_proj.weight",
+    ]
+    stored = torch_files.load_file(out / "trinity_svf_components.safetensors")
+    for key, value in torch.load(saved).items():
+        if "mlp" in key:
+            name, _, part = key.rpartition(".")
+            assert torch.equal(stored[f"svd.{part}.{name}"], value)
+    run = parity("run", *given, "--source", r"layers\.1\.mlp", "--components", out, "--out", tmp_path / "here")
+    assert run.exit_code == 0, run.output
+    assert parity("compare", out, tmp_path / "here").exit_code == 0
+
+
+@pytest.mark.parametrize("name", [NAME, "model.layers.1.self_attn.k_proj.weight"], ids=["by its shape", "a square one"])
+def test_vectors_as_rows_are_told_from_vectors_as_columns(
+    tmp_path: Path, given: list[str], saved: Path, name: str
+) -> None:
+    held = torch.load(saved)
+    held[f"{name}.V"] = held[f"{name}.V"].T.contiguous()
+    torch.save(held, saved)
+    made = parity("reference", *given, "--tensor", name, "--svd-weights", saved, "--out", tmp_path / "out")
+    assert_fails(made, 2, "is vh", "torch_v", "transpose")
+
+
+def test_a_saved_file_without_a_tensor_is_refused(tmp_path: Path, given: list[str], saved: Path) -> None:
+    made = parity("reference", *given, "--tensor", "lm_head.weight", "--svd-weights", saved, "--out", tmp_path / "out")
+    assert_fails(made, 2, "has no U, S and V of lm_head.weight")
+
+
+def test_a_long_decomposition_is_not_begun_by_accident(tmp_path: Path, given: list[str]) -> None:
+    for choice in (["--all"], ["--source", "layers"]):
+        refused = parity("reference", *given, *choice, "--out", tmp_path / "out")
+        assert_fails(refused, 2, "whole tensors would be decomposed", "GFLOP", "--decompose-all")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("pattern", "says"), [("nothing", "adapts no tensor"), ("(", "no regular expression")])
+def test_a_source_that_matches_nothing_is_refused(tmp_path: Path, given: list[str], pattern: str, says: str) -> None:
+    assert_fails(parity("run", *given, "--source", pattern, "--out", tmp_path / "out"), 2, says)

@@ -37,10 +37,11 @@ from trinity_mlx.contracts.errors import (
     UsageError,
 )
 from trinity_mlx.factorization import tiles
-from trinity_mlx.importing import importer, svd_weights
+from trinity_mlx.importing import importer
 from trinity_mlx.importing.component_export import safe_name
 from trinity_mlx.importing.importer import ImportReport, import_bundle
 from trinity_mlx.importing.request import ImportRequest
+from trinity_mlx.profiles import backends
 from trinity_mlx.routing.loading import load_router
 from trinity_mlx.routing.reader import needed_tokens
 
@@ -536,7 +537,7 @@ def test_without_torch(
     def missing(name: str) -> None:
         raise ProfileUnavailable("backend 'torch' cannot be imported: No module named 'torch'")
 
-    monkeypatch.setattr(svd_weights, "load_backend", missing)
+    monkeypatch.setattr(backends, "load_backend", missing)
     with pytest.raises(EnvironmentUnavailable, match=r"pip install 'trinity-mlx\[torch\]'"):
         run(weights_file, vector=vector_file)
 
@@ -544,7 +545,7 @@ def test_without_torch(
 def test_with_a_backend_that_cannot(
     run: Callable[..., ImportReport], weights_file: Path, vector_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(svd_weights, "load_backend", lambda name: object())
+    monkeypatch.setattr(backends, "load_backend", lambda name: object())
     with pytest.raises(EnvironmentUnavailable, match="does not read"):
         run(weights_file, vector=vector_file)
 

@@ -215,7 +215,7 @@ def test_a_source_that_two_names_share_is_decomposed_once(tmp_path: Path, task: 
         u, s, vh = np.linalg.svd(matrix, full_matrices=False)
         return Components(u, s, vh.T)
 
-    report = record_reference(task, tmp_path, decomposer=Decomposer("numpy.linalg.svd", "2", decompose))  # type: ignore[arg-type]
+    report = record_reference(task, tmp_path, components=Decomposer("numpy.linalg.svd", "2", decompose))  # type: ignore[arg-type]
     assert len(decomposed) == 8
     assert report["components"]["method"] == "numpy.linalg.svd 2"
     held = torch_files.load_file(tmp_path / COMPONENTS_FILE)

@@ -6,10 +6,12 @@ at any later time, and a file that was begun can be gone on with by another proc
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -20,7 +22,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ..contracts.errors import FolderUnavailable, TensorFileInvalid
-from .safetensors import ITEM_BYTES, STORED, read_header
+from .safetensors import ITEM_BYTES, STORED, map_tensor, read_header
 
 Buffer = bytes | bytearray | memoryview
 Block = tuple[slice, slice]
@@ -61,6 +63,7 @@ class SafetensorsWriter:
         self._specs = {spec.name: spec for spec in sorted(specs, key=lambda spec: -ITEM_BYTES[spec.dtype])}
         if len(self._specs) < len(specs):
             raise ValueError(f"a tensor is named twice: {[spec.name for spec in specs]}")
+        self._blocks: list[tuple[str, Block, int]] = []
         self._left = sum(spec.nbytes for spec in self._specs.values())
         header, self._starts = _layout(self._specs.values())
         if path.exists():
@@ -106,6 +109,7 @@ class SafetensorsWriter:
                     file.seek(start + index * row_bytes + block[1].start * values.itemsize)
                     file.write(row.data)
         self._left -= values.nbytes
+        self._blocks.append((name, block, zlib.crc32(values.data)))
 
     def sha256(self, name: str) -> str:
         """Hash of the bytes that now stand for tensor ``name``."""
@@ -127,6 +131,19 @@ class SafetensorsWriter:
             raise ValueError(f"{self._path}: {self._left} bytes of its tensors were not written")
         with self._path.open("r+b") as file:
             os.fsync(file.fileno())
+
+    def read_back(self) -> None:
+        """Read every block that was written, and hold it against what was in memory then.
+
+        Raises:
+            OSError: they differ.
+        """
+        tensors = {name: map_tensor(tensor) for name, tensor in read_header(self._path).items()}
+        for name, block, checksum in self._blocks:
+            stored = tensors[name]
+            part = np.ascontiguousarray(stored[block] if stored.ndim == 2 else stored)
+            if zlib.crc32(part.data) != checksum:
+                raise OSError(errno.EIO, f"tensor {name!r} is not read back as it was written", str(self._path))
 
     def _begin(self, header: bytes) -> None:
         """A file of its final length, put in place at once: one that exists has its header."""
@@ -189,7 +206,7 @@ def _feed(sink: _Sink, tiles: Iterable[Buffer]) -> None:
 def new_safetensors(path: Path, specs: Sequence[TensorSpec]) -> Iterator[SafetensorsWriter]:
     """A new file that has its name when the ``with`` block has ended well, and else leaves nothing.
 
-    What a killed process left goes when the next one begins.
+    What a killed process left goes when the next one begins. Blocks are read back before the file has its name.
 
     Raises:
         FolderUnavailable: it cannot be written.
@@ -202,6 +219,7 @@ def new_safetensors(path: Path, specs: Sequence[TensorSpec]) -> Iterator[Safeten
         writer = SafetensorsWriter(partial, specs)
         yield writer
         writer.finish()
+        writer.read_back()
         partial.replace(path)
     except OSError as error:
         raise FolderUnavailable(f"{path} cannot be written: {error.strerror or error}") from None

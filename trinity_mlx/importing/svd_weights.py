@@ -9,10 +9,9 @@ import numpy as np
 
 from ..artifacts.vector import LM_HEAD, adapted_shapes, read_vector, split_vector
 from ..contracts.artifact import Base
-from ..contracts.backend import SvdWeightsReader
-from ..contracts.errors import EnvironmentUnavailable, ProfileUnavailable, TensorFileInvalid
+from ..contracts.errors import TensorFileInvalid
 from ..files.hashing import FileHashes
-from ..profiles.backends import load_backend
+from ..profiles.backends import svd_weights_reader
 from .content import Content, checked_components, checked_head, checked_labels
 
 
@@ -27,7 +26,7 @@ def read_svd_weights(file: Path, vector_file: Path, base: Base) -> Content:
     shapes = adapted_shapes(base.config)
     vector = read_vector(vector_file)
     trained = split_vector(vector.values, shapes, base.config.hidden_size)
-    weights = _reader().read_svd_weights(file)
+    weights = svd_weights_reader().read_svd_weights(file)
     components = {
         name: checked_components(_parts(weights, name, offsets, file), shapes[name], f"{file}: {name}")
         for name, offsets in trained.offsets.items()
@@ -36,18 +35,6 @@ def read_svd_weights(file: Path, vector_file: Path, base: Base) -> Content:
     head = checked_head(trained.head, base, vector_file)
     lineage = {"components": FileHashes().sha256(file), "vector": vector.sha256}
     return Content(head, checked_labels((), head, vector_file), lineage, None, components=components)
-
-
-def _reader() -> SvdWeightsReader:
-    try:
-        backend = load_backend("torch")
-    except ProfileUnavailable as error:
-        raise EnvironmentUnavailable(
-            f"only torch can read what torch saved, and it is not here ({error}): pip install 'trinity-mlx[torch]'"
-        ) from None
-    if not isinstance(backend, SvdWeightsReader):
-        raise EnvironmentUnavailable("the torch backend that is installed does not read svd_weights.pt")
-    return backend
 
 
 def _parts(weights: Mapping[str, np.ndarray], name: str, offsets: np.ndarray, file: Path) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -18,15 +19,36 @@ from ..contracts.backend import ThinSvd
 from ..contracts.errors import BaseInvalid, ParitySetupError, ProfileUnavailable
 from ..factorization.stages import Components
 from ..factorization.tiles import blocks, spans
+from ..files.hashing import FileHashes
 from ..files.paths import is_file
 from ..files.safetensors import as_floats, map_tensor, read_header
 from ..files.safetensors_writer import SafetensorsWriter, TensorSpec, new_safetensors
-from ..profiles.backends import load_backend
+from ..profiles.backends import load_backend, svd_weights_reader
 from .progress import Progress
 from .stages import Subject
 
 COMPONENTS_FILE = "trinity_svf_components.safetensors"
 _STORED = {"float32": "F32", "float64": "F64"}
+
+
+class ComponentSource(Protocol):
+    """Where a reference has its components from, and how reports call that."""
+
+    @property
+    def name(self) -> str:
+        """Of the program or the file."""
+
+    @property
+    def version(self) -> str:
+        """Its version, or its hash."""
+
+    def components(self, subject: Subject, dtype: np.dtype[np.floating]) -> Components:
+        """U, S and V of the subject's source, as far as possible in ``dtype``.
+
+        Raises:
+            BaseInvalid: the source holds NaN or infinity.
+            ParitySetupError: there are none for this subject, or they lie otherwise than ``V`` as columns.
+        """
 
 
 @dataclass(frozen=True)
@@ -36,6 +58,10 @@ class Decomposer:
     name: str
     version: str
     decompose: Callable[[np.ndarray], Components]
+
+    def components(self, subject: Subject, dtype: np.dtype[np.floating]) -> Components:
+        """See ``ComponentSource``."""
+        return self.decompose(_whole(subject, dtype))
 
 
 def reference_decomposer() -> Decomposer:
@@ -52,14 +78,16 @@ def reference_decomposer() -> Decomposer:
 
 
 def write_components(
-    folder: Path, subjects: Sequence[Subject], dtype: str, decomposer: Decomposer, progress: Progress
+    folder: Path, subjects: Sequence[Subject], dtype: str, source: ComponentSource, progress: Progress
 ) -> None:
-    """Decompose every subject's source in ``dtype`` (``float32`` or ``float64``); a shared source once.
+    """Write the components of every subject in ``dtype`` (``float32`` or ``float64``); those of a shared source once.
 
-    A whole matrix, its factors and what the decomposition needs are held at a time.
+    Where ``source`` decomposes, a whole matrix, its factors and what that needs are held at a time. What was written is
+    read back and compared.
 
     Raises:
         BaseInvalid: a source holds NaN or infinity.
+        ParitySetupError: ``source`` has no components of a subject, or they are of no use.
         FolderUnavailable: ``folder`` cannot be written to.
     """
     sharing: dict[TensorLocation, list[Subject]] = {}
@@ -68,8 +96,8 @@ def write_components(
     specs = [spec for subject in subjects for spec in _specs(subject, _STORED[dtype])]
     with new_safetensors(folder / COMPONENTS_FILE, specs) as file:
         for shared in sharing.values():
-            progress.begin(f"decompose {shared[0].name}", None)
-            components = decomposer.decompose(_whole(shared[0], np.dtype(dtype)))
+            progress.begin(f"components of {shared[0].name}", None)
+            components = source.components(shared[0], np.dtype(dtype))
             for subject in shared:
                 _write(file, subject.name, components)
 
@@ -106,7 +134,7 @@ class ComponentStore:
         u, s, v = (map_tensor(self._locate(subject, part, shape)) for part, shape in shapes.items())
         if not u.dtype == s.dtype == v.dtype:
             raise ParitySetupError(f"{self.path}: U, S and V of {subject.name} must have one number type")
-        return Components(u, np.array(s), v)
+        return with_v_as_columns(Components(u, np.array(s), v), subject, str(self.path))
 
     def _locate(self, subject: Subject, part: str, shape: tuple[int, ...]) -> TensorLocation:
         key = f"svd.{part}.{subject.name}"
@@ -119,6 +147,62 @@ class ComponentStore:
                 "(V as columns, not transposed)"
             )
         return tensor
+
+
+class SavedComponents:
+    """The decompositions in an ``svd_weights.pt``, memory-mapped: a ``ComponentSource`` that computes nothing.
+
+    Raises:
+        EnvironmentUnavailable: torch is not installed.
+        TensorFileInvalid: the file cannot be read, or needs more than weights.
+    """
+
+    name = "svd_weights.pt"
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._weights = svd_weights_reader().read_svd_weights(file)
+        self.version = FileHashes().sha256(file)
+
+    def components(self, subject: Subject, dtype: np.dtype[np.floating]) -> Components:
+        """See ``ComponentSource``."""
+        parts = [self._weights.get(f"{subject.name}.{part}") for part in "USV"]
+        u, s, v = parts
+        if u is None or s is None or v is None:
+            raise ParitySetupError(f"{self._file} has no U, S and V of {subject.name}: leave the tensor out")
+        return with_v_as_columns(Components(u, s, v), subject, str(self._file))
+
+
+def with_v_as_columns(given: Components, subject: Subject, origin: str) -> Components:
+    """``given``, if its ``V`` holds vectors as columns (``torch_v``), not as rows (``vh``, as numpy and Nx give it).
+
+    A square ``V`` tells only by what the product gives: whichever is nearer to the source's first rows.
+
+    Raises:
+        ParitySetupError: it lies as ``vh``, or shapes are not those of a thin decomposition of the subject.
+    """
+    (rows, columns), rank = subject.shape, min(subject.shape)
+    if given.v.shape == (rank, columns) != (columns, rank) or (
+        given.v.shape == (columns, rank) and columns == rank and _is_vh(given, subject)
+    ):
+        raise ParitySetupError(
+            f"{origin}: V of {subject.name} is vh, vectors as rows, as numpy and Nx give it, and torch_v, vectors as "
+            "columns, is needed: transpose it"
+        )
+    shapes = given.u.shape, given.s.shape, given.v.shape
+    if shapes != ((rows, rank), (rank,), (columns, rank)):
+        raise ParitySetupError(
+            f"{origin}: U, S and V of {subject.name} are {shapes}, of {[rows, columns]} not thin ones"
+        )
+    return given
+
+
+def _is_vh(given: Components, subject: Subject) -> bool:
+    rows = slice(0, min(64, subject.shape[0]))
+    source = as_floats(map_tensor(subject.source)[rows]).astype(np.float64)
+    scaled = given.u[rows].astype(np.float64) * given.s
+    as_torch, as_vh = (np.abs(scaled @ each - source).max() for each in (given.v.T, given.v))
+    return bool(as_vh < as_torch / 10)
 
 
 def _whole(subject: Subject, dtype: np.dtype[np.floating]) -> np.ndarray:

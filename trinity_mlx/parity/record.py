@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from ..factorization.stages import Stage, relative_gap
 from ..factorization.tiles import spans
 from ..files.safetensors import map_tensor, read_header, require
 from ..files.safetensors_writer import SafetensorsWriter, new_safetensors
-from .components import ComponentStore, Decomposer, reference_decomposer, write_components
+from .components import ComponentSource, ComponentStore, reference_decomposer, write_components
 from .makers import Engine, GivenComponents, Made, Origin, OwnGram
 from .progress import SILENCE, Progress
 from .report import begin_report, write_report
@@ -38,11 +39,16 @@ class Task:
     is_single: bool
 
 
-def plan(base: Base, vector: np.ndarray, vector_sha256: str, tensor: str | None = None) -> Task:
-    """The task for every tensor that ``vector`` adapts, or for ``tensor`` alone.
+def plan(
+    base: Base, vector: np.ndarray, vector_sha256: str, tensor: str | None = None, source: str | None = None
+) -> Task:
+    """The task for every tensor that ``vector`` adapts, for those whose names hold ``source``, or for ``tensor`` alone.
+
+    ``source`` is a regular expression; a bundle of what it matches names its stages as one of all tensors does.
 
     Raises:
-        ParitySetupError: the base has a single layer, or the vector does not adapt ``tensor``.
+        ParitySetupError: the base has a single layer, the vector does not adapt ``tensor``, or nothing that ``source``
+            matches; or ``source`` is no regular expression.
         VectorInvalid: the vector's length does not add up.
         TensorFileInvalid: the base has no ``lm_head.weight`` of the right shape, and does not tie it to the embedding.
     """
@@ -52,26 +58,48 @@ def plan(base: Base, vector: np.ndarray, vector_sha256: str, tensor: str | None 
     trained = split_vector(vector, shapes, base.config.hidden_size)
     if tensor is not None and tensor not in shapes:
         raise ParitySetupError(f"the vector does not adapt {tensor!r}: choose one of {', '.join(shapes)}")
-    names = list(shapes) if tensor is None else [tensor]
+    names = _matching(list(shapes), source) if tensor is None else [tensor]
     subjects = (Subject(name, _source(base, name, shapes[name]), trained.offsets[name].astype("<f4")) for name in names)
     return Task(base.ref, vector_sha256, tuple(subjects), is_single=tensor is not None)
+
+
+def _matching(names: list[str], source: str | None) -> list[str]:
+    try:
+        matches = [name for name in names if source is None or re.search(source, name)]
+    except re.error as error:
+        raise ParitySetupError(f"{source!r:.80} is no regular expression: {error}") from None
+    if not matches:
+        raise ParitySetupError(f"the vector adapts no tensor that {source!r:.80} matches: there are {', '.join(names)}")
+    return matches
+
+
+def decomposition_cost(task: Task) -> tuple[int, int]:
+    """Floating-point operations of thin decompositions of all sources, and the bytes that the largest takes in float32.
+
+    ``6 m n^2 + 20 n^3`` each (Golub and Van Loan, R-SVD), for an ``m x n`` source with ``m >= n``.
+    """
+    sources = {subject.source: (max(subject.shape), min(subject.shape)) for subject in task.subjects}
+    flops = sum(6 * m * n**2 + 20 * n**3 for m, n in sources.values())
+    return flops, max(4 * (4 * m * n + 4 * n**2) for m, n in sources.values())
 
 
 def record_reference(
     task: Task,
     folder: Path,
     dtype: str = "float32",
-    decomposer: Decomposer | None = None,
+    components: ComponentSource | None = None,
     progress: Progress = SILENCE,
 ) -> dict[str, Any]:
-    """Decompose in ``dtype``, write the components and every stage, computed by numpy in ``dtype``; gives the report.
+    """Write components and every stage, computed by numpy in ``dtype``; gives the report.
+
+    ``components`` are decomposed here in ``dtype`` unless they are given.
 
     Raises:
         BaseInvalid: a source holds NaN or infinity.
-        ParitySetupError: the offsets leave nothing to normalise by.
+        ParitySetupError: the offsets leave nothing to normalise by, or given components are missing or of no use.
         FolderUnavailable: ``folder`` cannot be written to.
     """
-    chosen = decomposer or reference_decomposer()
+    chosen = components or reference_decomposer()
     begin_report(folder)
     write_components(folder, task.subjects, dtype, chosen, progress)
     engine = Engine("numpy", {"numpy": np.__version__}, "cpu", None, np.matmul)

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import entry_points
 
-from ..contracts.backend import ENTRY_POINT_GROUP, Backend
-from ..contracts.errors import ProfileUnavailable
+from ..contracts.backend import ENTRY_POINT_GROUP, Backend, SvdWeightsReader
+from ..contracts.errors import EnvironmentUnavailable, ProfileUnavailable
 
 
 @contextmanager
@@ -40,4 +40,21 @@ def load_backend(name: str) -> Backend:
             backend: Backend = found[name].load()()
     except (ImportError, OSError) as error:
         raise ProfileUnavailable(f"backend {name!r} cannot be imported: {error}") from None
+    return backend
+
+
+def svd_weights_reader() -> SvdWeightsReader:
+    """What reads the decompositions that torch saved.
+
+    Raises:
+        EnvironmentUnavailable: torch is not installed, or its backend does not read them.
+    """
+    try:
+        backend = load_backend("torch")
+    except ProfileUnavailable as error:
+        raise EnvironmentUnavailable(
+            f"only torch can read what torch saved, and it is not here ({error}): pip install 'trinity-mlx[torch]'"
+        ) from None
+    if not isinstance(backend, SvdWeightsReader):
+        raise EnvironmentUnavailable("the torch backend that is installed does not read svd_weights.pt")
     return backend

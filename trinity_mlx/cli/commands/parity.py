@@ -56,6 +56,9 @@ def _subject_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--out", required=True, type=PLACE, metavar="DIR", help="Folder of the stage bundle."),
         click.option("--all", "whole", is_flag=True, help="Every tensor that the vector adapts."),
         click.option(
+            "--source", type=TEXT, metavar="REGEX", help="The tensors that the vector adapts whose names match."
+        ),
+        click.option(
             "--tensor", type=TEXT, metavar="NAME", help="One tensor, as model.layers.26.mlp.gate_proj.weight."
         ),
         click.option("--vector", required=True, type=PLACE, metavar="FILE", help="Trained vector: .safetensors, .npy."),
@@ -68,22 +71,40 @@ def _subject_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @parity.command()
 @_subject_options
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
-def reference(base: str, vector: Path, tensor: str | None, whole: bool, out: Path, as_json: bool, dtype: str) -> None:
+@click.option("--svd-weights", type=PLACE, metavar="FILE", help="Take U, S and V from an svd_weights.pt.")
+@click.option("--decompose-all", is_flag=True, help="Decompose several whole tensors, however long that takes.")
+def reference(
+    base: str,
+    vector: Path,
+    tensor: str | None,
+    source: str | None,
+    whole: bool,
+    out: Path,
+    as_json: bool,
+    dtype: str,
+    svd_weights: Path | None,
+    decompose_all: bool,
+) -> None:
     """Decompose tensors as the published pipeline does, and write components and stages.
 
     torch.linalg.svd on the CPU, or numpy's where torch is not installed; a whole tensor and several arrays of its size
-    are held meanwhile. The folder's components are what `parity run --components` starts from. Compare a run without
-    --components with a reference in float64: two decompositions in float32 differ by more than the stages' limits.
+    are held meanwhile, so more than one tensor asks for --decompose-all. With --svd-weights nothing is decomposed. The
+    folder's components are what `parity run --components` starts from. Compare a run without --components with a
+    reference in float64: two decompositions in float32 differ by more than the stages' limits.
 
     \b
     Example:
       trinity-mlx parity reference --base base --vector vector.npy --tensor lm_head.weight --out reference
     """
+    from ...parity.components import SavedComponents
     from ...parity.record import record_reference
 
     with _progress() as progress:
-        task = _task(base, vector, tensor, whole, progress)
-        report = record_reference(task, out, dtype, progress=progress)
+        task = _task(base, vector, tensor, source, whole, progress)
+        if svd_weights is None and len(task.subjects) > 1 and not decompose_all:
+            _refuse_long_work(task)
+        saved = SavedComponents(svd_weights) if svd_weights else None
+        report = record_reference(task, out, dtype, saved, progress)
     _print_report(report, out, as_json)
 
 
@@ -95,6 +116,7 @@ def run(
     base: str,
     vector: Path,
     tensor: str | None,
+    source: str | None,
     whole: bool,
     out: Path,
     as_json: bool,
@@ -117,7 +139,7 @@ def run(
     chosen, device = ProfileRegistry(settings.config_dir()).resolve(profile)
     given = components if components else None
     with _progress() as progress:
-        task = _task(base, vector, tensor, whole, progress)
+        task = _task(base, vector, tensor, source, whole, progress)
         backend = load_backend(chosen.backend)
         report = record_run(task, out, backend, device, chosen.name, given, progress)
     _print_report(report, out, as_json)
@@ -206,17 +228,29 @@ def trace(
         ctx.exit(1)
 
 
-def _task(base: str, vector: Path, tensor: str | None, whole: bool, progress: Progress) -> Task:
+def _refuse_long_work(task: Task) -> None:
+    from ...parity.record import decomposition_cost
+
+    flops, held = decomposition_cost(task)
+    raise UsageError(
+        f"{len(task.subjects)} whole tensors would be decomposed: {flops / 1e9:,.1f} GFLOP and {held / 1e9:.1f} GB; "
+        "give --svd-weights FILE if they were saved, or say --decompose-all"
+    )
+
+
+def _task(base: str, vector: Path, tensor: str | None, source: str | None, whole: bool, progress: Progress) -> Task:
     from ...artifacts.base import open_base
     from ...artifacts.vector import read_vector
     from ...files.hashing import FileHashes
     from ...parity.record import plan
 
-    if (tensor is None) != whole:
-        raise UsageError("give --tensor NAME or --all, one of the two")
+    if sum((tensor is not None, source is not None, whole)) != 1:
+        raise UsageError("give --tensor NAME, --source REGEX or --all, one of the three")
     progress.begin("checking the base", None)
     trained = read_vector(vector)
-    return plan(open_base(base, hashes=FileHashes(settings.hash_memory())), trained.values, trained.sha256, tensor)
+    return plan(
+        open_base(base, hashes=FileHashes(settings.hash_memory())), trained.values, trained.sha256, tensor, source
+    )
 
 
 def _print_report(report: dict[str, Any], out: Path, as_json: bool) -> None:
