@@ -29,11 +29,12 @@ from trinity_mlx.factorization.adapted import LAYER_MATRICES
 from trinity_mlx.profiles.backends import load_backend
 from trinity_mlx.training.answers import Answers
 from trinity_mlx.training.features import Features
+from trinity_mlx.training.guard import learn_guard
 from trinity_mlx.training.headroom import headroom
 from trinity_mlx.training.heads import HEADS
 from trinity_mlx.training.objective import Objective
 from trinity_mlx.training.reading import Engine, Reading, base_hidden
-from trinity_mlx.training.refit import refitted
+from trinity_mlx.training.refit import chosen_fit, refitted
 from trinity_mlx.training.settings import Settings, stages_for
 from trinity_mlx.training.stages import Problem
 from trinity_mlx.training.table import read_table
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table.add_argument("--algorithms", default="staged")
     table.add_argument("--complete", action="store_true", help="leave out rows that lack an agent")
     table.add_argument("--ood", action="store_true", help="test on the rows marked ood, trained without their tasks")
+    table.add_argument("--no-baselines", action="store_true", help="leave out headroom, which takes a minute")
     table.add_argument("--offsets", action="store_true")
     table.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "trinity-mlx-benchmark")
     known = commands.add_parser("known", help="a generated pool whose best routing is known")
@@ -83,9 +85,9 @@ def _table(options: argparse.Namespace) -> None:
     hidden = base_hidden(features, layout, engine, base).astype(np.float64)
     if options.ood:
         answers, hidden = _unseen(options.table, answers, hidden)
-    found = headroom(answers, hidden)
     print(f"{len(answers.rows)} rows, test {len(answers.where('test'))}")
-    for method in found.methods:
+    methods = () if options.no_baselines else headroom(answers, hidden).methods
+    for method in methods:
         print(f"  {method.name:32} {method.setting:16} {method.estimate.mean:.4f}")
     for algorithm in options.algorithms.split(","):
         settings = [Settings(algorithm, offsets=options.offsets, seed=seed) for seed in range(options.seeds)]
@@ -126,7 +128,15 @@ def _score(
     if settings.refits:
         trained = replace(trained, best=refitted(trained, stages, problems["train"], problems["val"]))
     test = problems["test"]
-    choices = (test.hidden_at(trained.best.offsets) @ trained.best.head.T).argmax(1)
+    logits = test.hidden_at(trained.best.offsets) @ trained.best.head.T
+    choices = logits.argmax(1)
+    chosen = chosen_fit(trained, stages)
+    if chosen:
+        kinds = answers.categories[answers.where("train")]
+        guard = learn_guard(problems["train"], kinds, lambda rows: chosen[0].again(rows, chosen[1]))
+        if guard:
+            guarded = test.utility[np.arange(len(choices)), guard.choose(logits)].mean()
+            print(f"  {guard}; test guarded {guarded:.4f}", flush=True)
     return trained.best_val, float(test.utility[np.arange(len(choices)), choices].mean()), trained.kept
 
 

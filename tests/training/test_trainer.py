@@ -16,11 +16,12 @@ import pytest
 
 from trinity_mlx.contracts.errors import ResumeRefused, UsageError
 from trinity_mlx.training.checkpoint import RECORD, load_checkpoint
+from trinity_mlx.training.guard import learn_guard
 from trinity_mlx.training.heads import HEADS
 from trinity_mlx.training.objective import Objective
 from trinity_mlx.training.refit import refitted
 from trinity_mlx.training.settings import Settings, algorithm_names, stages_for
-from trinity_mlx.training.stages import Problem, worth
+from trinity_mlx.training.stages import Problem, RidgeStage, worth
 from trinity_mlx.training.trainer import Generation, Limits, Progress, Trainer, best_single
 from trinity_mlx.training.vector_layout import Layout
 
@@ -227,3 +228,23 @@ def test_objectives_count_what_they_say() -> None:
 def test_settings_out_of_range_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Settings(**changes)  # type: ignore[arg-type]
+
+
+def test_a_guard_falls_back_where_what_was_learned_does_not_carry_over() -> None:
+    """Each kind has an agent of its own and vectors of its own: on a kind never seen, only the best single helps."""
+    draw = np.random.default_rng(0)
+    kinds = np.repeat(np.arange(10), 40)
+    hidden = draw.normal(size=(400, 24)) * 0.1
+    hidden[np.arange(400), kinds] += 3.0
+    utility = draw.random((400, 4)) * 0.1
+    utility[np.arange(400), kinds % 3] += 0.3
+    utility[:, 3] += 0.25
+    lonely = replace(problem(), utility=utility, hidden=hidden, train=np.arange(400))
+    stage = RidgeStage(lonely)
+    guard = learn_guard(lonely, kinds, lambda rows: stage.again(rows, 4))
+    assert guard
+    assert guard.slot == 3
+    assert guard.guarded >= max(guard.unguarded, 0.0)
+    certain = np.array([[0.0, 0.0, 1e6, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    assert guard.choose(certain).tolist() == [2, 3]
+    assert learn_guard(lonely, np.zeros(400), lambda rows: stage.again(rows, 4)) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,15 +20,16 @@ from ..files.atomic import write_file
 from ..files.safetensors import read_float32
 from .answers import Answers
 from .features import Features
+from .guard import Guard, learn_guard
 from .headroom import Headroom, headroom
 from .heads import HEADS
 from .reading import Engine, Reading, base_hidden
-from .refit import refitted
+from .refit import chosen_fit, refitted
 from .report import render_training, training_card
 from .roles import RoleSource, default_source, fit_roles, neutral_roles, role_examples
 from .sealing import BaseIdentity, seal
 from .settings import Settings, stages_for
-from .stages import Candidate, Problem
+from .stages import Candidate, Problem, Stage
 from .summary import Summary, summarise
 from .trainer import Generation, Limits, Progress, Trainer
 from .vector_layout import Layout
@@ -140,7 +141,8 @@ def train(request: TrainingRequest, watch: Watch | None = None) -> Trained:
     found = headroom(request.answers, hidden)
     tested = _problem(request, features, layout, hidden, "test")
     logits = tested.hidden_at(progress.best.offsets) @ progress.best.head.T
-    summary = summarise(found, progress, logits, settings, problem.objective)
+    guard = _guard(request, progress, stages, problem)
+    summary = summarise(found, progress, logits, settings, guard)
     bundle = _sealed(request, layout, progress, found, summary)
     return Trained(bundle, summary, progress)
 
@@ -168,6 +170,16 @@ def _problem(request: TrainingRequest, features: Features, layout: Layout, hidde
         objective=settings.objective,
         seed=settings.seed,
     )
+
+
+def _guard(request: TrainingRequest, progress: Progress, stages: Sequence[Stage], problem: Problem) -> Guard | None:
+    """The floor under unseen kinds, learned with the fit that was chosen; None where none was, or without kinds."""
+    chosen = chosen_fit(progress, stages)
+    if chosen is None:
+        return None
+    stage, number = chosen
+    kinds = request.answers.categories[request.answers.where("train")]
+    return learn_guard(problem, kinds, lambda rows: stage.again(rows, number))
 
 
 def _recording(request: TrainingRequest, tell: Callable[[Generation], None]) -> Callable[[Generation], None]:

@@ -20,14 +20,19 @@ def refitted(progress: Progress, stages: Sequence[Stage], train: Problem, valida
     had a part in is given back.
     """
     best = progress.best
-    fitted = [stage for stage in stages if stage.name in progress.kept and isinstance(stage, _Fitted)]
-    if not fitted:
+    chosen = chosen_fit(progress, stages)
+    if chosen is None:
         return best
-    stage = fitted[-1]
-    number = _best_generation(progress, stage.name)
+    stage, number = chosen
     train, validation = (replace(each, hidden=each.hidden_at(best.offsets)) for each in (train, validation))
     moved = best.head - stage.again(train, number)
     return Candidate(best.offsets, stage.again(_union(train, validation), number) + moved)
+
+
+def chosen_fit(progress: Progress, stages: Sequence[Stage]) -> tuple[RidgeStage | HeadDescent, int] | None:
+    """The last fitted stage that was kept, with its generation that was best on val; None where none was kept."""
+    fitted = [stage for stage in stages if stage.name in progress.kept and isinstance(stage, _Fitted)]
+    return (fitted[-1], _best_generation(progress, fitted[-1].name)) if fitted else None
 
 
 def _best_generation(progress: Progress, name: str) -> int:

@@ -100,6 +100,8 @@ def _curves(history: Sequence[Generation]) -> Iterator[dict[str, object]]:
 
 def _card_lines(name: str, found: Headroom, summary: Summary, made: Mapping[str, str]) -> Iterator[str]:
     yield from (f"# {name}", "", f"A router, made by `trinity-mlx train`. {summary.verdict()}", "")
+    if summary.caution():
+        yield from (summary.caution(), "")
     yield from ("## Before training", "", found.paragraph(), "")
     yield from ("## Against the baselines, on the held-out split", "")
     yield from ("| method | setting | score | 95% | against best single | p |", "| --- | --- | --- | --- | --- | --- |")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from .guard import Guard
 from .headroom import BEST_SINGLE, Headroom
-from .objective import Objective
 from .settings import Settings
 from .statistics import Difference, Estimate, estimate, paired_difference
 from .trainer import Progress
@@ -63,6 +63,7 @@ class Summary:
     categories: tuple[CategoryRow, ...]
     margins: tuple[MarginGroup, ...]
     choices: np.ndarray
+    guard: Guard | None
 
     @property
     def helped(self) -> bool:
@@ -79,6 +80,16 @@ class Summary:
         )
         return told if self.helped else f"Training did not help: use the best single agent. {told}"
 
+    def caution(self) -> str:
+        """What to do about kinds of prompts that were not in the table; empty where nothing was learned about it."""
+        if self.guard is None:
+            return ""
+        return (
+            f"On kinds of prompts that it was not fitted on, routing came to {self.guard.unguarded:+.4f} against the "
+            f"best single agent; with the policy's default_slot {self.guard.slot} and floor_margin {self.guard.margin:.4g}, "
+            f"to {self.guard.guarded:+.4f}."
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
@@ -89,6 +100,7 @@ class Summary:
             "gain_over_best_single": self.gain.to_dict(),
             "val": self.val,
             "stages_kept": list(self.kept),
+            "guard": asdict(self.guard) if self.guard else None,
             "stopped_early": self.stopped,
             "settings": self.settings.to_dict(),
             "comparisons": [
@@ -113,7 +125,7 @@ class Summary:
 
 
 def summarise(
-    found: Headroom, progress: Progress, logits: np.ndarray, settings: Settings, objective: Objective
+    found: Headroom, progress: Progress, logits: np.ndarray, settings: Settings, guard: Guard | None = None
 ) -> Summary:
     """Hold the router with ``logits`` [test rows, agents] against every method of ``found``."""
     answers = found.answers
@@ -137,6 +149,7 @@ def summarise(
         categories=tuple(_categories(answers.categories[test], scores, single, choices, len(answers.agents))),
         margins=tuple(_margins(logits, scores, single)),
         choices=choices,
+        guard=guard,
     )
 
 
