@@ -84,10 +84,11 @@ class Summary:
         """What to do about kinds of prompts that were not in the table; empty where nothing was learned about it."""
         if self.guard is None:
             return ""
+        guard = self.guard
         return (
-            f"On kinds of prompts that it was not fitted on, routing came to {self.guard.unguarded:+.4f} against the "
-            f"best single agent; with the policy's default_slot {self.guard.slot} and floor_margin {self.guard.margin:.4g}, "
-            f"to {self.guard.guarded:+.4f}."
+            f"On kinds of prompts that it was not fitted on, routing came to {guard.unguarded:+.4f} against the best "
+            f"single agent; with the policy's default_slot {guard.slot} and floor_margin {guard.margin:.4g}, to "
+            f"{guard.guarded:+.4f}."
         )
 
     def to_dict(self) -> dict[str, Any]:
