@@ -19,9 +19,10 @@ from trinity_mlx.contracts.artifact import (
     Head,
     TensorLocation,
 )
-from trinity_mlx.contracts.backend import DEFAULT_VARIANT, BackendInfo, Kernels, Row, Segment, Variant
+from trinity_mlx.contracts.backend import DEFAULT_VARIANT, BackendInfo, Factorizer, Kernels, Row, Segment, Variant
 from trinity_mlx.contracts.errors import TensorFileInvalid, UsageError
 from trinity_mlx.factorization.adapted import EMBEDDING, FINAL_NORM, AdaptedTensors, Parts
+from trinity_mlx.factorization.host import HostFactorizer
 from trinity_mlx.sharing.owner import OwnerThread
 
 from . import ops, products
@@ -53,9 +54,9 @@ class MlxBackend:
         tensors = owner.run(lambda _: _read_backbone(base, number_type, variant.quantize))
         return MlxBase(base, tensors, number_type, variant, owner)
 
-    def factorizer(self, device: str) -> MlxFactorizer:
-        """Decompositions on ``device``, on a thread of their own."""
-        return MlxFactorizer(mx.gpu if device == "gpu" else mx.cpu)
+    def factorizer(self, device: str) -> Factorizer:
+        """Decompositions on the GPU, on a thread of their own; on the CPU numpy's, whose products are faster there."""
+        return MlxFactorizer(mx.gpu) if device == "gpu" else HostFactorizer()
 
     def matrix_product(self, device: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         """``left @ right`` on ``device``; see ``products``."""

@@ -6,7 +6,7 @@ tiles run in float32 on the device: the change that is added is small, and so is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import mlx.core as mx
 import numpy as np
@@ -26,6 +26,11 @@ class MlxFactorizer(HostFactorizer):
     """A ``Factorizer`` on one MLX device, with a thread of its own."""
 
     thin_svd = False
+    computes: Mapping[str, str] = {
+        "gram": "numpy, float64",
+        "svd": "mlx on the cpu, float32",
+        "adapted": "mlx on the gpu, float32",
+    }
 
     def __init__(self, device: mx.DeviceType) -> None:
         self._owner = mlx_thread(device)

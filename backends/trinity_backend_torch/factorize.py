@@ -7,7 +7,7 @@ end; a product that accumulates into the source would round at the source's size
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -31,6 +31,12 @@ class TorchFactorizer(HostFactorizer):
         self._device = device
         self._on_cuda = device.type == "cuda"
         self._dtype = torch.float64 if self._on_cuda else torch.float32
+        svd_device = device if self._on_cuda else torch.device("cpu")
+        self.computes: Mapping[str, str] = {
+            "gram": f"torch on {device}, float64" if self._on_cuda else "numpy, float64",
+            "svd": f"torch on {svd_device}, float32",
+            "adapted": f"torch on {device}, {str(self._dtype).removeprefix('torch.')}",
+        }
 
     @torch.inference_mode()
     def gram(self, tensor: TensorLocation, tick: Tick | None = None) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import trinity_backend_mlx
 from trinity_backend_mlx import ops
+from trinity_backend_mlx.factorize import MlxFactorizer
 
 from trinity_mlx.contracts.artifact import Base, Bundle, Execution
 from trinity_mlx.contracts.backend import Segment, Variant
@@ -63,7 +64,7 @@ def test_exports_and_candidates_too(tiny_base: Base, tiny_offsets: dict[str, np.
     tensor, side = tiny_base.tensors[name], min(tiny_base.tensors[name].shape)
     for execution in (Execution.RIGHT, Execution.LEFT):
         if tensor.shape[1 if execution is Execution.RIGHT else 0] == side:
-            assert b"".join(backend.factorizer("cpu").adapted_tiles(tensor, execution, np.eye(side) * 0.1))
+            assert b"".join(MlxFactorizer(mx.cpu).adapted_tiles(tensor, execution, np.eye(side) * 0.1))
     assert np.allclose(backend.matrix_product("cpu")(np.eye(3), np.ones((3, 2))), 1)
     vectors = {name: np.eye(side)}
     population = backend.load_base(tiny_base, device="cpu", dtype="float32").population(vectors)

@@ -165,6 +165,10 @@ class Factorizer(Protocol):
     """
 
     @property
+    def computes(self) -> Mapping[str, str]:
+        """What computes each step, and in which number type: ``gram``, ``svd`` and ``adapted``, for manifests."""
+
+    @property
     def thin_svd(self) -> bool:
         """Whether ``svd`` holds the larger side's vectors as [larger, side]; else it holds them as [larger, larger]."""
 

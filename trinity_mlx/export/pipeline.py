@@ -171,6 +171,8 @@ def _draft(request: ExportRequest, work: Work) -> BundleDraft:
 
 def _made(request: ExportRequest, work: Work) -> dict[str, str]:
     info = request.backend.info()
+    steps = factorizer_of(request.backend, request.device).computes
+    used = [str(request.method), *(["adapted"] if request.write is Write.MERGED else [])]
     only = {} if request.only is None else {"only": ",".join(target.name for target in work.targets)}
     return {
         "command": "trinity-mlx export",
@@ -179,6 +181,7 @@ def _made(request: ExportRequest, work: Work) -> dict[str, str]:
         **only,
         "backend": info.backend_id,
         "device": request.device,
+        **{f"{step} computed by": steps[step] for step in used},
         "trinity-mlx": version("trinity-mlx"),
         "numpy": np.__version__,
         **info.versions,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -18,10 +18,14 @@ def factorizer_of(backend: Backend, device: str) -> Factorizer:
     return backend.factorizer(device) if isinstance(backend, Factorizes) else HostFactorizer()
 
 
+_KINDS = {"gram": "float64", "svd": "float32", "adapted": "float32"}
+
+
 class HostFactorizer:
     """A ``Factorizer`` in numpy: Gram sums in float64, the rest in float32."""
 
     thin_svd = True
+    computes: Mapping[str, str] = {step: f"numpy, {kind}" for step, kind in _KINDS.items()}
 
     def gram(self, tensor: TensorLocation, tick: Tick | None = None) -> np.ndarray:
         """The Gram matrix of the smaller side in float64, [side, side]."""
