@@ -462,6 +462,15 @@ def test_limits_that_are_reached_give_the_best_answer_as_unverified() -> None:
     assert last["response"]["trinity"]["outcome"] == "unverified"
 
 
+def test_an_answer_that_a_person_has_to_release_is_not_released() -> None:
+    from trinity_mlx.rules.policy import Policy
+
+    served = team(coordinator={"policy": Policy().with_options(review="ask")})
+    answered = asyncio.run(Direct(served)("/v1/chat/completions", ASK))
+    assert (answered.status, answered.json["error"]["code"]) == (502, "awaiting_review")
+    assert b"42" not in answered.body
+
+
 def test_a_conversation_keeps_its_agent_where_the_policy_says_so() -> None:
     from trinity_mlx.rules.policy import Policy
 

@@ -176,6 +176,7 @@ class Coordinator:
         last_slot: int | None = None,
         worker_slot: int | None = None,
         reviewer: Reviewer | None = None,
+        refs: Mapping[str, str] | None = None,
         sinks: Sequence[Sink] = (),
         on_text: OnTurnText | None = None,
     ) -> RunResult:
@@ -204,6 +205,7 @@ class Coordinator:
                 last messages answer.
             reviewer: asks a person to release the answer, where the policy says ``review = "ask"``; without one the run
                 stops there, and ``aresume`` goes on with the decision.
+            refs: further names in the trace of what governs this run, such as a caller's ``traceparent``.
             sinks: who else is told of every event, besides the trace.
             on_text: told the turn and each piece of text as it arrives; with it, providers stream.
 
@@ -228,7 +230,7 @@ class Coordinator:
             limits=limits,
             options=WorkerOptions(definitions, tool_choice, response_format, sampling or Sampling()),
         )
-        return await self._carry_out(state, self._setup(box, reviewer, sinks, on_text))
+        return await self._carry_out(state, self._setup(box, reviewer, sinks, on_text), refs=refs)
 
     async def aresume(
         self,
@@ -239,6 +241,7 @@ class Coordinator:
         tools: Callables | None = None,
         reviewer: Reviewer | None = None,
         deadline_s: float | None = None,
+        refs: Mapping[str, str] | None = None,
         sinks: Sequence[Sink] = (),
         on_text: OnTurnText | None = None,
     ) -> RunResult:
@@ -261,7 +264,7 @@ class Coordinator:
         left_s = None if deadline_s is None else state.totals.wall_s + deadline_s
         state = replace(state, limits=_with_deadline(state.limits, left_s))
         setup = self._setup(ToolBox(tools) if tools else None, reviewer, sinks, on_text)
-        return await self._carry_out(state, setup, results, decision)
+        return await self._carry_out(state, setup, results, decision, refs)
 
     def _setup(
         self, tools: ToolBox | None, reviewer: Reviewer | None, sinks: Sequence[Sink], on_text: OnTurnText | None
@@ -282,9 +285,10 @@ class Coordinator:
         setup: RunSetup,
         results: Sequence[ToolResult] = (),
         decision: machine.Decision | None = None,
+        refs: Mapping[str, str] | None = None,
     ) -> RunResult:
         clients = await self._open_clients()
-        async with self._open_trace(state.part_id) as trace:
+        async with self._open_trace(state.part_id, {**self._refs, **(refs or {})}) as trace:
             setup = replace(setup, clients=clients, sinks=[*trace, *setup.sinks])
             return await Run(setup, state).carry_out(results, decision)
 
@@ -345,13 +349,13 @@ class Coordinator:
             )
 
     @asynccontextmanager
-    async def _open_trace(self, run_id: str) -> AsyncIterator[list[Sink]]:
+    async def _open_trace(self, run_id: str, refs: Mapping[str, str]) -> AsyncIterator[list[Sink]]:
         if self._log is None or self._trace is None:
             yield []
             return
         hidden = tuple(self._secrets.values())
         content = self._trace.content
-        async with self._log.run(run_id, keep_content=content, secrets=hidden, refs=self._refs) as trace:
+        async with self._log.run(run_id, keep_content=content, secrets=hidden, refs=refs) as trace:
             yield [trace]
 
     def _describe_router(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +64,14 @@ def _segment(service: Service, ask: Ask, target: Target, interface: Interface, s
     principal = scope["principal"]
     session = session_key(principal, target.pool, *named, ask.session, first=first)
     narrowing = read_narrowing(scope, ask.metadata)
-    return Segment(service, ask, target, narrowing, Caller(principal, session, interface.id_prefix), scope["account"])
+    caller = Caller(principal, session, interface.id_prefix, _patience_s(scope))
+    return Segment(service, ask, target, narrowing, caller, scope["account"])
+
+
+def _patience_s(scope: Scope) -> float | None:
+    """How long the client will wait, where it says so: the SDKs of Anthropic and OpenAI do, in seconds."""
+    text = header(scope, "x-stainless-timeout") or header(scope, "x-stainless-read-timeout") or ""
+    return float(text) if re.fullmatch(r"[1-9]\d{0,5}(\.\d{1,3})?", text) else None
 
 
 async def _placed(service: Service, work: _Work, principal: str, send: Send) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from ..contracts.pool import Pool
 from ..rules.budgets import Limits
 from ..rules.policy import Policy
-from .asgi import Scope, header
+from .asgi import Scope
 from .problems import Problem, invalid
 
 LIMITS = {
@@ -27,6 +27,7 @@ LIMITS = {
 """What a request may call a limit: the limit's own name, and its type."""
 ALLOWED_OPTIONS = frozenset({"max_turns"})
 """Options of a policy that a request may set wherever the operator says nothing; ``max_turns`` can only go down."""
+_HEADER = b"x-trinity-"
 _OPTIONS = tuple(each.name for each in fields(Policy) if each.name != "name")
 
 
@@ -47,9 +48,13 @@ def read_narrowing(scope: Scope, metadata: Mapping[str, str]) -> Narrowing:
         Problem: a value cannot be read.
     """
 
-    def asked(name: str) -> str | None:
-        value = header(scope, f"x-trinity-{name.replace('_', '-')}")
-        return metadata.get(f"trinity_{name}") if value is None else value
+    told = {key.removeprefix("trinity_"): text for key, text in metadata.items() if key.startswith("trinity_")}
+    told |= {
+        key[len(_HEADER) :].decode("latin-1").replace("-", "_"): value.decode("latin-1")
+        for key, value in scope["headers"]
+        if key.startswith(_HEADER)
+    }
+    asked = told.get
 
     limits: dict[str, Any] = {
         own: _number(name, text, kind) for name, (own, kind) in LIMITS.items() if (text := asked(name))

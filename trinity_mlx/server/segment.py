@@ -34,11 +34,15 @@ PASSED_THROUGH = (Mode.ROUTE, Mode.DIRECT)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the name of the key, the conversation, the prefix of call ids that the interface wants."""
+    """Who asks: the name of the key, the conversation, the prefix of call ids that the interface wants.
+
+    ``deadline_s`` is how long the client waits, where it says so.
+    """
 
     principal: str
     session: str
     id_prefix: str
+    deadline_s: float | None = None
 
 
 class Segment:
@@ -56,6 +60,7 @@ class Segment:
         self._account = account
         self._team: Coordinator = service.teams[target.pool]
         self._before = Waiting(0, 0, 0)
+        self._refs = {} if account.traceparent is None else {"traceparent": account.traceparent}
         account.run_id = self.run_id
 
     @property
@@ -80,6 +85,9 @@ class Segment:
             return self._await_tools(result, narrator)
         if result.status is RunStatus.REFUSED:
             return self._refuse(result, narrator)
+        if result.status is RunStatus.AWAITING_REVIEW:
+            told = "the answer waits for a person's decision, which nobody can be asked for here: review it in a run"
+            raise Problem(Kind.SERVER, told, status=502, code="awaiting_review")
         return await self._answer(result, narrator)
 
     async def _run(self, narrator: Narrator) -> RunResult:
@@ -93,7 +101,12 @@ class Segment:
         options = replace(parked.state.options, **self._worker_options())
         results = [replace(result, call_id=parked.ids[result.call_id]) for result in self._results(calls)]
         return await self._team.aresume(
-            replace(parked.state, options=options), results, sinks=[narrator], on_text=narrator.on_text
+            replace(parked.state, options=options),
+            results,
+            deadline_s=self._caller.deadline_s,
+            refs=self._refs,
+            sinks=[narrator],
+            on_text=narrator.on_text if self.shows_text else None,
         )
 
     async def _begin(self, narrator: Narrator, worker_slot: int | None = None) -> RunResult:
@@ -109,6 +122,8 @@ class Segment:
             deny=denied_slots(self._narrowing, self._team.pool),
             roles=(Role.WORKER,) if target.mode in PASSED_THROUGH else tuple(Role),
             **self._worker_options(),
+            deadline_s=self._caller.deadline_s,
+            refs=self._refs,
             sinks=[narrator],
             on_text=narrator.on_text if self.shows_text else None,
         )
@@ -221,6 +236,8 @@ class Segment:
             roles=(Role.WORKER,),
             response_format=self._ask.response_format,
             sampling=self._ask.sampling,
+            deadline_s=self._caller.deadline_s,
+            refs=self._refs,
             sinks=[narrator],
         )
         turns = (*result.turns, *repaired.turns)

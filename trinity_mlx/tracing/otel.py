@@ -1,8 +1,9 @@
 """A trace as OpenTelemetry spans, in the attributes of the semantic conventions for generative AI.
 
-Each run is one OpenTelemetry trace: a span ``invoke_agent`` for the run, and below it a span ``chat`` for every attempt
-at a provider. What was routed, and where an agent fell back, are events of the run's span. Identifiers follow from the
-run's id, and times from the events, so that the same trace always gives the same spans. Texts are never exported.
+Each run is one OpenTelemetry trace, or part of its caller's where that is known (``traceparent``): a span
+``invoke_agent`` for the run, and below it a span ``chat`` for every attempt at a provider. What was routed, and where
+an agent fell back, are events of the run's span. Identifiers follow from the run's id, and times from the events, so
+that the same trace always gives the same spans. Texts are never exported.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from .reader import Line, Run
 from .record import ENVELOPE
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Span, Tracer
@@ -127,7 +129,10 @@ def _record(run: Run, tracer: Tracer) -> None:
 
     last = _ns(run, run.lines[-1])
     root = tracer.start_span(
-        f"invoke_agent {_AGENT}", attributes=_run_attributes(run), start_time=_ns(run, run.lines[0])
+        f"invoke_agent {_AGENT}",
+        _caller(run.lines[0]["refs"].get("traceparent", "")),
+        attributes=_run_attributes(run),
+        start_time=_ns(run, run.lines[0]),
     )
     below = set_span_in_context(root)
     call: Span | None = None
@@ -145,6 +150,13 @@ def _record(run: Run, tracer: Tracer) -> None:
     if call:
         call.end(last)
     _end(root, run.end, _run_outcome(run), last)
+
+
+def _caller(traceparent: str) -> Context | None:
+    """The span of whoever asked for the run, by its W3C trace context; None where there is none."""
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    return TraceContextTextMapPropagator().extract({"traceparent": traceparent}) if traceparent else None
 
 
 def _end(span: Span, line: Line | None, outcome: dict[str, Any], now: int) -> None:
