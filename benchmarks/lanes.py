@@ -75,10 +75,10 @@ def compare_variants(profile: str, conversations: int) -> Iterator[dict[str, Any
     usual = route_all(profile, conversations)
     for variant in VARIANTS:
         try:
-            found = route_all(profile, conversations, **variant)
+            varied = route_all(profile, conversations, **variant)
         except ProfileUnavailable:
             continue
-        pairs = list(zip(usual, found, strict=True))
+        pairs = list(zip(usual, varied, strict=True))
         yield {
             "profile": profile,
             "variant": "composed kernels" if "kernels" in variant else f"int{variant['quantize']}",

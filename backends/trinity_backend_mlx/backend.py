@@ -181,8 +181,8 @@ def _read_backbone(base: Base, dtype: mx.Dtype, bits: int | None) -> Mapping[str
     shapes = base.config.backbone_shapes()
     if bits is not None:
         return {name: _read_quantized(base.tensors[name], dtype, bits) for name in shapes}
-    held = _read(base.tensors[name] for name in shapes)
-    tensors = {name: ops.cast(tensor, dtype) for name, tensor in held.items()}
+    stored = _read(base.tensors[name] for name in shapes)
+    tensors = {name: ops.cast(tensor, dtype) for name, tensor in stored.items()}
     mx.eval(tensors)
     return tensors
 
@@ -201,17 +201,17 @@ def _read(tensors: Iterable[TensorLocation]) -> dict[str, mx.array]:
     """The named tensors; a file's other tensors stay on disk, since MLX loads on evaluation."""
     wanted = list(tensors)
     files = {path: _open(str(path)) for path in {tensor.path for tensor in wanted}}
-    found = {tensor.name: files[tensor.path][tensor.name] for tensor in wanted}
-    mx.eval(found)
-    return found
+    arrays = {tensor.name: files[tensor.path][tensor.name] for tensor in wanted}
+    mx.eval(arrays)
+    return arrays
 
 
 def _open(path: str) -> dict[str, mx.array]:
     try:
-        held = ops.load(path)
+        tensors = ops.load(path)
     except (RuntimeError, ValueError) as error:
         raise TensorFileInvalid(f"{path} cannot be read by MLX: {error}") from None
-    return held
+    return tensors
 
 
 def _merge(parts: Parts[mx.array]) -> mx.array:

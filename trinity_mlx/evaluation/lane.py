@@ -101,11 +101,11 @@ class Lane(Strict):
 
     def describes(self, artifact: ArtifactIdentity, head_ref: str) -> bool:
         """Whether the lane was made with this very adapter, base and head, or with none in particular."""
-        held = self.artifact
+        measured = self.artifact
         pairs = (
-            (held.adapter_ref, artifact.adapter_ref),
-            (held.base_ref, artifact.base_ref),
-            (held.head_ref, head_ref),
+            (measured.adapter_ref, artifact.adapter_ref),
+            (measured.base_ref, artifact.base_ref),
+            (measured.head_ref, head_ref),
         )
         return all(recorded in (None, actual) for recorded, actual in pairs)
 
@@ -141,8 +141,8 @@ def find_lane(profile: str, artifact: str, variant: Variant, config_dir: Path | 
 
 
 def _of_its_place(lane: Lane, profile: str, artifact: str, variant: Variant) -> Lane:
-    found, wanted = (lane.profile, lane.artifact.name, lane.variant), (profile, artifact, variant.label)
-    if found != wanted:
+    subject, expected = (lane.profile, lane.artifact.name, lane.variant), (profile, artifact, variant.label)
+    if subject != expected:
         place = f"{profile}/{_stem(artifact, variant.label)}"
         raise LaneInvalid(f"{lane.origin} is about {lane.name}, and lies where {place} belongs: move it or remove it")
     return lane
@@ -204,14 +204,14 @@ def choose_floors(
         sources.append((lane.floors, f"lane {lane.name}, {lane.status}"))
     if profile and (known := profile.floors.get(artifact)):
         sources.append((known, f"profile {profile.name}, {known.source}"))
-    agents = [(agent, "given"), *((held.agent, source) for held, source in sources), (None, "none known")]
-    roles = [(role, "given"), *((held.role, source) for held, source in sources), (None, "none known")]
+    agents = [(agent, "given"), *((floors.agent, source) for floors, source in sources), (None, "none known")]
+    roles = [(role, "given"), *((floors.role, source) for floors, source in sources), (None, "none known")]
     (agent, agent_source), (role, role_source) = (_first_known(each) for each in (agents, roles))
     return Floors(agent, role, agent_source, role_source)
 
 
 def _first_known(candidates: Sequence[tuple[float | None, str]]) -> tuple[float | None, str]:
-    return next((found for found in candidates if found[0] is not None), candidates[-1])
+    return next((candidate for candidate in candidates if candidate[0] is not None), candidates[-1])
 
 
 def lane_names(config_dir: Path | None = None) -> Sequence[str]:

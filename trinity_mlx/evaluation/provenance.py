@@ -27,13 +27,13 @@ def describe_machine() -> dict[str, str]:
 
 def describe_software() -> dict[str, str]:
     """Versions of Python and of what takes part in a route; what is not installed is left out."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _processor() -> str:

@@ -76,11 +76,11 @@ def make_snapshot(origin: str, own_hashes: bool, cases: Sequence[SnapshotCase]) 
     Raises:
         SnapshotInvalid: a case stands there twice.
     """
-    found = {case.id: case for case in cases}
-    if len(found) < len(cases):
+    by_id = {case.id: case for case in cases}
+    if len(by_id) < len(cases):
         twice = next(case.id for case in cases if [other.id for other in cases].count(case.id) > 1)
         raise SnapshotInvalid(f"{origin}: case {twice!r} stands there twice")
-    return Snapshot(origin, own_hashes, found)
+    return Snapshot(origin, own_hashes, by_id)
 
 
 def snapshot_case(case_id: str, decision: RouteDecision) -> SnapshotCase:

@@ -31,13 +31,13 @@ def load_backend(name: str) -> Backend:
     Raises:
         ProfileUnavailable: no installed package offers it, or its import fails.
     """
-    found = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
-    if name not in found:
-        offered = ", ".join(sorted(found)) or "none"
+    points = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    if name not in points:
+        offered = ", ".join(sorted(points)) or "none"
         raise ProfileUnavailable(f"no backend {name!r} is installed (found: {offered}); reinstall trinity-mlx")
     try:
         with _no_collection():
-            backend: Backend = found[name].load()()
+            backend: Backend = points[name].load()()
     except (ImportError, OSError) as error:
         raise ProfileUnavailable(f"backend {name!r} cannot be imported: {error}") from None
     return backend

@@ -28,12 +28,12 @@ def common_beginnings(sequences: Sequence[Tokens], reuse: Sequence[int], worth: 
     order of their tokens, which keeps alike beginnings together.
     """
     order = sorted(range(len(sequences)), key=sequences.__getitem__)
-    found: list[Beginning] = []
+    beginnings: list[Beginning] = []
     for start in range(0, len(order), _NEIGHBOURS):
         members = order[start : start + _NEIGHBOURS]
         shared = [0, *(common_prefix(sequences[a][:-1], sequences[b][:-1]) for a, b in pairwise(members))]
-        found += _best(members, shared, reuse, worth)[0]
-    return found
+        beginnings += _best(members, shared, reuse, worth)[0]
+    return beginnings
 
 
 def _best(

@@ -29,7 +29,7 @@ class PrefixCache:
         usable = tokens[:-1]
         best, longest = max(
             ((known, common_prefix(known, usable)) for known in self._pasts),
-            key=lambda found: found[1],
+            key=lambda match: match[1],
             default=((), 0),
         )
         if longest == 0:
