@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from trinity_mlx.contracts.backend import BackendInfo
 from trinity_mlx.contracts.errors import ProfileInvalid, ProfileUnavailable, UnknownProfile
 from trinity_mlx.contracts.routing import Window
+from trinity_mlx.profiles.backends import offered_folders
 from trinity_mlx.profiles.registry import Machine, Profile, ProfileRegistry, availability, profile_of
 
 BUILT_IN = ["cpu", "cuda", "mlx", "mps"]
@@ -215,7 +217,7 @@ def test_an_unavailable_profile_says_why_and_what_to_do(tmp_path: Path) -> None:
     ],
 )
 def test_auto_prefers_mlx_on_apple_silicon_and_torch_elsewhere(system: str, machine: str, order: list[str]) -> None:
-    assert Machine(system, machine).auto_order == tuple(order)
+    assert ProfileRegistry(machine=Machine(system, machine)).auto_order == order
     assert sorted(order) == ProfileRegistry().names
 
 
@@ -242,7 +244,7 @@ def test_auto_tells_every_refusal_when_nothing_can_run() -> None:
     with pytest.raises(ProfileUnavailable) as caught:
         ProfileRegistry(machine=bare).resolve("auto")
     lines = str(caught.value).splitlines()
-    assert tuple(line.split("'")[1] for line in lines) == bare.auto_order
+    assert [line.split("'")[1] for line in lines] == ProfileRegistry(machine=bare).auto_order
     assert all("not installed; run: pip install" in line for line in lines)
 
 
@@ -289,3 +291,28 @@ def test_windows_and_floors_that_are_none_are_refused(tmp_path: Path, change: st
 def test_a_backend_by_itself_gives_a_profile_of_its_first_device_and_number_type() -> None:
     profile = profile_of(BackendInfo("abacus", {}, ("bead", "cpu"), ("float16", "float32")))
     assert (profile.name, profile.device, profile.dtype) == ("abacus", "bead", "float16")
+
+
+def test_another_package_may_offer_profiles_with_a_place_in_the_order(tmp_path: Path) -> None:
+    offered = tmp_path / "package"
+    offered.mkdir()
+    (offered / "abacus.toml").write_text(PLAIN.replace('"torch"', '"abacus"') + "auto = 1\n")
+    machine = replace(machine_with(abacus=("cpu",), torch=("cpu",)), offered_profiles=lambda: [offered])
+    registry = ProfileRegistry(tmp_path / "config", machine)
+    assert registry.auto_order == ["abacus", "cuda", "mps", "cpu", "mlx"]
+    assert registry.resolve("auto")[0].backend == "abacus"
+    write_profile(tmp_path / "config", "abacus", PLAIN)
+    assert ProfileRegistry(tmp_path / "config", machine).resolve("auto")[0].backend == "torch"
+
+
+def test_the_folder_of_an_offered_package_is_found_without_importing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, information = tmp_path / "their_profiles", tmp_path / "their_profiles-1.0.dist-info"
+    for folder in (package, information):
+        folder.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: their-profiles\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[trinity_mlx.profiles]\ntheirs = their_profiles\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert offered_folders.__wrapped__() == [package]

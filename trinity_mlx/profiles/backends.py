@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
 
 from ..contracts.backend import ENTRY_POINT_GROUP, Backend, SvdWeightsReader
 from ..contracts.errors import EnvironmentUnavailable, ProfileUnavailable
@@ -22,6 +24,10 @@ def _no_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+PROFILES_GROUP = "trinity_mlx.profiles"
+"""A package named in this group of entry points brings profiles: TOML files that lie in it."""
 
 
 @cache
@@ -58,3 +64,17 @@ def svd_weights_reader() -> SvdWeightsReader:
     if not isinstance(backend, SvdWeightsReader):
         raise EnvironmentUnavailable("the torch backend that is installed does not read svd_weights.pt")
     return backend
+
+
+@cache
+def offered_folders() -> list[Path]:
+    """Folders of profiles that installed packages offer: the packages named in the group ``trinity_mlx.profiles``.
+
+    Nothing of them is imported.
+    """
+    folders: list[Path] = []
+    for point in entry_points(group=PROFILES_GROUP):
+        with suppress(ImportError, ValueError):
+            package = find_spec(point.value)
+            folders += map(Path, (package and package.submodule_search_locations) or ())
+    return folders

@@ -20,7 +20,7 @@ from ..contracts.backend import Backend, BackendInfo
 from ..contracts.errors import ProfileInvalid, ProfileUnavailable, UnknownProfile, UsageError
 from ..files.models import Faults, Strict, as_model, parse_toml, read_content
 from ..files.shipped import data_path
-from .backends import load_backend
+from .backends import load_backend, offered_folders
 
 AUTO = "auto"
 _FAULTS = Faults(ProfileInvalid)
@@ -66,7 +66,10 @@ class ReadingWindow(Strict):
 
 
 class Profile(Strict):
-    """One runtime profile. ``device`` is a backend's own name for it, or ``auto`` for its first."""
+    """One runtime profile. ``device`` is a backend's own name for it, or ``auto`` for its first.
+
+    ``auto`` tries those that have a place in its order, lowest first; one that takes another's name takes its place.
+    """
 
     name: str
     summary: str
@@ -76,7 +79,14 @@ class Profile(Strict):
     requires: Requires = Requires()
     floors: Mapping[str, Floors] = Field(default_factory=dict)
     window: ReadingWindow | None = None
+    auto: int | None = None
+    auto_on_apple_silicon: int | None = None
     origin: Path
+
+    def place(self, machine: Machine) -> int | None:
+        """Its place in the order of ``auto`` on ``machine``."""
+        apples = self.auto_on_apple_silicon if machine.is_apple_silicon else None
+        return self.auto if apples is None else apples
 
 
 @dataclass(frozen=True)
@@ -108,12 +118,12 @@ class Machine:
     processor: str = platform.machine()
     is_installed: Callable[[str], bool] = _is_installed
     load_backend: Callable[[str], Backend] = load_backend
+    offered_profiles: Callable[[], list[Path]] = offered_folders
 
     @property
-    def auto_order(self) -> tuple[str, ...]:
-        """Built-in profiles in the order in which ``auto`` tries them here."""
-        on_apple_silicon = (self.system, self.processor) == ("Darwin", "arm64")
-        return ("mlx", "cuda", "mps", "cpu") if on_apple_silicon else ("cuda", "mps", "cpu", "mlx")
+    def is_apple_silicon(self) -> bool:
+        """Whether this is a Mac with Apple's own processor."""
+        return (self.system, self.processor) == ("Darwin", "arm64")
 
 
 HERE = Machine()
@@ -121,7 +131,7 @@ HERE = Machine()
 
 
 class ProfileRegistry:
-    """All profiles by name, the user's over the built-in ones.
+    """All profiles by name: the built-in ones, over them what other packages offer, over all the user's own.
 
     Raises:
         ProfileInvalid: a file does not describe a profile.
@@ -129,15 +139,24 @@ class ProfileRegistry:
 
     def __init__(self, config_dir: Path | None = None, machine: Machine = HERE) -> None:
         self._machine = machine
-        folders = [data_path("profiles")] + ([config_dir / "profiles"] if config_dir else [])
-        self._profiles = {
-            path.stem: _read_profile(path) for folder in folders for path in sorted(folder.glob("[!.]*.toml"))
-        }
+        own = [config_dir / "profiles"] if config_dir else []
+        self._profiles: dict[str, Profile] = {}
+        for folder in (data_path("profiles"), *machine.offered_profiles(), *own):
+            for path in sorted(folder.glob("[!.]*.toml")):
+                self._profiles[path.stem] = _in_place_of(self._profiles.get(path.stem), _read_profile(path))
 
     @property
     def names(self) -> list[str]:
         """Names of all profiles, sorted."""
         return sorted(self._profiles)
+
+    @property
+    def auto_order(self) -> list[str]:
+        """The profiles that ``auto`` tries on this machine, in order."""
+        places = {name: profile.place(self._machine) for name, profile in self._profiles.items()}
+        return sorted(
+            (name for name, place in places.items() if place is not None), key=lambda name: (places[name], name)
+        )
 
     def get(self, name: str) -> Profile:
         """The profile ``name``.
@@ -156,7 +175,7 @@ class ProfileRegistry:
             UnknownProfile: there is no such profile.
             ProfileUnavailable: it cannot run here, or none can.
         """
-        candidates = self._machine.auto_order if name == AUTO else (name,)
+        candidates = self.auto_order if name == AUTO else [name]
         refusals = []
         for candidate in candidates:
             profile = self.get(candidate)
@@ -202,6 +221,14 @@ def availability(profile: Profile, machine: Machine = HERE) -> Availability:
 
 def _installation(profile: Profile) -> str:
     return f"run: {profile.requires.install}" if profile.requires.install else "install it"
+
+
+def _in_place_of(former: Profile | None, profile: Profile) -> Profile:
+    """``profile`` where ``former`` was in the order of ``auto``, unless it names a place of its own."""
+    if former is None or profile.auto is not None:
+        return profile
+    places = {"auto": former.auto, "auto_on_apple_silicon": former.auto_on_apple_silicon}
+    return profile.model_copy(update=places)
 
 
 def _read_profile(path: Path) -> Profile:
