@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trinity_mlx.contracts.errors import ProviderError
+from trinity_mlx.contracts.errors import ProviderError, ReplyInvalid
 from trinity_mlx.contracts.plain import from_plain, to_plain
 from trinity_mlx.contracts.pool import Agent
 from trinity_mlx.contracts.provider import Reply
@@ -132,3 +132,9 @@ def test_a_providers_own_words_move_no_terminal() -> None:
         openai_reply.from_wire(CALLEE, {"error": {"message": "no \x1b[31mroom\x07 \ud800 " + "x" * 10_000}})
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
+
+
+def test_half_a_character_in_an_input_is_a_broken_reply() -> None:
+    block = {"type": "tool_use", "id": "c", "name": "f", "input": {"a": "\ud800"}}
+    with pytest.raises(ReplyInvalid, match="lone surrogate"):
+        anthropic_reply.from_wire(CALLEE, {"content": [block], "stop_reason": "tool_use"})

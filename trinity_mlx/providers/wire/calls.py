@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, field
 
-from ...contracts.errors import ReplyInvalid
+from ...contracts.errors import ReplyInvalid, TranscriptError
 from ...contracts.parts import ToolCall
 from .failures import Callee
 
@@ -14,11 +14,14 @@ def call_of(callee: Callee, identity: str | None, name: str | None, arguments: s
     """One call; where the provider gave it no id, it gets one of its own.
 
     Raises:
-        ReplyInvalid: it names no tool.
+        ReplyInvalid: it names no tool, or holds half a character.
     """
     if not name:
         raise callee.error(ReplyInvalid, "the reply calls a tool without naming it")
-    return ToolCall(identity or f"call_{uuid.uuid4().hex[:24]}", name, arguments)
+    try:
+        return ToolCall(identity or f"call_{uuid.uuid4().hex[:24]}", name, arguments)
+    except TranscriptError as error:
+        raise callee.error(ReplyInvalid, f"the reply is malformed: {error}") from None
 
 
 @dataclass(slots=True)
