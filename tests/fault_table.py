@@ -202,6 +202,16 @@ TAKEN_HEAD = """
 ## Odd answers that are taken
 """
 FOOT = f"""
+## What is no fault of the line
+
+| what the provider does | what the run does |
+| --- | --- |
+| it refuses to answer | no repetition, and the agent is not put to rest; the policy's `on_refusal` says whether the next agent is asked |
+| it swallows a cancellation, or makes an error of it | the attempt ends with its time, the run with its limit or its cancellation; the call is left behind after 50 ms |
+| it raises a cancellation by itself | `ProviderUnavailable`: repeated, then the next agent |
+| it counts tokens below 0, beyond 2**53, or not in whole numbers | the count is not given: limits go by an estimate, the cost is unknown |
+| its errors have a status, a wait or an id of another kind | these are left out; a message is cut after 2000 characters |
+
 `{COMMAND}` writes this page from the data that the tests check.
 """
 
