@@ -213,7 +213,7 @@ FOOT = f"""
 | its errors have a status, a wait or an id of another kind | these are left out; a message is cut after 2000 characters |
 
 `{COMMAND}` writes this page from the data that the tests check.
-"""
+"""  # noqa: E501
 
 
 def table(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
