@@ -421,7 +421,7 @@ def test_a_hub_base_that_cannot_be_had_is_one_clear_line(source: str, revision: 
         open_base(source, revision)
     message = str(caught.value)
     assert message.startswith(f"base {named} cannot be had from the Hugging Face Hub: ")
-    assert "--base" in message
+    assert "cannot be had" in message
     assert "\n" not in message
 
 
@@ -434,3 +434,14 @@ def test_a_hub_base_in_the_cache_needs_no_network(
     found: Base = open_base("owner/name", revision="1" * 40)
     assert found.folder == snapshot
     assert found.ref == open_base(saved[0]).ref
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("key", ["num_hidden_layers", "vocab_size", "hidden_size", "head_dim"])
+@pytest.mark.parametrize("value", [3_298_534_883_327, 10**400], ids=["3e12", "1e400"])
+def test_a_number_beyond_every_model_is_refused_at_once(single: Path, tmp_path: Path, key: str, value: int) -> None:
+    copy = shutil.copytree(single, tmp_path / "base")
+    edit(copy / "config.json", **{key: value})
+    with pytest.raises(BaseInvalid, match=f"{key} is .*a whole number from 1 to") as refused:
+        open_base(copy)
+    assert len(str(refused.value)) < 400

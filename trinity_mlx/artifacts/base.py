@@ -19,6 +19,10 @@ from ..files.regular import read_regular
 
 HUB_FILES = ["config.json", "tokenizer.json", "*.safetensors", "model.safetensors.index.json"]
 _LARGEST = 1e30
+_LARGEST_SIZE = 2**31
+_MOST_LAYERS = 4096
+"""Names and shapes are listed for as many layers as a configuration claims, before any of them is looked for."""
+
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILE_NAME = re.compile(r"[\w.-]{1,200}\.safetensors", re.ASCII)
 _SIZES = {
@@ -147,8 +151,9 @@ def _refuse_variants(path: Path, raw: Mapping[str, Any]) -> None:
 
 
 def _positive(path: Path, key: str, value: Any) -> int:
-    if type(value) is not int or value < 1:
-        raise BaseInvalid(f"{path}: {key} is {value!r}, and a whole number above 0 is needed")
+    most = _MOST_LAYERS if key == "num_hidden_layers" else _LARGEST_SIZE
+    if type(value) is not int or not 1 <= value <= most:
+        raise BaseInvalid(f"{path}: {key} is {value!r:.50}, and a whole number from 1 to {most} is needed")
     return value
 
 
