@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -131,6 +132,7 @@ class _Threads:
         for entry in entries:
             try:
                 ready.append((entry, entry.lines.line(entry.event, entry.now)))
+                time.sleep(0)  # lets the event loop have the interpreter between two lines
             except Exception as error:
                 entry.acknowledge(error)
         try:
