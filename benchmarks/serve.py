@@ -187,15 +187,16 @@ class Answer:
 
 
 async def ask(port: int, request: bytes, until: bytes | None = None) -> Answer:
-    """Send bytes and read to the end of the connection, noting when ``until`` is first there."""
+    """Send bytes and read to the end of the connection, or until ``until`` is there; then the client leaves."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     answer = Answer(sent=time.monotonic_ns())
     writer.write(request)
     while piece := await reader.read(65_536):
         answer.body += piece
-        if not answer.first and (until is None or until in answer.body):
-            answer.first = time.monotonic_ns()
         answer.ended = time.monotonic_ns()
+        answer.first = answer.first or answer.ended
+        if until is not None and until in answer.body:
+            break
     writer.close()
     return answer
 
@@ -288,7 +289,7 @@ async def first_event(count: int) -> None:
         for number in range(count + 3):
             request = chat("trinity", f"Question {number}: say word-{number}")
             answer = await ask(server.port, request, b"reasoning_content")
-            waits.append((answer.first - answer.sent) / 1e6)
+            waits.append((answer.ended - answer.sent) / 1e6)
         metrics = (await ask(server.port, METRICS)).text
     routed, routes = (_value(f"trinity_route_seconds_{name}", metrics) for name in ("sum", "count"))
     told = quantiles(waits[3:])
