@@ -29,7 +29,7 @@ from trinity_mlx.factorization.adapted import LAYER_MATRICES
 from trinity_mlx.profiles.backends import load_backend
 from trinity_mlx.training.answers import Answers
 from trinity_mlx.training.features import Features
-from trinity_mlx.training.guard import learn_guard
+from trinity_mlx.training.guard import kinds_of, learn_guard
 from trinity_mlx.training.headroom import headroom
 from trinity_mlx.training.heads import HEADS
 from trinity_mlx.training.objective import Objective
@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     speed = commands.add_parser("speed", help="population evaluation against one by one")
     speed.add_argument("--full", action="store_true", help="at full size, with random weights: takes minutes and 3 GB")
     speed.add_argument("--repeats", type=int, default=3)
+    speed.add_argument("--transcripts", type=int, default=32)
     speed.add_argument("--backends", default="torch,mlx")
     options = parser.parse_args(arguments)
     {"table": _table, "known": _known, "speed": _speed}[options.command](options)
@@ -132,7 +133,7 @@ def _score(
     choices = logits.argmax(1)
     chosen = chosen_fit(trained, stages)
     if chosen:
-        kinds = answers.categories[answers.where("train")]
+        kinds = kinds_of(problems["train"].hidden, settings.seed)
         guard = learn_guard(problems["train"], kinds, lambda rows: chosen[0].again(rows, chosen[1]))
         if guard:
             guarded = test.utility[np.arange(len(choices)), guard.choose(logits)].mean()
@@ -222,7 +223,7 @@ def _speed(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         base = _random_base(Path(folder)) if options.full else open_base(find_bundle("nano").base_folder or "")
         for name in options.backends.split(","):
-            _speed_of(name, base, options.repeats)
+            _speed_of(name, base, options.repeats, transcripts=options.transcripts)
     draw = np.random.default_rng(0)
     hidden, heads = draw.normal(size=(5000, 1024)), draw.normal(size=(32, 7, 1024))
     hidden, heads = hidden.astype(np.float32), heads.astype(np.float32)

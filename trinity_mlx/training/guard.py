@@ -10,7 +10,9 @@ import numpy as np
 from .stages import Problem
 
 FOLDS = 5
+KINDS = 40
 LEVELS = 40
+_ROUNDS = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ def learn_guard(problem: Problem, kinds: np.ndarray, fit: Callable[[Problem], np
 
     Args:
         problem: the train split.
-        kinds: the category of each of its rows.
+        kinds: the kind of each of its rows.
         fit: gives a head [agents, hidden] from some of its rows.
     """
     names = np.unique(kinds)
@@ -54,6 +56,22 @@ def learn_guard(problem: Problem, kinds: np.ndarray, fit: Callable[[Problem], np
         logits[held] = problem.hidden[held] @ fit(others).T
         single[held] = problem.utility[held, others.utility.mean(0).argmax()]
     return _best(problem, logits, single)
+
+
+def kinds_of(hidden: np.ndarray, seed: int = 0, count: int = KINDS) -> np.ndarray:
+    """Which of ``count`` kinds each row of ``hidden`` [rows, hidden] is of, by k-means on directions: int [rows].
+
+    Categories are often too broad: one may hold several kinds of prompts, and a new kind may come in any of them.
+    """
+    unit = hidden / np.maximum(np.linalg.norm(hidden, axis=1, keepdims=True), 1e-12)
+    draw = np.random.default_rng([seed, 3])
+    centres = unit[draw.choice(len(unit), min(count, len(unit)), replace=False)]
+    kinds = np.zeros(len(unit), dtype=int)
+    for _ in range(_ROUNDS):
+        kinds = (unit @ centres.T - 0.5 * (centres**2).sum(1)).argmax(1)
+        held = np.unique(kinds)
+        centres[held] = [unit[kinds == kind].mean(0) for kind in held]
+    return kinds
 
 
 def margins(logits: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from ..files.atomic import write_file
 from ..files.safetensors import read_float32
 from .answers import Answers
 from .features import Features
-from .guard import Guard, learn_guard
+from .guard import Guard, kinds_of, learn_guard
 from .headroom import Headroom, headroom
 from .heads import HEADS
 from .reading import Engine, Reading, base_hidden
@@ -141,7 +141,7 @@ def train(request: TrainingRequest, watch: Watch | None = None) -> Trained:
     found = headroom(request.answers, hidden)
     tested = _problem(request, features, layout, hidden, "test")
     logits = tested.hidden_at(progress.best.offsets) @ progress.best.head.T
-    guard = _guard(request, progress, stages, problem)
+    guard = _guard(progress, stages, problem)
     summary = summarise(found, progress, logits, settings, guard)
     bundle = _sealed(request, layout, progress, found, summary)
     return Trained(bundle, summary, progress)
@@ -173,12 +173,12 @@ def _problem(request: TrainingRequest, features: Features, layout: Layout, hidde
 
 
 def _guard(request: TrainingRequest, progress: Progress, stages: Sequence[Stage], problem: Problem) -> Guard | None:
-    """The floor under unseen kinds, learned with the fit that was chosen; None where none was, or without kinds."""
+    """The floor under unseen kinds, learned with the fit that was chosen; None where none was."""
     chosen = chosen_fit(progress, stages)
     if chosen is None:
         return None
     stage, number = chosen
-    kinds = request.answers.categories[request.answers.where("train")]
+    kinds = kinds_of(problem.hidden, problem.seed)
     return learn_guard(problem, kinds, lambda rows: stage.again(rows, number))
 
 
