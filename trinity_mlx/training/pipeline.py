@@ -172,7 +172,7 @@ def _problem(request: TrainingRequest, features: Features, layout: Layout, hidde
     )
 
 
-def _guard(request: TrainingRequest, progress: Progress, stages: Sequence[Stage], problem: Problem) -> Guard | None:
+def _guard(progress: Progress, stages: Sequence[Stage], problem: Problem) -> Guard | None:
     """The floor under unseen kinds, learned with the fit that was chosen; None where none was."""
     chosen = chosen_fit(progress, stages)
     if chosen is None:
