@@ -18,12 +18,11 @@ from ..files.safetensors import read_header
 from ..files.safetensors_writer import TensorSpec, write_safetensors
 
 RECORD = "checkpoint.json"
-_DTYPES: dict[str, np.dtype[Any]] = {"F64": np.dtype("<f8"), "U8": np.dtype("u1")}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a training stands: plain values, and arrays of float64 or uint8 by name."""
+    """Where a training stands: plain values, and arrays by name, all stored as float64."""
 
     values: Mapping[str, Any]
     arrays: Mapping[str, np.ndarray]
@@ -40,8 +39,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     number = int(checkpoint.values["generation"])
     name = f"checkpoint-{number}.safetensors"
-    items = [(key, _exact(array)) for key, array in checkpoint.arrays.items()]
-    write_safetensors(folder / name, [(_spec(key, array), [_bytes(array)]) for key, array in items])
+    exact = {key: _exact(array) for key, array in checkpoint.arrays.items()}
+    tensors = [(TensorSpec(key, "F64", each.shape), [memoryview(each.tobytes())]) for key, each in exact.items()]
+    write_safetensors(folder / name, tensors)
     digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     record = {**checkpoint.values, "arrays": name, "sha256": digest}
     write_file(folder / RECORD, json.dumps(record, indent=2).encode())
@@ -74,20 +74,10 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def _array(content: bytes, tensor: TensorLocation) -> np.ndarray:
-    dtype = _DTYPES[tensor.dtype]
-    flat = np.frombuffer(content, dtype, tensor.nbytes // dtype.itemsize, tensor.start)
+    flat = np.frombuffer(content, "<f8", tensor.nbytes // 8, tensor.start)
     array: np.ndarray = flat.reshape(tensor.shape).copy()
     return array
 
 
 def _exact(array: np.ndarray) -> np.ndarray:
-    kind = np.uint8 if array.dtype == np.uint8 else np.float64
-    return np.ascontiguousarray(array, dtype=kind)
-
-
-def _spec(name: str, array: np.ndarray) -> TensorSpec:
-    return TensorSpec(name, "U8" if array.dtype == np.uint8 else "F64", array.shape)
-
-
-def _bytes(array: np.ndarray) -> memoryview:
-    return memoryview(array.tobytes())
+    return np.ascontiguousarray(array, dtype="<f8")
