@@ -31,6 +31,12 @@ class Watched:
         self.begun, self.gate = threading.Event(), threading.Event()
         self.gate.set()
 
+    def shut(self) -> None:
+        """Let the next read begin and wait; what was read before, by checks at loading say, is forgotten."""
+        self.gate.clear()
+        self.begun.clear()
+        self.reads.clear()
+
     def info(self) -> BackendInfo:
         return self._inner.info()
 
@@ -53,7 +59,7 @@ class _Model:
     def logits(self, segments: Sequence[Segment]) -> Any:
         self._owner.reads.append(list(segments))
         self._owner.begun.set()
-        self._owner.gate.wait(10)
+        self._owner.gate.wait(60)
         return self._inner.logits(segments)
 
 
@@ -73,6 +79,12 @@ def router(tiny_folders: dict[str, Path], backend: Watched, registry: ModelRegis
         yield router
 
 
+async def all_queued(router: Router, count: int) -> None:
+    """Wait until ``count`` transcripts wait to be read; the time limit of tests ends it if they never do."""
+    while router.queued < count:
+        await asyncio.sleep(0.001)
+
+
 def test_a_read_is_what_route_decides_from(router: Router) -> None:
     async def read() -> Any:
         return await router.read(PROMPTS[0])
@@ -85,11 +97,11 @@ def test_a_read_is_what_route_decides_from(router: Router) -> None:
 
 def test_what_is_asked_during_a_read_is_read_together(router: Router, backend: Watched) -> None:
     async def read_all() -> list[Any]:
-        backend.gate.clear()
+        backend.shut()
         first = asyncio.create_task(router.read(PROMPTS[0]))
         await asyncio.to_thread(backend.begun.wait, 10)
         others = [asyncio.create_task(router.read(prompt)) for prompt in PROMPTS[1:]]
-        await asyncio.sleep(0.3)
+        await all_queued(router, len(others))
         backend.gate.set()
         return [await each for each in (first, *others)]
 
@@ -102,11 +114,11 @@ def test_what_is_asked_during_a_read_is_read_together(router: Router, backend: W
 
 def test_a_cancelled_read_leaves_the_queue(router: Router, backend: Watched) -> None:
     async def cancel_some() -> None:
-        backend.gate.clear()
+        backend.shut()
         first = asyncio.create_task(router.read(PROMPTS[0]))
         await asyncio.to_thread(backend.begun.wait, 10)
         others = [asyncio.create_task(router.read(prompt)) for prompt in PROMPTS[1:]]
-        await asyncio.sleep(0.3)
+        await all_queued(router, len(others))
         for each in others[1:]:
             each.cancel()
         await asyncio.gather(*others[1:], return_exceptions=True)
@@ -147,6 +159,7 @@ def test_routers_of_one_model_share_its_memories(
 ) -> None:
     again = {"profile": "cpu", "dtype": "float32", "backend": backend, "registry": registry}
     with load_router(**tiny_folders, **again) as second, load_router(**tiny_folders, cache_bytes=0, **again) as third:  # type: ignore[arg-type]
+        backend.reads.clear()
         first = router.route(PROMPTS[0])
         assert second.route(PROMPTS[0]).logits == first.logits
         assert second.route(PROMPTS[0]).reused_tokens == first.token_count

@@ -88,6 +88,11 @@ class Batcher:
         self._arrived.extend(asks)
         self._thread.submit(self._pass)
 
+    @property
+    def queued(self) -> int:
+        """How many asks wait for a pass to begin."""
+        return len(self._arrived) + len(self._waiting)
+
     def run(self, work: Callable[[], R]) -> Future[R]:
         """Have ``work`` done between two passes."""
         return self._thread.submit(lambda _: work())

@@ -90,6 +90,11 @@ class Reader:
         self._batcher.submit(asks)
         return [ask.future.result() for ask in asks]
 
+    @property
+    def queued(self) -> int:
+        """How many sequences wait to be read."""
+        return self._batcher.queued
+
     def values(self, sequences: Sequence[Tokens]) -> list[list[float]]:
         """The hidden vectors that route ``sequences``, read afresh: [sequences][hidden]."""
         batches = in_batches([needed_tokens(tokens) for tokens in sequences], self._batch_tokens)

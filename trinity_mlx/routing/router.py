@@ -124,6 +124,11 @@ class Router:
         prepared = await loop.run_in_executor(_PREPARING, self._prepare, transcript)
         return prepared.read(await asyncio.wrap_future(self._reader.submit(prepared.tokens, self._remember)))
 
+    @property
+    def queued(self) -> int:
+        """How many transcripts wait to be read, of all routers of this model."""
+        return self._reader.queued
+
     def values(self, transcripts: Iterable[TranscriptSource]) -> list[list[float]]:
         """The hidden vectors that the head projects, [transcripts][hidden]: what a head alone is trained on.
 
