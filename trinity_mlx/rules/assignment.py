@@ -161,7 +161,7 @@ def _role(
     policy: Policy, situation: Situation, logits: RouteLogits, raw: Role, confidence: Confidence | None
 ) -> tuple[Role, list[Adjustment]]:
     """The role of the turn, and the rules that changed it; roles in turn are told even where that changed nothing."""
-    planned, reason = _planned(situation, logits, raw, confidence)
+    planned, reason = _planned(policy, situation, logits, raw, confidence)
     useful = planned if _is_useful(planned, policy, situation) else Role.WORKER
     seated = useful if useful in _possible_roles(policy, situation.seats) else Role.WORKER
     steps = (
@@ -174,12 +174,12 @@ def _role(
 
 
 def _planned(
-    situation: Situation, logits: RouteLogits, raw: Role, confidence: Confidence | None
+    policy: Policy, situation: Situation, logits: RouteLogits, raw: Role, confidence: Confidence | None
 ) -> tuple[Role, Adjustment]:
     """The role that is wanted, and the rule that would have changed the router's to it."""
     if situation.override:
         return situation.override
-    if len(set(logits.role)) == 1:
+    if policy.roles_in_turn and len(set(logits.role)) == 1:
         is_checked_next = situation.has_answer and situation.last_role is Role.WORKER
         return Role.VERIFIER if is_checked_next else Role.WORKER, Adjustment.ROLES_IN_TURN
     is_low_worker = raw is Role.WORKER and confidence is Confidence.LOW

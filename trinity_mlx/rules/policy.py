@@ -98,6 +98,8 @@ class Policy:
     """Whether the Thinker is asked for the tags of a suggestion."""
     worker_synonym: bool = True
     """Whether a Thinker may also write ``worker`` for ``solver``."""
+    roles_in_turn: bool = True
+    """Whether Worker and Verifier take turns where the role logits are all equal, and so say nothing about roles."""
     input_answers: bool = False
     """Whether an assistant message of the task counts as a Worker's answer."""
     call_form: CallForm = CallForm.DIALOGUE
@@ -272,6 +274,7 @@ POLICIES = {
         verdict_words=VerdictWords.STRICT,
         ask_suggestions=False,
         worker_synonym=False,
+        roles_in_turn=False,
         input_answers=True,
         call_form=CallForm.PLAIN,
         fallback=False,
