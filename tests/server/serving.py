@@ -63,12 +63,16 @@ TEAM = (toward(0, W), toward(1, V))
 
 @dataclass
 class Talker:
-    """A provider that answers by a function and remembers what it was asked; text is streamed word by word."""
+    """A provider that answers by a function and remembers what it was asked; text is streamed word by word.
+
+    ``between`` is awaited after each streamed word, ``after`` once before the reply is handed over.
+    """
 
     agent: Agent
     says: Says
     requests: list[Request] = field(default_factory=list)
     between: Callable[[], Any] | None = None
+    after: Callable[[], Any] | None = None
     is_live = False
 
     async def reply(self, request: Request, on_text: OnText | None = None) -> Reply:
@@ -81,6 +85,8 @@ class Talker:
             for word in re.findall(r"\s*\S+\s*", reply.text):
                 on_text(word)
                 await (asyncio.sleep(0) if self.between is None else self.between())
+        if self.after is not None:
+            await self.after()
         return reply
 
     async def close(self) -> None:
@@ -144,13 +150,15 @@ def team(
     aliases: Mapping[str, str] | None = None,
     secret: bytes = b"test",
     pools: Sequence[str] = ("home",),
+    between: Callable[[], Any] | None = None,
+    after: Callable[[], Any] | None = None,
 ) -> Team:
-    """A service whose agents all say ``says``."""
+    """A service whose agents all say ``says``, and wait as ``Talker`` says for ``between`` and ``after``."""
     speak = says if callable(says) else by_role(says)
     talkers: dict[str, Talker] = {}
 
     def make(each: Agent, key: str | None) -> Talker:
-        return talkers.setdefault(each.name, Talker(each, speak))
+        return talkers.setdefault(each.name, Talker(each, speak, between=between, after=after))
 
     fixed = AsyncRouter(*plan)
     served = ServedRouter(fixed, **(router or {}))

@@ -176,21 +176,8 @@ class Gate:
 
 def gated(**options: Any) -> tuple[Team, Gate]:
     """A team whose agents stop after the first word, streamed, until the gate opens."""
-    served, gate = team(**options), Gate()
-    _hold(served, gate)
-    return served, gate
-
-
-def _hold(served: Team, gate: Gate) -> None:
-    for coordinator in served.service.teams.values():
-        make = coordinator._make_provider
-
-        def held(agent: Any, key: str | None, make: Any = make) -> Any:
-            talker = make(agent, key)
-            talker.between = gate.pause
-            return talker
-
-        coordinator._make_provider = held
+    gate = Gate()
+    return team(**options, between=gate.pause), gate
 
 
 async def until(condition: Any) -> None:
@@ -269,8 +256,6 @@ def test_a_client_that_leaves_during_any_call_costs_no_further_one(
     """The client goes in the middle of the given call of the run."""
 
     async def scenario() -> tuple[int, int]:
-        served = team(_revising([]), plan=REVISING)
-        direct = Direct(served)
         left = asyncio.Event()
         body = json.dumps({**BODIES[interface], "stream": is_streamed, "model": "trinity-live"}).encode()
         pending = [{"type": "http.request", "body": body}]
@@ -290,7 +275,8 @@ def test_a_client_that_leaves_during_any_call_costs_no_further_one(
             if not is_streamed and served.calls == call:
                 left.set()
 
-        _pause(served, hold)
+        served = team(_revising([]), plan=REVISING, after=hold)
+        direct = Direct(served)
         scope = _scope(PATHS[interface])
         if is_streamed:
             await direct.app(scope, receive, send)
@@ -308,26 +294,6 @@ def test_a_client_that_leaves_during_any_call_costs_no_further_one(
 async def _leave(served: Team, call: int, left: asyncio.Event) -> None:
     await until(lambda: served.calls == call)
     left.set()
-
-
-def _pause(served: Team, hold: Any) -> None:
-    """Every call waits in its middle for ``hold``, streamed or not."""
-    for coordinator in served.service.teams.values():
-        make = coordinator._make_provider
-
-        def held(agent: Any, key: str | None, make: Any = make) -> Any:
-            talker = make(agent, key)
-            reply = talker.reply
-
-            async def held_reply(request: Request, on_text: Any = None) -> Any:
-                answer = await reply(request, on_text)
-                await hold()
-                return answer
-
-            talker.reply = held_reply
-            return talker
-
-        coordinator._make_provider = held
 
 
 def _scope(path: str) -> dict[str, Any]:
