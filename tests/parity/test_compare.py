@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -176,6 +177,16 @@ def test_one_differing_bit_counts_for_strict_bytes_alone(tmp_path: Path) -> None
     assert not found.passed
 
 
+def test_strict_bytes_names_the_published_hashes_that_each_side_meets(tmp_path: Path) -> None:
+    other = changed("final_bf16", lambda stored: stored + 1)
+    held = [side["stage.final_bf16"].view(torch.int16).numpy().tobytes() for side in (stages(), other)]
+    published = {hashlib.sha256(held[0]).hexdigest(): "historical", "0" * 64: "reproducible"}
+    sides = [open_stages(saved(tmp_path / f"{i}.safetensors", side)) for i, side in enumerate((stages(), other))]
+    found = compare(sides[0], sides[1], strict_bytes=True, published=published)
+    assert found.to_dict()["published_hashes_met"] == {"reference": ["historical"], "candidate": []}
+    assert compare(sides[0], sides[1], published=published).to_dict()["published_hashes_met"] is None
+
+
 def test_without_final_bf16_strict_bytes_is_a_set_up_error(tmp_path: Path) -> None:
     lacking = {name: tensor for name, tensor in stages().items() if name != "stage.final_bf16"}
     found = compared(tmp_path, stages(), lacking)
@@ -292,6 +303,7 @@ def test_the_report_counts_what_the_table_shows(tmp_path: Path) -> None:
         "required_failed": 1,
         "final_bf16": 1,
         "final_bf16_bytes_match": 0,
+        "published_hashes_met": None,
         "checks": None,
     }
     keys = {

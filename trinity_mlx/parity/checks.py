@@ -111,6 +111,8 @@ class Comparison:
     strict_bytes: bool
     reference_dtype: str | None = None
     """What the reference's components were computed in, where a report says so."""
+    published_met: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    """Which published hashes the reference's and the candidate's bytes have; asked with ``strict_bytes`` alone."""
 
     @property
     def failed(self) -> list[Check]:
@@ -136,8 +138,15 @@ class Comparison:
             "required_failed": sum(not check.passed for check in required),
             "final_bf16": len(stored),
             "final_bf16_bytes_match": sum(check.bytes_match for check in stored),
+            "published_hashes_met": self._published_met(),
             "checks": [check.to_dict() for check in self.checks],
         }
+
+    def _published_met(self) -> dict[str, list[str]] | None:
+        if self.published_met is None:
+            return None
+        reference, candidate = self.published_met
+        return {"reference": list(reference), "candidate": list(candidate)}
 
     @staticmethod
     def _bytes_differ(check: Check) -> bool:

@@ -21,6 +21,7 @@ from ..files.paths import exists
 from ..files.safetensors import STORED, read_header
 from .checks import LIMITS, UNKNOWN, Check, Comparison
 from .difference import Advance, difference, in_silence
+from .provenance import PUBLISHED, bytes_sha256
 from .report import StageReport, read_report
 from .stages import STAGES_FILE, parse_key, stage_key
 
@@ -60,9 +61,16 @@ def volume(reference: StageBundle, candidate: StageBundle) -> int:
 
 
 def compare(
-    reference: StageBundle, candidate: StageBundle, *, strict_bytes: bool = False, advance: Advance = in_silence
+    reference: StageBundle,
+    candidate: StageBundle,
+    *,
+    strict_bytes: bool = False,
+    published: Mapping[str, str] = PUBLISHED,
+    advance: Advance = in_silence,
 ) -> Comparison:
-    """Check every stage that either side has.
+    """Check every stage that either side has; with ``strict_bytes`` also which ``published`` hashes each side meets.
+
+    ``published`` names hashes of ``final_bf16``; a hash is bound to its components, and meeting none fails nothing.
 
     Raises:
         ParitySetupError: a side lacks a required stage of a tensor (with ``strict_bytes``, ``final_bf16`` too), or a
@@ -74,7 +82,14 @@ def compare(
     align = components != "same"
     checks = (_check(key, reference.tensors.get(key), candidate.tensors.get(key), align, advance) for key in keys)
     dtype = reference.report.components_dtype if reference.report else None
-    return Comparison(tuple(checks), components, strict_bytes, dtype)
+    met = (_published_in(reference, published), _published_in(candidate, published)) if strict_bytes else None
+    return Comparison(tuple(checks), components, strict_bytes, dtype, met)
+
+
+def _published_in(side: StageBundle, published: Mapping[str, str]) -> tuple[str, ...]:
+    stored = [tensor for key, tensor in side.tensors.items() if _parse(key)[1] == Stage.FINAL_BF16]
+    hashes = {bytes_sha256(tensor) for tensor in stored if len(tensor.shape) == 2}
+    return tuple(sorted(published[digest] for digest in hashes & published.keys()))
 
 
 def _check(

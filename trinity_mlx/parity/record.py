@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from dataclasses import dataclass
@@ -19,12 +18,12 @@ from ..contracts.errors import ParitySetupError, ProfileUnavailable
 from ..factorization.adapted import EMBEDDING
 from ..factorization.host import factorizer_of
 from ..factorization.stages import Stage, relative_gap
-from ..factorization.tiles import spans
-from ..files.safetensors import map_tensor, read_header, require
+from ..files.safetensors import read_header, require
 from ..files.safetensors_writer import SafetensorsWriter, new_safetensors
 from .components import ComponentSource, ComponentStore, reference_decomposer, write_components
 from .makers import Engine, GivenComponents, Made, Origin, OwnGram
 from .progress import SILENCE, Progress
+from .provenance import PUBLISHED, PUBLISHED_TENSOR, RULE, bytes_sha256, is_reproduced
 from .report import begin_report, write_report
 from .stages import STAGES_FILE, Layout, Subject, write_stages
 
@@ -148,7 +147,8 @@ def _record(
         tensors = [_record_tensor(file, layout, origin, progress) for layout in layouts]
     stored = read_header(folder / STAGES_FILE)
     for entry, layout in zip(tensors, layouts, strict=True):
-        entry["final_bf16_sha256"] = _sha256(stored[layout.key(Stage.FINAL_BF16)])
+        entry["final_bf16_sha256"] = bytes_sha256(stored[layout.key(Stage.FINAL_BF16)])
+        entry["final_bf16_published"] = PUBLISHED.get(entry["final_bf16_sha256"])
     return write_report(
         folder,
         {
@@ -157,6 +157,8 @@ def _record(
             "base_ref": task.base_ref,
             "vector_sha256": task.vector_sha256,
             "components": origin.describe(),
+            "reference_hash_reproducible": is_reproduced(kind, task.vector_sha256, _published_bytes(tensors)),
+            "reference_hash_rule": RULE,
             "arithmetic": {
                 "engine": engine.name,
                 "versions": engine.versions,
@@ -189,8 +191,8 @@ def _source(base: Base, name: str, shape: tuple[int, int]) -> TensorLocation:
     return require(base.tensors, EMBEDDING if is_tied else name, shape, base.folder)
 
 
-def _sha256(location: TensorLocation) -> str:
-    digest, stored = hashlib.sha256(), map_tensor(location)
-    for rows in spans(*stored.shape):
-        digest.update(np.ascontiguousarray(stored[rows]).data)
-    return digest.hexdigest()
+def _published_bytes(tensors: list[dict[str, Any]]) -> str | None:
+    """The hash of the published tensor in the published orientation, where a bundle holds that."""
+    wanted = (PUBLISHED_TENSOR, "transposed")
+    hashes = (each["final_bf16_sha256"] for each in tensors if (each["name"], each["final_orientation"]) == wanted)
+    return next(hashes, None)

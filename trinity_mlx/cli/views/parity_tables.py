@@ -123,6 +123,9 @@ def _verdict(found: Comparison) -> str:
         f"{report['components']} components; "
         f"final_bf16 equal byte for byte in {report['final_bf16_bytes_match']} of {report['final_bf16']}"
     )
+    if found.published_met is not None:
+        reference, candidate = (" and ".join(names) or "none" for names in found.published_met)
+        counts += f"; published hashes met: reference {reference}, candidate {candidate}"
     return f"[bold green]passed[/]: {counts}" if found.passed else f"[bold red]FAILED[/]: {counts}"
 
 

@@ -1,0 +1,30 @@
+"""Published hashes: known by name, and demanded of nobody who lacks their components."""
+
+from __future__ import annotations
+
+import pytest
+
+from trinity_mlx.parity.provenance import PUBLISHED, PUBLISHED_VECTOR, is_reproduced
+
+HISTORICAL = "600be6ab0f5a34325b9857182ccb5fce5971549a0ce8588cdacc992eda54014c"
+REPRODUCIBLE = "5aaa24c15898794dec09dccae650e35549c33cc24815e70ac6641cc3b466b725"
+
+
+def test_both_hashes_are_known_by_name() -> None:
+    assert PUBLISHED == {HISTORICAL: "historical", REPRODUCIBLE: "reproducible"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "vector", "found", "answer"),
+    [
+        ("reference", PUBLISHED_VECTOR, HISTORICAL, True),
+        ("reference", PUBLISHED_VECTOR, REPRODUCIBLE, False),
+        ("reference", PUBLISHED_VECTOR, None, None),
+        ("reference", "0" * 64, HISTORICAL, None),
+        ("run", PUBLISHED_VECTOR, HISTORICAL, None),
+    ],
+)
+def test_only_a_reference_of_the_published_vector_can_reproduce_the_historical_hash(
+    kind: str, vector: str, found: str | None, answer: bool | None
+) -> None:
+    assert is_reproduced(kind, vector, found) is answer
