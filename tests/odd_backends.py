@@ -10,6 +10,7 @@ from typing import Any
 
 from trinity_mlx.contracts.backend import BackendInfo, Variant
 from trinity_mlx.contracts.errors import EnvironmentUnavailable, ProfileUnavailable
+from trinity_mlx.factorization.host import HostFactorizer
 from trinity_mlx.profiles.backends import load_backend
 
 Row = tuple[float, ...]
@@ -85,6 +86,15 @@ class Plain(Odd):
         if variant != Variant():
             raise ProfileUnavailable(f"this backend has no {variant.label} kernels")
         return super().load_base(base, device=device, dtype=dtype, variant=variant)
+
+
+class OnlyFull(Odd):
+    """Decomposes by numpy, and holds all of the larger side's vectors, as it says."""
+
+    def factorizer(self, _: str) -> HostFactorizer:
+        factorizer = HostFactorizer()
+        factorizer.thin_svd = False
+        return factorizer
 
 
 class _Base:

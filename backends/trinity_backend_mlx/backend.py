@@ -19,7 +19,17 @@ from trinity_mlx.contracts.artifact import (
     Head,
     TensorLocation,
 )
-from trinity_mlx.contracts.backend import DEFAULT_VARIANT, BackendInfo, Factorizer, Kernels, Row, Segment, Variant
+from trinity_mlx.contracts.backend import (
+    BITS,
+    DEFAULT_VARIANT,
+    BackendInfo,
+    Capabilities,
+    Factorizer,
+    Kernels,
+    Row,
+    Segment,
+    Variant,
+)
 from trinity_mlx.contracts.errors import TensorFileInvalid, UsageError
 from trinity_mlx.factorization.adapted import EMBEDDING, FINAL_NORM, AdaptedTensors, Parts
 from trinity_mlx.factorization.host import HostFactorizer
@@ -46,6 +56,19 @@ class MlxBackend:
         gpu = mx.device_info(mx.gpu) if "gpu" in devices else {}
         hardware = {str(name): str(value) for name, value in gpu.items() if name in ("device_name", "architecture")}
         return BackendInfo("mlx", {"mlx": version("mlx")}, devices, tuple(DTYPES), hardware)
+
+    def capabilities(self, device: str) -> Capabilities:
+        """What MLX does on ``device``: a GPU has no float64, and ``mx.linalg.svd`` is the full one."""
+        on_gpu = device == "gpu"
+        factorizer = MlxFactorizer if on_gpu else HostFactorizer
+        return Capabilities(
+            decomposition="thin" if factorizer.thin_svd else "full",
+            quantize=BITS,
+            float64=not on_gpu,
+            kernels=tuple(KERNELS),
+            population=True,
+            batch_tokens=MlxRoutingModel.batch_tokens,
+        )
 
     def load_base(self, base: Base, *, device: str, dtype: str, variant: Variant = DEFAULT_VARIANT) -> MlxBase:
         """The backbone's tensors on ``device``, loaded by the thread that will run them."""

@@ -17,7 +17,7 @@ from trinity_mlx.contracts.artifact import (
     Base,
     Head,
 )
-from trinity_mlx.contracts.backend import DEFAULT_VARIANT, BackendInfo, Row, Segment, Variant
+from trinity_mlx.contracts.backend import DEFAULT_VARIANT, BackendInfo, Capabilities, Row, Segment, Variant
 from trinity_mlx.contracts.errors import ProfileUnavailable, UsageError
 from trinity_mlx.factorization.adapted import EMBEDDING, FINAL_NORM, AdaptedTensors, Parts, layer_names
 
@@ -35,6 +35,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 MERGE_ROWS = 8192
 BATCH_TOKENS = {"cpu": 512, "mps": 2048}
 MOST_BATCH_TOKENS = 65536
+QUANTIZES = {"cpu": (8,)}
+"""Bits that matrices may take, by kind of device."""
 SHARE_FOR_BATCHES = 0.5
 """Of a GPU's free memory, what one batch's intermediate results may take."""
 
@@ -54,6 +56,19 @@ class TorchBackend:
             **{f"{name} on cpu": "packed" if packs(dtype) else "plain" for name, dtype in DTYPES.items()},
             "int8 on cpu": "8-bit products" if multiplies_8_bits() else "multiplied out",
         }
+
+    def capabilities(self, device: str) -> Capabilities:
+        """What torch does on ``device``; on MPS all kernels are composed (see ``attention``)."""
+        kind = torch.device(device).type
+        return Capabilities(
+            decomposition="thin" if TorchFactorizer.thin_svd else "full",
+            quantize=QUANTIZES.get(kind, ()),
+            float64=kind != "mps",
+            kernels=("composed",) if kind == "mps" else ("fused", "composed"),
+            population=True,
+            batch_tokens=BATCH_TOKENS.get(kind),
+            memory_bytes=torch.cuda.mem_get_info(device)[1] if kind == "cuda" else None,
+        )
 
     def load_base(self, base: Base, *, device: str, dtype: str, variant: Variant = DEFAULT_VARIANT) -> TorchBase:
         """The backbone's tensors on ``device``; on the CPU they stay memory-mapped where the file has ``dtype``."""
@@ -232,7 +247,7 @@ def tokens_that_fit(free_bytes: int, config: BackboneConfig, itemsize: int) -> i
 
 
 def _check_quantization(variant: Variant, device: str) -> None:
-    if variant.quantize is None or (variant.quantize == 8 and device == "cpu"):
+    if variant.quantize is None or variant.quantize in QUANTIZES.get(torch.device(device).type, ()):
         return
     raise ProfileUnavailable(
         f"torch on {device} does not quantise to {variant.quantize} bits, only on the CPU to 8: "

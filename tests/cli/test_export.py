@@ -16,6 +16,7 @@ from trinity_mlx.cli import main
 from trinity_mlx.contracts.artifact import Base
 
 from .. import builders
+from ..evaluation_cases import install_odd_backends
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +77,22 @@ def test_every_option_reaches_the_manifest(invoke: Any, tmp_path: Path) -> None:
     assert (manifest["tied_embedding"], manifest["text_format"]) == ("compound", "qwen3-chat")
     assert manifest["vector"][1]["source"].startswith("model.layers.0.")
     assert len(manifest["adapter"]["entries"]) == 2
+
+
+def test_svd_gives_way_where_only_the_full_decomposition_is_there_and_it_is_said(
+    invoke: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_odd_backends(tmp_path, tmp_path / "config", monkeypatch)
+    asked = ("--profile", "onlyfull", "--method", "svd")
+    kept = invoke(*asked, "--strict", "--out", str(tmp_path / "strict"))
+    assert (kept.exit_code, "full decomposition" in kept.stderr) == (0, False), kept.output
+    result = invoke(*asked)
+    assert result.exit_code == 0, result.output
+    assert "OnlyFull on cpu has only the full decomposition" in " ".join(result.stderr.split())
+    methods = [
+        json.loads((tmp_path / out / "manifest.json").read_text())["made"]["method"] for out in ("strict", "out")
+    ]
+    assert methods == ["svd", "gram"]
 
 
 def test_a_local_base_is_called_by_its_folder(invoke: Any, tiny_base: Base, tmp_path: Path) -> None:

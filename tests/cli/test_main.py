@@ -245,7 +245,13 @@ def test_profiles_tell_what_runs_here_and_what_to_do_about_the_rest() -> None:
     assert found["auto"] in by_name
     for profile in by_name.values():
         assert profile["available"] or (profile["reason"] and profile["remedy"])
-    assert "cuda" in invoke("profiles").stdout
+    cpu = by_name["cpu"]["capabilities"]
+    assert (cpu["decomposition"], cpu["quantize"], cpu["float64"], cpu["population"]) == ("thin", [8], True, True)
+    assert cpu["decomposition_bytes"]["gram"] < cpu["decomposition_bytes"]["svd"]
+    assert all(bool(profile["capabilities"]) is profile["available"] for profile in by_name.values())
+    text = " ".join(invoke("profiles").stdout.split())
+    assert "cuda" in text
+    assert "cpu: thin decomposition (2.5 GB for the embedding of Qwen3-0.6B" in text
 
 
 def test_what_to_install_is_shown_with_its_brackets(tmp_path: Path) -> None:
@@ -277,7 +283,11 @@ def test_doctor_routes_for_real() -> None:
     report = json.loads(result.stdout)
     assert report["ok"]
     assert any(check["name"] == "route" and "nano" in check["found"] for check in report["checks"])
-    assert "ok" in invoke("doctor").stdout
+    told = {check["name"]: check["detail"] for check in report["checks"] if check["detail"]}
+    assert told["can do cpu"]["kernels"] == ["fused", "composed"]
+    text = " ".join(invoke("doctor").stdout.split())
+    assert "ok" in text
+    assert "weights in 8 bits" in text
 
 
 def run(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:

@@ -15,11 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trinity_backend_mlx.factorize import MlxFactorizer
 
+from trinity_mlx.artifacts.manifest import read_manifest
 from trinity_mlx.contracts.artifact import Base, TensorLocation
+from trinity_mlx.contracts.backend import BackendInfo
 from trinity_mlx.contracts.errors import FolderUnavailable, NotEnoughMemory
 from trinity_mlx.export import memory, plan
 from trinity_mlx.export.pipeline import ExportRequest, Method, Write, export
-from trinity_mlx.export.plan import ExportPlan, plan_export, plan_work
+from trinity_mlx.export.plan import ExportPlan, plan_export, plan_work, settled
 from trinity_mlx.export.targets import Target, Work
 from trinity_mlx.files.safetensors import read_header
 from trinity_mlx.profiles.backends import load_backend
@@ -81,6 +83,13 @@ class MlxOnAGpu:
         return MlxFactorizer(mx.cpu)
 
 
+class OnlyFull(MlxOnAGpu):
+    """The same, as an export needs it."""
+
+    def info(self) -> BackendInfo:
+        return BackendInfo("full", {}, ("gpu",), ("float32",))
+
+
 def test_a_method_that_cannot_fit_is_refused_with_the_numbers(request_: ExportRequest, tmp_path: Path) -> None:
     mlx = replace(request_, backend=MlxOnAGpu(), method=Method.SVD)  # type: ignore[arg-type]
     with pytest.raises(NotEnoughMemory) as caught:
@@ -89,6 +98,20 @@ def test_a_method_that_cannot_fit_is_refused_with_the_numbers(request_: ExportRe
         assert part in str(caught.value)
     planned(replace(mlx, backend=load_backend("torch")), (ROWS, COLUMNS)).check(tmp_path)
     planned(replace(mlx, method=Method.GRAM), (ROWS, COLUMNS)).check(tmp_path)
+
+
+def test_a_full_decomposition_gives_way_to_the_gram_path_unless_asked_to_stay(request_: ExportRequest) -> None:
+    mlx = replace(request_, backend=OnlyFull(), method=Method.SVD)  # type: ignore[arg-type]
+    assert settled(mlx).method is Method.GRAM
+    assert {tensor.method for tensor in plan_export(mlx).tensors} == {Method.GRAM}
+    assert {tensor.method for tensor in plan_export(replace(mlx, strict=True)).tensors} == {Method.SVD}
+    assert settled(replace(request_, method=Method.SVD)).method is Method.SVD
+    bundle = export(mlx)
+    made = read_manifest(bundle.folder).made
+    assert (made["method"], made["method asked for"]) == ("gram", "svd, which is a full decomposition there")
+    assert "method asked for" not in read_manifest(export(replace(mlx, strict=True, force=True)).folder).made
+    assert export(replace(mlx, force=True)).adapter.ref == bundle.adapter.ref
+    assert export(replace(mlx, resume=True)).adapter.ref == bundle.adapter.ref
 
 
 @pytest.mark.parametrize("method", Method)

@@ -113,6 +113,26 @@ class BackendInfo:
     """What its devices are, with their drivers, as far as it can say."""
 
 
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do on one device, known before any work. A backend says what its code does, not what it hopes.
+
+    ``decomposition`` is ``thin`` where the larger side's vectors take [larger, side], and ``full`` where [larger,
+    larger]; ``quantize`` holds the numbers of bits that ``Variant`` may ask for; ``float64`` is the device's own;
+    ``kernels`` are those that differ in what runs; ``population`` is whether bases offer ``PopulatedBase``.
+    """
+
+    decomposition: Literal["thin", "full"]
+    quantize: tuple[int, ...]
+    float64: bool
+    kernels: tuple[Kernels, ...]
+    population: bool
+    batch_tokens: int | None = None
+    """About how many tokens one pass should hold; None where that depends on the base."""
+    memory_bytes: int | None = None
+    """What the device's own memory holds; None where it shares the host's, or does not say."""
+
+
 class RoutingModel(Protocol):
     """A base with an adapter and a head. Safe for concurrent calls."""
 
@@ -222,6 +242,14 @@ class Factorizes(Protocol):
 
     def factorizer(self, device: str) -> Factorizer:
         """What decomposes matrices on ``device``, without loading any model."""
+
+
+@runtime_checkable
+class TellsCapabilities(Protocol):
+    """What a backend may offer besides: what it can do on a device, without loading any model."""
+
+    def capabilities(self, device: str) -> Capabilities:
+        """What there is on ``device``, one of ``BackendInfo.devices``."""
 
 
 @runtime_checkable

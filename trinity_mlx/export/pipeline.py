@@ -23,7 +23,7 @@ from ..files.safetensors import ITEM_BYTES
 from ..files.safetensors_writer import TensorSpec, write_safetensors
 from .card import card
 from .event_log import EventLog
-from .plan import ExportPlan, output_specs, plan_work
+from .plan import ExportPlan, output_specs, plan_work, settled
 from .request import ExportEvent, ExportRequest, Method, Progress, TiedEmbedding, Write
 from .targets import Target, Work, work_for
 from .workspace import CARD_NAME, Workspace, claim, differences, is_finished, refuse_differences, tidy
@@ -49,8 +49,9 @@ def export(request: ExportRequest, progress: Progress | None = None) -> Bundle:
     """
     if request.resume and request.force:
         raise UsageError("to resume goes on with what is there, and to force replaces it: choose one of them")
+    asked, request = request.method, settled(request)
     work = work_for(request)
-    draft = _draft(request, work)
+    draft = _draft(request, work, asked)
     with folder_errors(request.out):
         if request.resume and is_finished(request.out):
             return _finished(request.out, draft)
@@ -147,7 +148,7 @@ class _Run:
         return self._workspace.publish(lambda folder: seal_bundle(folder, draft))
 
 
-def _draft(request: ExportRequest, work: Work) -> BundleDraft:
+def _draft(request: ExportRequest, work: Work, asked: Method) -> BundleDraft:
     """The manifest's content as far as it is known beforehand: all that the result depends on."""
     ends = np.cumsum([min(shape) for shape in work.shapes.values()]).tolist()
     return BundleDraft(
@@ -159,7 +160,7 @@ def _draft(request: ExportRequest, work: Work) -> BundleDraft:
         executions=work.executions(request.write),
         text_format=request.text_format,
         tied_embedding=str(request.tied_embedding),
-        made=_made(request, work),
+        made=_made(request, work, asked),
         lineage={"base": request.base.ref, "vector": work.vector_sha256},
         vector=[
             {"source": name, "shape": list(shape), "start": end - min(shape), "end": end}
@@ -169,7 +170,7 @@ def _draft(request: ExportRequest, work: Work) -> BundleDraft:
     )
 
 
-def _made(request: ExportRequest, work: Work) -> dict[str, str]:
+def _made(request: ExportRequest, work: Work, asked: Method) -> dict[str, str]:
     info = request.backend.info()
     steps = factorizer_of(request.backend, request.device).computes
     used = [str(request.method), *(["adapted"] if request.write is Write.MERGED else [])]
@@ -177,6 +178,7 @@ def _made(request: ExportRequest, work: Work) -> dict[str, str]:
     return {
         "command": "trinity-mlx export",
         "method": str(request.method),
+        **({} if asked is request.method else {"method asked for": f"{asked}, which is a full decomposition there"}),
         "write": str(request.write),
         **only,
         "backend": info.backend_id,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,13 +103,23 @@ class ExportPlan:
         return asdict(self) | {"flops": self.flops}
 
 
+def settled(request: ExportRequest) -> ExportRequest:
+    """``request`` with the method that runs: the Gram path instead of a full decomposition, unless it is ``strict``.
+
+    A full decomposition holds [larger, larger] for the larger side's vectors, which no export needs.
+    """
+    if request.method is Method.GRAM or request.strict or factorizer_of(request.backend, request.device).thin_svd:
+        return request
+    return replace(request, method=Method.GRAM)
+
+
 def plan_export(request: ExportRequest) -> ExportPlan:
-    """What ``request`` would cost. Reads the vector and headers, writes nothing.
+    """What ``request`` would cost as ``settled``. Reads the vector and headers, writes nothing.
 
     Raises:
         TrinityError: the request does not add up (see ``targets.work_for``).
     """
-    return plan_work(request, work_for(request))
+    return plan_work(settled(request), work_for(request))
 
 
 def plan_work(request: ExportRequest, work: Work) -> ExportPlan:
@@ -126,6 +136,17 @@ def output_specs(work: Work, write: Write) -> list[TensorSpec]:
     return [_output_spec(target, write) for target in work.targets]
 
 
+def peak_bytes(shape: tuple[int, ...], dtype: str) -> PeakBytes:
+    """Estimates: tiles and square arrays for the Gram path; source, its copy, vectors and work space for the others."""
+    m, n = max(shape), min(shape)
+    tile = min(TILE_ELEMENTS, m * n)
+    return PeakBytes(
+        gram=tile * (16 + ITEM_BYTES[dtype]) + 8 * 7 * n**2,
+        thin=4 * (4 * m * n + 4 * n**2),
+        full=4 * (m**2 + 3 * m * n + 4 * n**2),
+    )
+
+
 def in_bytes(count: int) -> str:
     """``count`` bytes for people."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
@@ -136,7 +157,7 @@ def _plan_tensors(request: ExportRequest, work: Work, available: int, thin: bool
     for target in work.targets:
         shares = first.get(target.source)
         first.setdefault(target.source, target.name)
-        peak = _peak(target)
+        peak = peak_bytes(target.source.shape, target.source.dtype)
         svd = peak.thin if thin else peak.full
         needed = peak.gram if request.method is Method.GRAM or shares else svd
         yield TensorPlan(
@@ -160,18 +181,6 @@ def _flops(target: Target, request: ExportRequest, thin: bool, shared: bool) -> 
         Method.SVD: 6 * m * n**2 + 20 * n**3 if thin else 4 * m**2 * n + 22 * n**3,
     }[request.method]
     return Flops(0 if shared else decompose, 2 * n**3, 2 * m * n**2 if request.write is Write.MERGED else 0)
-
-
-def _peak(target: Target) -> PeakBytes:
-    """Estimates: tiles and square arrays for the Gram path; source, its copy, vectors and work space for the others."""
-    m, n = max(target.source.shape), target.side
-    tile = min(TILE_ELEMENTS, m * n)
-    stored = ITEM_BYTES[target.source.dtype]
-    return PeakBytes(
-        gram=tile * (16 + stored) + 8 * 7 * n**2,
-        thin=4 * (4 * m * n + 4 * n**2),
-        full=4 * (m**2 + 3 * m * n + 4 * n**2),
-    )
 
 
 def _output_spec(target: Target, write: Write) -> TensorSpec:

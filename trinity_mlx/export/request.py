@@ -48,7 +48,8 @@ class ExportRequest:
 
     ``layers``, ``only`` and ``agents`` are the published ones where they are None: the second-to-last decoder layer,
     every tensor of the vector's layout, the seven published labels. A ``name`` of None is ``sakana`` for the published
-    vector, else that of the output folder.
+    vector, else that of the output folder. ``strict`` keeps to ``method`` where the device has only the full
+    decomposition (see ``plan.settled``).
     """
 
     base: Base
@@ -68,6 +69,7 @@ class ExportRequest:
     name: str | None = None
     resume: bool = False
     force: bool = False
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..contracts.backend import ENTRY_POINT_GROUP, Backend, SvdWeightsReader
+from ..contracts.backend import ENTRY_POINT_GROUP, Backend, Capabilities, SvdWeightsReader, TellsCapabilities
 from ..contracts.errors import EnvironmentUnavailable, ProfileUnavailable
 
 
@@ -47,6 +47,16 @@ def load_backend(name: str) -> Backend:
     except (ImportError, OSError) as error:
         raise ProfileUnavailable(f"backend {name!r} cannot be imported: {error}") from None
     return backend
+
+
+def capabilities_of(name: str, device: str) -> Capabilities | None:
+    """What the backend ``name`` can do on ``device``; None where it does not tell.
+
+    Raises:
+        ProfileUnavailable: as ``load_backend``.
+    """
+    backend = load_backend(name)
+    return backend.capabilities(device) if isinstance(backend, TellsCapabilities) else None
 
 
 def svd_weights_reader() -> SvdWeightsReader:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,12 +28,13 @@ _EXTRAS = {"mlx-lm": "local", "torch": "torch", "transformers": "local"}
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at: ``ok``, what was found, and what to do where it is not ok."""
+    """One thing looked at: ``ok``, what was found, what to do where it is not ok, and the same for programs."""
 
     name: str
     ok: bool
     found: str
     remedy: str = ""
+    detail: Mapping[str, Any] | None = None
 
 
 @click.command()
@@ -55,7 +57,16 @@ def doctor(ctx: click.Context, deep: Path | None, recheck: bool, as_json: bool) 
       trinity-mlx doctor
       trinity-mlx doctor --deep doctor.json
     """
-    checks = [_machine(), *_packages(), *_profiles(), *_devices(recheck), *_artifacts(), _folders(), _route()]
+    checks = [
+        _machine(),
+        *_packages(),
+        *_profiles(),
+        *_capabilities(),
+        *_devices(recheck),
+        *_artifacts(),
+        _folders(),
+        _route(),
+    ]
     if deep:
         checks.append(_deep(deep))
     healthy = next(check.ok for check in checks if check.name == "route")
@@ -103,6 +114,19 @@ def _available() -> list[tuple[Profile, str]]:
     registry = ProfileRegistry(settings.config_dir())
     found = [(profile, availability(profile).device) for profile in map(registry.get, registry.names)]
     return [(profile, device) for profile, device in found if device is not None]
+
+
+def _capabilities() -> list[Check]:
+    """What each profile that runs here could do, as its backend tells it."""
+    from ...contracts.errors import TrinityError
+    from ...profiles.backends import capabilities_of
+    from ..views.capabilities import line, record
+
+    try:
+        told = [(profile.name, capabilities_of(profile.backend, device)) for profile, device in _available()]
+    except TrinityError:
+        return []  # a broken profile's file has been named among the profiles
+    return [Check(f"can do {name}", True, line(each), detail=record(each)) for name, each in told if each]
 
 
 def _devices(recheck: bool) -> list[Check]:

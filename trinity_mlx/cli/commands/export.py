@@ -41,6 +41,7 @@ _SNAPSHOT = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})"
     show_default=True,
     help="gram: eigenpairs of tiled sums; svd: the backend's own decomposition of whole tensors.",
 )
+@click.option("--strict", is_flag=True, help="Keep to --method svd where the device has only the full decomposition.")
 @click.option(
     "--write",
     type=click.Choice(["factored", "merged"]),
@@ -85,9 +86,14 @@ def export(base: str, base_id: str | None, profile: str, plan_only: bool, as_jso
       trinity-mlx export --base Qwen/Qwen3-0.6B --vector vector.npy --out router --plan
     """
     from ...export.pipeline import export as run_export
-    from ...export.plan import plan_export
+    from ...export.plan import plan_export, settled
 
     request = _request(base, base_id, profile, options)
+    if settled(request) != request:
+        note(
+            f"{request.backend.info().backend_id} on {request.device} has only the full decomposition, which holds the "
+            "square of the larger side: the method gram runs instead; --strict keeps to svd"
+        )
     if plan_only:
         plan = plan_export(request)
         print_json(plan.to_dict()) if as_json else _print_plan(plan)
@@ -125,6 +131,7 @@ def _request(base: str, base_id: str | None, profile: str, options: dict[str, An
         name=options["name"],
         resume=options["resume"],
         force=options["force"],
+        strict=options["strict"],
     )
 
 

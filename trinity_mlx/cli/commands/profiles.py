@@ -11,6 +11,7 @@ from ..options import json_option
 from ..output import console, print_json
 
 if TYPE_CHECKING:
+    from ...contracts.backend import Capabilities
     from ...profiles.registry import Availability, Profile
 
 
@@ -46,13 +47,23 @@ def _chosen(registry: Any) -> str | None:
     return name
 
 
+def _told(profile: Profile, found: Availability) -> Capabilities | None:
+    """What its backend can do on its device; None where it cannot run here, or the backend does not tell."""
+    from ...profiles.backends import capabilities_of
+
+    return capabilities_of(profile.backend, found.device) if found.device else None
+
+
 def _entry(profile: Profile, found: Availability) -> dict[str, Any]:
+    from ..views.capabilities import record
+
     return {
         "name": profile.name,
         "summary": profile.summary,
         "backend": profile.backend,
         "device": found.device or profile.device,
         "dtype": profile.dtype,
+        "capabilities": record(told) if (told := _told(profile, found)) else None,
         "requires": list(profile.requires.modules),
         "available": found.ok,
         "reason": found.reason or None,
@@ -64,6 +75,8 @@ def _entry(profile: Profile, found: Availability) -> dict[str, Any]:
 
 def _print_table(found: list[tuple[Profile, Availability]], chosen: str | None) -> None:
     from rich.table import Table
+
+    from ..views.capabilities import line
 
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     for heading in ("profile", "here", "backend", "device", "dtype", "margin floors (agent / role)"):
@@ -77,6 +90,8 @@ def _print_table(found: list[tuple[Profile, Availability]], chosen: str | None) 
     out = console()
     out.print(table)
     for profile, state in found:
+        if told := _told(profile, state):
+            out.print(f"\n{profile.name}: {line(told)}", markup=False)
         if not state.ok:
             out.print(f"\n{profile.name} cannot run here: {state.reason}\n  to fix: {state.remedy}", markup=False)
     out.print(f"\nYour own profiles go into {settings.config_dir() / 'profiles'}", style="dim", markup=False)
