@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -220,3 +221,47 @@ def test_a_long_decomposition_is_not_begun_by_accident(tmp_path: Path, given: li
 @pytest.mark.parametrize(("pattern", "says"), [("nothing", "adapts no tensor"), ("(", "no regular expression")])
 def test_a_source_that_matches_nothing_is_refused(tmp_path: Path, given: list[str], pattern: str, says: str) -> None:
     assert_fails(parity("run", *given, "--source", pattern, "--out", tmp_path / "out"), 2, says)
+
+
+# --- sources from a stages file -------------------------------------------------------------------------------------
+
+
+def test_a_run_takes_its_source_from_a_stages_file(tmp_path: Path, given: list[str]) -> None:
+    assert parity("reference", *given, "--tensor", NAME, "--out", tmp_path / "reference").exit_code == 0
+    theirs = tmp_path / "theirs.safetensors"
+    source = torch_files.load_file(tmp_path / "reference" / "stages.safetensors")["stage.source_f32"] * 2
+    torch_files.save_file({"stage.source_f32": source}, theirs)
+    run = parity("run", *given, "--tensor", NAME, "--source-stage", theirs, "--out", tmp_path / "here", "--json")
+    assert run.exit_code == 0, run.output
+    assert json.loads(run.stdout)["source_stages_sha256"] == hashlib.sha256(theirs.read_bytes()).hexdigest()
+    assert torch.equal(torch_files.load_file(tmp_path / "here" / "stages.safetensors")["stage.source_f32"], source)
+
+
+def test_a_stages_file_names_the_sources_of_several_tensors(tmp_path: Path, given: list[str]) -> None:
+    choice = ["--source", r"layers\.1\.mlp"]
+    assert parity("reference", *given, *choice, "--decompose-all", "--out", tmp_path / "reference").exit_code == 0
+    file = tmp_path / "reference" / "stages.safetensors"
+    here = tmp_path / "here"
+    assert parity("run", *given, *choice, "--source-stage", file, "--out", here).exit_code == 0
+    held = torch_files.load_file(here / "stages.safetensors")
+    assert torch.equal(held[f"tensor.{NAME}.source_f32"], torch_files.load_file(file)[f"tensor.{NAME}.source_f32"])
+
+
+@pytest.mark.parametrize(
+    ("stored", "says"),
+    [({"stage.final_f32": torch.zeros(2)}, "holds no"), ({"stage.source_f32": torch.zeros(2)}, "F32 [2]")],
+)
+def test_a_stages_file_without_the_source_is_refused(
+    tmp_path: Path, given: list[str], stored: dict[str, torch.Tensor], says: str
+) -> None:
+    torch_files.save_file(stored, tmp_path / "theirs.safetensors")
+    choice = ["--tensor", NAME, "--source-stage", tmp_path / "theirs.safetensors"]
+    assert_fails(parity("run", *given, *choice, "--out", tmp_path / "here"), 2, says)
+    assert not (tmp_path / "here").exists()
+
+
+def test_a_stages_file_that_is_not_there_is_refused(tmp_path: Path, given: list[str]) -> None:
+    choice = ["--tensor", NAME, "--source-stage", tmp_path / "nowhere.safetensors", "--out", tmp_path / "here"]
+    made = parity("run", *given, *choice)
+    assert made.exit_code != 0
+    assert made.stderr.startswith("error: ")

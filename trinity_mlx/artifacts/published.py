@@ -34,7 +34,7 @@ AGENTS = (
 )
 """Labels of the published router's slots, from its training."""
 
-_NAMED_BY_VECTOR = {
+NAMED_BY_VECTOR = {
     "b9bf105b818cc32f3a25877b75adce1ec65e5201d524b929d217eb045a6ffa05": "sakana",
     "769f64ee4e01080ff67e64a677ed3ce5268da69cdf7a44810accb096ef64ab10": "sakana",
 }
@@ -115,7 +115,7 @@ def agent_labels(rows: int) -> tuple[str, ...]:
 
 def router_name(vector_sha256: str | None, folder: Path) -> str:
     """``sakana`` for what was made from the published vector, else the folder's name."""
-    return _NAMED_BY_VECTOR.get(vector_sha256 or "", folder.resolve().name)
+    return NAMED_BY_VECTOR.get(vector_sha256 or "", folder.resolve().name)
 
 
 def _verified(folder: Path, name: str, sha256: str, hashes: FileHashes) -> Path:

@@ -18,6 +18,7 @@ from ..contracts.errors import ParitySetupError, ProfileUnavailable
 from ..factorization.adapted import EMBEDDING
 from ..factorization.host import factorizer_of
 from ..factorization.stages import Stage, relative_gap
+from ..files.hashing import FileHashes
 from ..files.safetensors import read_header, require
 from ..files.safetensors_writer import SafetensorsWriter, new_safetensors
 from .components import ComponentSource, ComponentStore, reference_decomposer, write_components
@@ -25,7 +26,7 @@ from .makers import Engine, GivenComponents, Made, Origin, OwnGram
 from .progress import SILENCE, Progress
 from .provenance import PUBLISHED, PUBLISHED_TENSOR, RULE, bytes_sha256, is_reproduced
 from .report import begin_report, write_report
-from .stages import STAGES_FILE, Layout, Subject, write_stages
+from .stages import STAGES_FILE, Layout, Subject, stored_source, write_stages
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,26 @@ class Task:
     vector_sha256: str
     subjects: tuple[Subject, ...]
     is_single: bool
+    source_stages_sha256: str | None = None
+    """Of the stages file that sources come from; None where they come from the base."""
 
 
 def plan(
-    base: Base, vector: np.ndarray, vector_sha256: str, tensor: str | None = None, source: str | None = None
+    base: Base,
+    vector: np.ndarray,
+    vector_sha256: str,
+    tensor: str | None = None,
+    source: str | None = None,
+    source_stages: Path | None = None,
 ) -> Task:
     """The task for every tensor that ``vector`` adapts, for those whose names hold ``source``, or for ``tensor`` alone.
 
-    ``source`` is a regular expression; a bundle of what it matches names its stages as one of all tensors does.
+    ``source`` is a regular expression; a bundle of what it matches names its stages as one of all tensors does. Sources
+    are the ``source_f32`` of the file ``source_stages`` where that is given, and else the base's.
 
     Raises:
         ParitySetupError: the base has a single layer, the vector does not adapt ``tensor``, or nothing that ``source``
-            matches; or ``source`` is no regular expression.
+            matches; ``source`` is no regular expression; or ``source_stages`` lacks a source.
         VectorInvalid: the vector's length does not add up.
         TensorFileInvalid: the base has no ``lm_head.weight`` of the right shape, and does not tie it to the embedding.
     """
@@ -58,8 +67,17 @@ def plan(
     if tensor is not None and tensor not in shapes:
         raise ParitySetupError(f"the vector does not adapt {tensor!r}: choose one of {', '.join(shapes)}")
     names = _matching(list(shapes), source) if tensor is None else [tensor]
-    subjects = (Subject(name, _source(base, name, shapes[name]), trained.offsets[name].astype("<f4")) for name in names)
-    return Task(base.ref, vector_sha256, tuple(subjects), is_single=tensor is not None)
+    is_single, digest, stored = tensor is not None, None, None
+    if source_stages is not None:
+        digest, stored = FileHashes().sha256(source_stages), read_header(source_stages)
+
+    def locate(name: str) -> TensorLocation:
+        if stored is None or source_stages is None:
+            return _source(base, name, shapes[name])
+        return stored_source(stored, name, shapes[name], source_stages, is_single=is_single)
+
+    subjects = (Subject(name, locate(name), trained.offsets[name].astype("<f4")) for name in names)
+    return Task(base.ref, vector_sha256, tuple(subjects), is_single, digest)
 
 
 def _matching(names: list[str], source: str | None) -> list[str]:
@@ -156,6 +174,7 @@ def _record(
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "base_ref": task.base_ref,
             "vector_sha256": task.vector_sha256,
+            "source_stages_sha256": task.source_stages_sha256,
             "components": origin.describe(),
             "reference_hash_reproducible": is_reproduced(kind, task.vector_sha256, _published_bytes(tensors)),
             "reference_hash_rule": RULE,

@@ -8,11 +8,14 @@ square ones too; in a bundle of all tensors the source's.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from ..contracts.artifact import TensorLocation
+from ..contracts.errors import ParitySetupError
 from ..factorization.stages import Stage, StageMaker, Stages
 from ..factorization.tiles import blocks
 from ..files.safetensors import as_floats, map_tensor, to_bfloat16
@@ -83,6 +86,25 @@ def parse_key(key: str) -> tuple[str | None, str] | None:
     if kind == "stage" and stage and not tensor:
         return None, stage
     return (tensor, stage) if kind == "tensor" and tensor and stage else None
+
+
+def stored_source(
+    stored: Mapping[str, TensorLocation], name: str, shape: tuple[int, int], file: Path, *, is_single: bool
+) -> TensorLocation:
+    """Where the ``source_f32`` of ``name`` lies in a file of stages; with ``is_single`` one without a name will do.
+
+    Raises:
+        ParitySetupError: the file has none, or one of another shape or number type.
+    """
+    keys = [stage_key(Stage.SOURCE, name), *([stage_key(Stage.SOURCE, None)] if is_single else [])]
+    location = next((stored[key] for key in keys if key in stored), None)
+    if location is None:
+        raise ParitySetupError(f"{file} holds no {' and no '.join(keys)}: take a file with the source of every tensor")
+    if (location.shape, location.dtype) != (shape, "F32"):
+        raise ParitySetupError(
+            f"{file}: {location.name} is {location.dtype} {list(location.shape)}, and {name} is F32 {list(shape)}"
+        )
+    return location
 
 
 def write_stages(file: SafetensorsWriter, layout: Layout, maker: StageMaker, advance: Advance) -> None:

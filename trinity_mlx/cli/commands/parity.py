@@ -59,6 +59,9 @@ def _subject_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--source", type=TEXT, metavar="REGEX", help="The tensors that the vector adapts whose names match."
         ),
         click.option(
+            "--source-stage", type=PLACE, metavar="FILE", help="Take sources from the source_f32 of a stages file."
+        ),
+        click.option(
             "--tensor", type=TEXT, metavar="NAME", help="One tensor, as model.layers.26.mlp.gate_proj.weight."
         ),
         click.option("--vector", required=True, type=PLACE, metavar="FILE", help="Trained vector: .safetensors, .npy."),
@@ -78,6 +81,7 @@ def reference(
     vector: Path,
     tensor: str | None,
     source: str | None,
+    source_stage: Path | None,
     whole: bool,
     out: Path,
     as_json: bool,
@@ -100,7 +104,7 @@ def reference(
     from ...parity.record import record_reference
 
     with _progress() as progress:
-        task = _task(base, vector, tensor, source, whole, progress)
+        task = _task(base, vector, tensor, source, whole, progress, source_stage)
         if svd_weights is None and len(task.subjects) > 1 and not decompose_all:
             _refuse_long_work(task)
         saved = SavedComponents(svd_weights) if svd_weights else None
@@ -117,6 +121,7 @@ def run(
     vector: Path,
     tensor: str | None,
     source: str | None,
+    source_stage: Path | None,
     whole: bool,
     out: Path,
     as_json: bool,
@@ -139,7 +144,7 @@ def run(
     chosen, device = ProfileRegistry(settings.config_dir()).resolve(profile)
     given = components if components else None
     with _progress() as progress:
-        task = _task(base, vector, tensor, source, whole, progress)
+        task = _task(base, vector, tensor, source, whole, progress, source_stage)
         backend = load_backend(chosen.backend)
         report = record_run(task, out, backend, device, chosen.name, given, progress)
     _print_report(report, out, as_json)
@@ -238,7 +243,15 @@ def _refuse_long_work(task: Task) -> None:
     )
 
 
-def _task(base: str, vector: Path, tensor: str | None, source: str | None, whole: bool, progress: Progress) -> Task:
+def _task(
+    base: str,
+    vector: Path,
+    tensor: str | None,
+    source: str | None,
+    whole: bool,
+    progress: Progress,
+    source_stage: Path | None,
+) -> Task:
     from ...artifacts.base import open_base
     from ...artifacts.vector import read_vector
     from ...files.hashing import FileHashes
@@ -248,9 +261,8 @@ def _task(base: str, vector: Path, tensor: str | None, source: str | None, whole
         raise UsageError("give --tensor NAME, --source REGEX or --all, one of the three")
     progress.begin("checking the base", None)
     trained = read_vector(vector)
-    return plan(
-        open_base(base, hashes=FileHashes(settings.hash_memory())), trained.values, trained.sha256, tensor, source
-    )
+    opened = open_base(base, hashes=FileHashes(settings.hash_memory()))
+    return plan(opened, trained.values, trained.sha256, tensor, source, source_stage)
 
 
 def _print_report(report: dict[str, Any], out: Path, as_json: bool) -> None:
