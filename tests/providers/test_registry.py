@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.metadata import EntryPoint, EntryPoints
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,7 @@ import pytest
 from trinity_mlx.contracts.errors import EnvironmentUnavailable, PoolInvalid
 from trinity_mlx.contracts.pool import Agent
 from trinity_mlx.files.shipped import data_path
-from trinity_mlx.providers import registry
-from trinity_mlx.providers.registry import Row, make_provider, provider_names, row_of
+from trinity_mlx.providers.registry import ENTRY_POINT_GROUP, Row, make_provider, provider_names, row_of
 from trinity_mlx.providers.scripted import Scripted
 
 NANO = data_path("fixtures") / "artifacts" / "nano" / "base"
@@ -60,9 +59,12 @@ def test_another_package_may_offer_one(tmp_path: Path, monkeypatch: pytest.Monke
             make_provider(Agent(0, "a", name))
 
 
-def test_no_package_takes_over_a_name_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = EntryPoints([EntryPoint("scripted", "acme:make", registry.ENTRY_POINT_GROUP)])
-    monkeypatch.setattr(registry, "entry_points", lambda group: theirs)
+def test_no_package_takes_over_a_name_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    offer(tmp_path, scripted="acme:make")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert [point.dist.name for point in entry_points(group=ENTRY_POINT_GROUP, name="scripted") if point.dist] == [
+        "acme"
+    ]
     made = make_provider(Agent(0, "a", "scripted", extra={"replies": [{"text": "x"}]}))
     assert isinstance(made, Scripted)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -9,10 +10,14 @@ import psutil
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
-def available_bytes() -> int:
-    """Memory that can be had without pushing anything out: free and reclaimable, within the container's limit."""
+def available_bytes(limits: Iterable[Path] = _LIMITS) -> int:
+    """Memory that can be had without pushing anything out: free and reclaimable, within the container's limits.
+
+    Args:
+        limits: files that hold a limit in bytes each, or a word for none; those that are missing say nothing.
+    """
     free: int = psutil.virtual_memory().available
-    return min([free, *filter(None, map(_limit, _LIMITS))])
+    return min([free, *filter(None, map(_limit, limits))])
 
 
 def _limit(path: Path) -> int | None:
