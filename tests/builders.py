@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import resource
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -322,3 +324,14 @@ def skip_without_nano() -> None:
     folder = data_path("fixtures", "artifacts", "nano")
     if not (folder / "manifest.json").is_file():
         pytest.skip(f"the embedded artifact is not there: no manifest in {folder}")
+
+
+@contextmanager
+def no_file_over(size: int) -> Iterator[None]:
+    """While this holds, the system lets this process write no file beyond ``size`` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

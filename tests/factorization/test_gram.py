@@ -97,10 +97,8 @@ def test_a_tiled_sum_is_the_plain_product(rows: int, columns: int, seed: int, si
     matrix = np.random.default_rng(seed).normal(size=(rows, columns)).astype(np.float32)
     wide = matrix.astype(np.float64)
     expected = wide.T @ wide if rows >= columns else wide @ wide.T
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiles, "TILE_ELEMENTS", size)
-        seen: list[int] = []
-        np.testing.assert_allclose(gram_matrix(matrix, seen.append), expected, rtol=1e-12, atol=1e-12)
+    seen: list[int] = []
+    np.testing.assert_allclose(gram_matrix(matrix, seen.append, size), expected, rtol=1e-12, atol=1e-12)
     assert sum(seen) == matrix.size
 
 

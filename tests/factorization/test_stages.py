@@ -10,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trinity_mlx.factorization import tiles
 from trinity_mlx.factorization.gram import gram_matrix, spectrum_of
 from trinity_mlx.factorization.stages import (
     Components,
@@ -52,7 +51,7 @@ def gram_maker(weight: np.ndarray, offsets: np.ndarray) -> StageMaker:
     return kind(spectrum.vectors, change, scaling, np.matmul)
 
 
-def whole(maker: StageMaker, weight: np.ndarray) -> Stages:
+def whole(maker: StageMaker, weight: np.ndarray, tile: int | None = None) -> Stages:
     """Every stage of ``weight`` put together from its blocks."""
     rows, columns = weight.shape
     shapes = {Stage.U_SCALED: (rows, min(rows, columns))}
@@ -60,7 +59,7 @@ def whole(maker: StageMaker, weight: np.ndarray) -> Stages:
         stage: np.full(shapes.get(stage, weight.shape), np.nan)
         for stage in (Stage.U_SCALED, Stage.PRE_NORM, Stage.ZERO, Stage.ADAPTED)
     }
-    for block in blocks((rows, columns)):
+    for block in blocks((rows, columns), tile):
         for stage, values in maker.block(weight[block], block).items():
             found[stage][(block[0], slice(None)) if stage is Stage.U_SCALED else block] = values
     return found
@@ -76,9 +75,7 @@ def test_stages_from_components_follow_the_definition(rows: int, columns: int, s
     weight, offsets = draw_case(rows, columns, seed)
     parts = components_of(weight)
     scaling = Scaling.of(parts.s, offsets)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiles, "TILE_ELEMENTS", 7)
-        found = whole(FromComponents(parts, scaling, np.matmul), weight)
+    found = whole(FromComponents(parts, scaling, np.matmul), weight, tile=7)
     np.testing.assert_allclose(found[Stage.U_SCALED], parts.u * (parts.s * (1 + offsets)), atol=1e-13)
     np.testing.assert_allclose(found[Stage.ZERO], weight, atol=1e-12)
     np.testing.assert_allclose(found[Stage.ADAPTED], svf_in_float64(weight, offsets), atol=1e-11)
@@ -90,9 +87,7 @@ def test_stages_from_a_gram_matrix_agree_up_to_the_sign_of_columns(rows: int, co
     weight, offsets = draw_case(rows, columns, seed)
     parts = components_of(weight)
     expected = whole(FromComponents(parts, Scaling.of(parts.s, offsets), np.matmul), weight)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiles, "TILE_ELEMENTS", 7)
-        found = whole(gram_maker(weight, offsets), weight)
+    found = whole(gram_maker(weight, offsets), weight, tile=7)
     for stage in (Stage.PRE_NORM, Stage.ZERO, Stage.ADAPTED):
         np.testing.assert_allclose(found[stage], expected[stage], atol=1e-5)
     np.testing.assert_allclose(np.abs(found[Stage.U_SCALED]), np.abs(expected[Stage.U_SCALED]), atol=1e-5)
@@ -141,11 +136,9 @@ def test_offsets_that_cancel_the_sum_are_refused() -> None:
 @given(st.integers(1, 50), st.integers(1, 50), st.integers(1, 200))
 def test_blocks_cover_a_matrix_once(rows: int, columns: int, numbers: int) -> None:
     seen = np.zeros((rows, columns), int)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiles, "TILE_ELEMENTS", numbers)
-        for block in blocks((rows, columns)):
-            seen[block] += 1
-            assert seen[block].size <= max(numbers, min(rows, columns))
+    for block in blocks((rows, columns), numbers):
+        seen[block] += 1
+        assert seen[block].size <= max(numbers, min(rows, columns))
     assert (seen == 1).all()
 
 

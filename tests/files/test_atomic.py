@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from trinity_mlx.files.atomic import write_atomically
 
+from .. import builders
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
@@ -27,15 +29,9 @@ def test_what_was_written_is_what_is_read(tmp_path_factory: pytest.TempPathFacto
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_failed_write_keeps_the_old_content_and_leaves_nothing_behind(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_atomically(file, b"new")
+def test_a_failed_write_keeps_the_old_content_and_leaves_nothing_behind(file: Path) -> None:
+    with builders.no_file_over(1000), pytest.raises(OSError, match="File too large"):
+        write_atomically(file, bytes(10_000))
     assert file.read_bytes() == b"weights"
     assert list(file.parent.iterdir()) == [file]
 

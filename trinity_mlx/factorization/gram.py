@@ -28,22 +28,23 @@ class Spectrum:
     vectors: np.ndarray
 
 
-def gram_matrix(matrix: np.ndarray, tick: Tick | None = None) -> np.ndarray:
+def gram_matrix(matrix: np.ndarray, tick: Tick | None = None, tile: int | None = None) -> np.ndarray:
     """The Gram matrix of the smaller side of ``matrix``: [columns, columns] if it is tall, else [rows, rows]; float64.
 
     Args:
         matrix: [rows, columns] of any float type, or BF16 bits as ``uint16``; it may be memory-mapped.
         tick: told of the entries of each tile when it has been added.
+        tile: entries to hold in float64 at a time, ``TILE_ELEMENTS`` by default; one row or column at the least.
     """
     rows, columns = matrix.shape
     tall, side = rows >= columns, min(rows, columns)
     total, product = np.zeros((side, side)), np.empty((side, side))
-    for span in spans(max(rows, columns), side):
-        tile = as_floats(matrix[span] if tall else matrix[:, span]).astype(np.float64)
-        np.matmul(tile.T, tile, out=product) if tall else np.matmul(tile, tile.T, out=product)
+    for span in spans(max(rows, columns), side, tile):
+        part = as_floats(matrix[span] if tall else matrix[:, span]).astype(np.float64)
+        np.matmul(part.T, part, out=product) if tall else np.matmul(part, part.T, out=product)
         total += product
         if tick:
-            tick(tile.size)
+            tick(part.size)
     return total
 
 
