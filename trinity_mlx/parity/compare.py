@@ -21,6 +21,7 @@ from ..files.paths import exists
 from ..files.safetensors import STORED, read_header
 from .checks import LIMITS, UNKNOWN, Check, Comparison
 from .difference import Advance, difference, in_silence
+from .foreign_reports import stage_files
 from .provenance import PUBLISHED, bytes_sha256
 from .report import StageReport, read_report
 from .stages import STAGES_FILE, parse_key, stage_key
@@ -36,22 +37,34 @@ class StageBundle:
 
 
 def open_stages(path: Path) -> StageBundle:
-    """A stage bundle from its folder, or from a safetensors file of stages that another system wrote.
+    """A stage bundle from its folder, or from what another system wrote: a safetensors file of stages, or its report.
 
     Raises:
-        ParitySetupError: nothing is there, a folder is not a finished bundle, or a file holds no stage, or one that is
-            not of floats.
+        ParitySetupError: nothing is there, a folder is not a finished bundle, a file holds no stage, or one that is
+            not of floats, or a report names no file, or two with the same stage.
         TensorFileInvalid: the file is truncated or corrupt.
     """
     if not exists(path):
         raise ParitySetupError(f"no stage bundle at {path}")
-    report = read_report(path) if path.is_dir() else None
-    file = path / STAGES_FILE if path.is_dir() else path
+    if path.is_dir():
+        report = read_report(path)
+        return StageBundle(path / STAGES_FILE, _stages_in(path / STAGES_FILE), report)
+    files = stage_files(path) if path.suffix == ".json" else (path,)
+    tensors: dict[str, TensorLocation] = {}
+    for file in files:
+        stages = _stages_in(file)
+        if twice := tensors.keys() & stages.keys():
+            raise ParitySetupError(f"{path} names two files with {min(twice)}: give the one that is meant")
+        tensors |= stages
+    return StageBundle(path, tensors, None)
+
+
+def _stages_in(file: Path) -> dict[str, TensorLocation]:
     tensors = {key: location for key, location in read_header(file).items() if parse_key(key)}
     if not tensors:
         raise ParitySetupError(f"{file} holds no stage: its tensors are named neither stage.* nor tensor.*")
     _require_floats(file, tensors)
-    return StageBundle(file, tensors, report)
+    return tensors
 
 
 def volume(reference: StageBundle, candidate: StageBundle) -> int:

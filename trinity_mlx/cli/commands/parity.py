@@ -159,8 +159,8 @@ def run(
 def compare(ctx: click.Context, reference: Path, candidate: Path, strict_bytes: bool, as_json: bool) -> None:
     """Hold the stages of CANDIDATE against those of REFERENCE.
 
-    Each is the folder of a stage bundle, or a safetensors file of stages that another system wrote. Exits with 1 where
-    a required stage is beyond its limits, and with 2 where one is missing.
+    Each is the folder of a stage bundle, or what another system wrote: a safetensors file of stages, or the JSON report
+    that names it. Exits with 1 where a required stage is beyond its limits, and with 2 where one is missing.
 
     \b
     Example:
