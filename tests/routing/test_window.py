@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -110,6 +112,18 @@ def test_a_router_can_be_read_through_another_window(router: Router, plain: Rout
     assert plain.through(WINDOW).route(TALK).gap == router.route(TALK).gap
     with pytest.raises(UsageError, match="wider than the base"):
         plain.through(Window(600, 1, 1))
+
+
+def test_a_view_that_is_closed_gives_the_model_back_once_nobody_else_has_it(tiny_folders: dict[str, Path]) -> None:
+    plain = load_router(**tiny_folders, profile="cpu", dtype="float32")
+    given_back = weakref.ref(plain)
+    view = plain.through(WINDOW)
+    del plain
+    view.route(TALK)
+    assert given_back() is not None
+    view.close()
+    gc.collect()
+    assert given_back() is None
 
 
 @pytest.mark.parametrize(

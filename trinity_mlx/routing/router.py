@@ -209,7 +209,7 @@ class Router:
 
     def close(self) -> None:
         """Give the model back, and its memories where nobody else uses it; the router cannot be used afterwards."""
-        self._open = None
+        self._open = self._whole = None
         self._release()
 
     def __enter__(self) -> Router:

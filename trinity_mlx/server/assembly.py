@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -96,20 +95,16 @@ def load_served(
     *,
     config_dir: Path | None = None,
     hash_memory: Path | None = None,
-) -> tuple[Router, Window | None]:
-    """A router and the window that it reads through: ``HEAD,TAIL``, ``none``, or ``auto`` for one by measured speed.
+) -> Router:
+    """A router that reads through a window: ``HEAD,TAIL``, ``none``, or ``auto`` for one by measured speed.
 
     Raises:
         TrinityError: as ``load_router``, or the window cannot be read.
     """
     from ..routing.loading import load_router
 
-    load = partial(load_router, artifact, base, profile, config_dir=config_dir, hash_memory=hash_memory)
-    if window != AUTO_WINDOW:
-        given = parse_window(window)
-        return load(window=given), given
-    whole = load()
-    chosen = whole.identity.window or measured_window(whole)
-    served = load(window=chosen)
-    whole.close()
-    return served, chosen
+    given = None if window == AUTO_WINDOW else parse_window(window)
+    router = load_router(artifact, base, profile, config_dir=config_dir, hash_memory=hash_memory)
+    if window == AUTO_WINDOW:
+        given = router.identity.window or measured_window(router)
+    return router.through(given)

@@ -160,7 +160,7 @@ def _load_router(asked: Mapping[str, Any]) -> Router:
     from ...server.assembly import load_served
 
     choice = choose_artifact(asked["artifact"], asked["base"], asked["profile"])
-    router, window = load_served(
+    router = load_served(
         choice.artifact,
         choice.base,
         asked["profile"],
@@ -168,6 +168,7 @@ def _load_router(asked: Mapping[str, Any]) -> Router:
         config_dir=settings.config_dir(),
         hash_memory=settings.hash_memory(),
     )
+    window = router.identity.window
     read = f"the first {window.head} and the last {window.tail} tokens" if window else "every transcript whole"
     note(f"router {router.identity.artifact.name} on {router.identity.profile}; it reads {read}")
     return router
