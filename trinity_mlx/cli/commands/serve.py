@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,7 @@ KEY = "TRINITY_API_KEY"
 @click.option("--trace-content", is_flag=True, help="Keep texts in the trace, not their hashes alone.")
 @click.option("--quiet", is_flag=True, help="No line for each request.")
 @click.option("--check", is_flag=True, help="Check everything, route once, and exit.")
-def serve(**asked: Any) -> None:
+def serve(**options: Any) -> None:
     """Serve pools of models as one address that OpenAI's and Anthropic's clients can use.
 
     Without options: the demonstration pool, on this machine alone, on port 8080, without a key.
@@ -102,19 +103,52 @@ def serve(**asked: Any) -> None:
     _need_extra()
     from ...server.process import listen
 
-    _log(asked["quiet"])
-    keys = _keys(asked["api_key_file"])
-    pools = _pools(asked["pools"])
+    asked = ServeOptions(limits={name: options.pop(option) for option, (name, _, _) in LIMITS.items()}, **options)
+    _log(asked.quiet)
+    keys = _keys(asked.api_key_file)
+    pools = _pools(asked.pools)
     with _load_router(asked) as router:
         service = _service(asked, router, pools, keys)
-        if asked["check"]:
+        if asked.check:
             asyncio.run(_checked(service))
             note("everything is in order")
             return
-        with listen(asked["host"], asked["port"]) as place:
+        with listen(asked.host, asked.port) as place:
             host, port = place.getsockname()[:2]
             _greet(f"http://{f'[{host}]' if ':' in host else host}:{port}", service, bool(keys))
-            asyncio.run(_serve(service, place, asked["grace"]))
+            asyncio.run(_serve(service, place, asked.grace))
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """What the user said; ``limits`` by the names of ``Limits``, None where there is none."""
+
+    pools: tuple[str, ...]
+    policy: str
+    options: tuple[str, ...]
+    live: bool
+    artifact: str
+    base: str | None
+    profile: str
+    window: str
+    route_timeout: float | None
+    default_slot: int | None
+    host: str
+    port: int
+    api_key_file: Path | None
+    names: tuple[str, ...]
+    origins: tuple[str, ...]
+    aliases: tuple[str, ...]
+    allowed: tuple[str, ...]
+    max_requests: int
+    max_queued: int
+    max_per_key: int | None
+    grace: float
+    trace_out: Path | None
+    trace_content: bool
+    quiet: bool
+    check: bool
+    limits: Mapping[str, Any]
 
 
 def _need_extra() -> None:
@@ -155,16 +189,16 @@ def _pools(given: tuple[str, ...]) -> dict[str, Pool]:
     return {name: find_pool(place, folder) for name, place in named_pools(given or (usual,)).items()}
 
 
-def _load_router(asked: Mapping[str, Any]) -> Router:
+def _load_router(asked: ServeOptions) -> Router:
     """The router with its window; measuring one takes a second or two."""
     from ...server.assembly import load_served
 
-    choice = choose_artifact(asked["artifact"], asked["base"], asked["profile"])
+    choice = choose_artifact(asked.artifact, asked.base, asked.profile)
     router = load_served(
         choice.artifact,
         choice.base,
-        asked["profile"],
-        asked["window"],
+        asked.profile,
+        asked.window,
         config_dir=settings.config_dir(),
         hash_memory=settings.hash_memory(),
     )
@@ -174,7 +208,7 @@ def _load_router(asked: Mapping[str, Any]) -> Router:
     return router
 
 
-def _service(asked: Mapping[str, Any], router: Router, pools: Mapping[str, Pool], keys: Keys) -> Service:
+def _service(asked: ServeOptions, router: Router, pools: Mapping[str, Pool], keys: Keys) -> Service:
     from ...server.assembly import secret_of
     from ...server.auth import accepted_hosts, check_exposure
     from ...server.capacity import Room
@@ -182,38 +216,38 @@ def _service(asked: Mapping[str, Any], router: Router, pools: Mapping[str, Pool]
     from ...server.routers import ServedRouter
     from ...server.service import Service, Settings
 
-    check_exposure(asked["host"], keys)
-    served = ServedRouter(router, asked["route_timeout"], asked["default_slot"])
-    per_key = asked["max_per_key"] or asked["max_requests"] + asked["max_queued"]
+    check_exposure(asked.host, keys)
+    served = ServedRouter(router, asked.route_timeout, asked.default_slot)
+    per_key = asked.max_per_key or asked.max_requests + asked.max_queued
     return Service(
         {name: _coordinator(asked, served, pool) for name, pool in pools.items()},
         served,
         Settings(
-            hosts=accepted_hosts(asked["host"], asked["names"]),
-            origins=frozenset(asked["origins"]),
-            room=Room(asked["max_requests"], asked["max_queued"], per_key),
-            allowed_options=ALLOWED_OPTIONS | {name.replace("-", "_") for name in asked["allowed"]},
+            hosts=accepted_hosts(asked.host, asked.names),
+            origins=frozenset(asked.origins),
+            room=Room(asked.max_requests, asked.max_queued, per_key),
+            allowed_options=ALLOWED_OPTIONS | {name.replace("-", "_") for name in asked.allowed},
         ),
         keys,
-        dict(_pair(text, "--alias") for text in asked["aliases"]),
+        dict(_pair(text, "--alias") for text in asked.aliases),
         secret_of(keys.digests),
     )
 
 
-def _coordinator(asked: Mapping[str, Any], router: Any, pool: Pool) -> Coordinator:
+def _coordinator(asked: ServeOptions, router: Any, pool: Pool) -> Coordinator:
     from ...rules.budgets import Limits
     from ...rules.policy import Policy
     from ...runs.coordinator import Coordinator, TraceFile
 
-    options = {name.replace("-", "_"): value for name, value in (_pair(text, "--option") for text in asked["options"])}
+    options = {name.replace("-", "_"): value for name, value in (_pair(text, "--option") for text in asked.options)}
     return Coordinator(
         router,
         pool,
-        Policy.named(asked["policy"]).with_options(**options),
-        limits=Limits(**{name: asked[option] for option, (name, _, _) in LIMITS.items()}),
+        Policy.named(asked.policy).with_options(**options),
+        limits=Limits(**asked.limits),
         environment=settings.environment(),
-        live=asked["live"],
-        trace=TraceFile(asked["trace_out"], asked["trace_content"]) if asked["trace_out"] else None,
+        live=asked.live,
+        trace=TraceFile(asked.trace_out, asked.trace_content) if asked.trace_out else None,
     )
 
 
