@@ -16,9 +16,11 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from trinity_mlx.artifacts.bundle import open_bundle
 from trinity_mlx.cli import main
 from trinity_mlx.cli.commands.publish import plan_upload
 from trinity_mlx.contracts.artifact import Base, Bundle
@@ -232,6 +234,39 @@ def test_a_dry_run_lists_what_would_go_up_and_leaves_the_rest(tiny_bundle: Bundl
     assert "log" not in text
     assert "unfinished" not in text
     assert len(plan_upload(tiny_bundle)) == 4
+
+
+def uploaded(bundle: Bundle, folder: Path, *signature: tuple[str, str]) -> Path:
+    """What publishing ``bundle`` would put into a repository, as a folder."""
+    for operation in plan_upload(bundle, *signature):
+        content = operation.path_or_fileobj
+        place = folder / operation.path_in_repo
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content if isinstance(content, bytes) else Path(str(content)).read_bytes())
+    return folder
+
+
+def test_who_signs_off_stands_in_the_card_and_the_bundle_still_verifies(
+    tiny_base: Base, tmp_path: Path, tiny_bundle: Bundle
+) -> None:
+    vector = tmp_path / "vector.npy"
+    np.save(vector, np.random.default_rng(7).normal(0, 0.2, 19 * 64))
+    succeed("export", "--base", str(tiny_base.folder), "--vector", str(vector), "--out", str(tmp_path / "out"))
+    made = open_bundle(tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in made.folder.iterdir() if path.is_file()}
+    signed = open_bundle(uploaded(made, tmp_path / "up", ("Ada [L]", "2026-11-21")))
+    assert signed.adapter.ref == made.adapter.ref
+    assert r"Signed off by Ada \[L\] on 2026-11-21." in (signed.folder / "README.md").read_text()
+    assert before == {path.name: path.read_bytes() for path in made.folder.iterdir() if path.is_file()}
+    again = open_bundle(uploaded(signed, tmp_path / "again", ("Ada [L]", "2026-11-21")))
+    assert (again.folder / "README.md").read_bytes() == (signed.folder / "README.md").read_bytes()
+    other = open_bundle(uploaded(tiny_bundle, tmp_path / "short", ("Bo", "2026-11-22")))
+    assert "Signed off by Bo on 2026-11-22." in (other.folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["", "   ", "two\nlines", "x" * 201, "\x1b[2J"])
+def test_a_name_that_is_none_signs_nothing(tiny_bundle: Bundle, name: str) -> None:
+    fail(2, "publish", str(tiny_bundle.folder), "me/router", "--dry-run", "--signed-off-by", name, says="one line")
 
 
 @dataclass

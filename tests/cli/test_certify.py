@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from trinity_mlx.evaluation.lane import read_lane
+from trinity_mlx.evaluation.lane import read_lane, write_lane
 
 from ..evaluation_cases import assert_fails, install_odd_backends, invoke, suite_document, write_json
 
@@ -89,6 +89,20 @@ def test_a_renewal_says_what_changed(nano: tuple[str, ...], lane: Path) -> None:
     assert document["file"] == str(lane)
     assert [line.partition(":")[0] for line in document["changes"]] == ["agent floor", "role floor", "floor ratio"]
     assert document["lane"] == json.loads(lane.read_text(encoding="utf-8"))
+
+
+def test_who_signs_off_stands_in_the_lane_until_it_is_measured_anew(nano: tuple[str, ...], lane: Path) -> None:
+    result = invoke(*nano, *FAST, "--signed-off-by", " Ada Lovelace ")
+    assert result.exit_code == 0, result.output
+    written = read_lane(lane)
+    assert written.signed_off is not None
+    assert (written.signed_off.by, written.signed_off.date) == ("Ada Lovelace", written.provenance["date"])
+    assert f"by Ada Lovelace on {written.signed_off.date}" in result.stdout
+    raw = lane.read_bytes()
+    write_lane(lane, written)
+    assert lane.read_bytes() == raw
+    assert "signed off by: Ada Lovelace before, nobody now" in invoke(*nano, *FAST).stdout
+    assert read_lane(lane).signed_off is None
 
 
 def test_a_floor_falls_only_where_that_is_allowed(nano: tuple[str, ...], lane: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from trinity_mlx.evaluation.lane import (
     LaneMargins,
     LaneSuite,
     LaneWorst,
+    SignOff,
     read_lane,
     write_lane,
 )
@@ -74,6 +76,7 @@ LANES = st.builds(
     suite=st.none() | st.builds(LaneSuite, name=WHOLE_TEXT, sha256=SHA256),
     floors=st.none() | st.builds(LaneFloors, agent=MARGINS, role=MARGINS),
     worst=st.none() | st.builds(LaneMargins, agent=WORST, role=WORST),
+    signed_off=st.none() | st.builds(SignOff, by=WHOLE_TEXT.filter(bool), date=st.dates().map(date.isoformat)),
     provenance=st.dictionaries(TEXT, JSON, max_size=4),
     cases=st.lists(CASES, max_size=4, unique_by=lambda case: case.id),
 )

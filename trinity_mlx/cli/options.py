@@ -41,6 +41,19 @@ class Text(click.ParamType[str]):
         return str(value)
 
 
+class PersonName(Text):
+    """A person's name: one line of up to 200 characters that can be shown."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name without spaces around it; the command ends with a usage error where it is none."""
+        text = super().convert(value, param, ctx).strip()
+        if not text.isprintable() or not 0 < len(text) <= 200:
+            self.fail("a name is one line of 1 to 200 characters.", param, ctx)
+        return text
+
+
 class Place(click.ParamType[Path]):
     """A path of a file or a folder, which need not be there; ``~`` is expanded."""
 
@@ -72,6 +85,9 @@ DTYPE = click.Choice(["float32", "bfloat16", "float16"])
 
 artifact_option = click.option(
     "--artifact", type=NAME, default="auto", show_default=True, envvar="TRINITY_ARTIFACT", help=ARTIFACT_HELP
+)
+signed_off_option = click.option(
+    "--signed-off-by", type=PersonName(), metavar="NAME", help="Who reviewed it and stands for it; recorded with today."
 )
 base_option = click.option(
     "--base",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from ..contracts.backend import Variant
 from ..contracts.errors import InputFileError, LaneInvalid, SnapshotInvalid
@@ -61,6 +61,13 @@ class LaneMargins(Strict):
     role: LaneWorst
 
 
+class SignOff(Strict):
+    """Who stands for it, and since when: a name in one line, and a day in UTC."""
+
+    by: Annotated[str, Field(min_length=1, max_length=200)]
+    date: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
+
+
 class LaneSuite(Strict):
     """The suite that the lane is about."""
 
@@ -84,10 +91,19 @@ class Lane(Strict):
     suite: LaneSuite | None = None
     floors: LaneFloors | None = None
     worst: LaneMargins | None = None
+    signed_off: SignOff | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
     hashes: Literal["trinity-mlx-1"] = OWN_HASHES
     cases: list[SnapshotCase] = Field(default_factory=list)
     origin: Annotated[Path | None, Field(exclude=True)] = None
+
+    @model_serializer(mode="wrap")
+    def _without_an_empty_signature(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A lane that nobody signed looks as lanes always did."""
+        document: dict[str, Any] = handler(self)
+        if document.get("signed_off", ...) is None:
+            del document["signed_off"]
+        return document
 
     @property
     def name(self) -> str:

@@ -48,6 +48,7 @@ def _facts(lane: Lane) -> list[tuple[str, object]]:
     return [
         ("status", lane.status),
         ("note", lane.note or "none"),
+        ("signed off by", lane.signed_off.by if lane.signed_off else "nobody"),
         ("adapter", _short(lane.artifact.adapter_ref)),
         ("base", _short(lane.artifact.base_ref)),
         ("head", _short(lane.artifact.head_ref)),

@@ -10,7 +10,7 @@ import click
 
 from .. import settings
 from ..lane_options import LaneOptions, command_line, lane_options
-from ..options import PLACE, FiniteRange, json_option
+from ..options import PLACE, FiniteRange, json_option, signed_off_option
 from ..output import console, note, print_json
 from ..progress import counter
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 )
 @click.option("--allow-lower", is_flag=True, help="Let a floor fall below the one that the lane has.")
 @click.option("--out", type=PLACE, help="The lane's file; by default in your configuration folder.")
+@signed_off_option
 @json_option
 @click.pass_context
 def certify(ctx: click.Context, /, **options: Any) -> None:
@@ -56,9 +57,23 @@ def certify(ctx: click.Context, /, **options: Any) -> None:
     from ...evaluation.lane import write_lane
     from ...evaluation.lane_changes import changes, check_floors
 
-    check_floors(certificate.lane, old, options["allow_lower"])
-    write_lane(path, certificate.lane)
-    _show_lane(certificate, certificate.lane, changes(certificate.lane, old), path, options["as_json"])
+    lane = _signed(certificate.lane, options["signed_off_by"])
+    check_floors(lane, old, options["allow_lower"])
+    write_lane(path, lane)
+    _show_lane(certificate, lane, changes(lane, old), path, options["as_json"])
+
+
+def _signed(lane: Lane, name: str | None) -> Lane:
+    """The lane with who stands for it; what was measured anew carries no earlier signature."""
+    from ...evaluation.lane import SignOff
+
+    if name is None:
+        return lane
+    return lane.model_copy(update={"signed_off": SignOff(by=name, date=_today())})
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()
 
 
 def _measure(names: LaneOptions, asked: dict[str, Any]) -> tuple[Certificate, Path, Lane | None]:
@@ -82,7 +97,7 @@ def _measure(names: LaneOptions, asked: dict[str, Any]) -> tuple[Certificate, Pa
                 runs=asked["runs"],
                 processes=asked["processes"],
                 floor_ratio=asked["floor_ratio"],
-                provenance={"date": datetime.now(UTC).date().isoformat(), "command": command_line()},
+                provenance={"date": _today(), "command": command_line()},
                 tick=lambda: tick(1),
             )
     return certificate, path, old
@@ -138,6 +153,8 @@ def _lane_table(lane: Lane, kernels: dict[str, Any]) -> Table:
         for split in ("agent", "role"):
             worst, floor = getattr(lane.worst, split), getattr(lane.floors, split)
             rows.append((f"{split} margin", f"worst {worst.value:.3f} in {worst.case}, floor {floor:g}"))
+    if lane.signed_off:
+        rows.append(("signed off", f"by {lane.signed_off.by} on {lane.signed_off.date}"))
     for name, value in rows:
         table.add_row(f"[dim]{name}[/]", Text(plain(value)))
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import click
 from ...contracts.errors import HomeUnavailable, UsageError
 from .. import settings
 from ..artifact_choice import locate_bundle
-from ..options import NAME, TEXT
+from ..options import NAME, TEXT, signed_off_option
 from ..output import console
 from ..sizes import readable
 
@@ -19,16 +20,17 @@ if TYPE_CHECKING:
 
     from ...contracts.artifact import Bundle
 
-CARD = "README.md"
-
 
 @click.command()
 @click.argument("bundle", type=NAME)
 @click.argument("repo_id", type=TEXT)
 @click.option("--revision", type=TEXT, metavar="TAG", help="Tag what was uploaded, so that others can pin it.")
 @click.option("--private", is_flag=True, help="Make the repository private if it is new.")
+@signed_off_option
 @click.option("--dry-run", is_flag=True, help="Verify, and print what would be uploaded.")
-def publish(bundle: str, repo_id: str, revision: str | None, private: bool, dry_run: bool) -> None:
+def publish(
+    bundle: str, repo_id: str, revision: str | None, private: bool, signed_off_by: str | None, dry_run: bool
+) -> None:
     """Upload BUNDLE to the Hugging Face Hub as the model repository REPO_ID, made if it is not there.
 
     The bundle is verified first. What its manifest names goes up, the manifest and the card too, in one commit; logs
@@ -41,7 +43,8 @@ def publish(bundle: str, repo_id: str, revision: str | None, private: bool, dry_
     from ...artifacts.catalog import find_bundle
 
     found = find_bundle(locate_bundle(bundle))
-    operations = plan_upload(found)
+    signature = (signed_off_by, datetime.now(UTC).date().isoformat()) if signed_off_by else None
+    operations = plan_upload(found, signature)
     if dry_run:
         _print_plan(operations, repo_id, revision)
         return
@@ -49,16 +52,18 @@ def publish(bundle: str, repo_id: str, revision: str | None, private: bool, dry_
     console().print(f"{found.name} is at {url}" + (f", tagged {revision}" if revision else ""), markup=False)
 
 
-def plan_upload(bundle: Bundle) -> list[CommitOperationAdd]:
+def plan_upload(bundle: Bundle, signature: tuple[str, str] | None = None) -> list[CommitOperationAdd]:
     """What uploading a verified bundle takes: the files that its manifest names, the manifest, and the card.
 
-    A bundle without a card gets a short one.
+    A bundle without a card gets a short one. ``signature``, a name and a day, goes into the card; the manifest that
+    goes up is true of the card that goes up, and nothing in the bundle's folder changes.
 
     Raises:
         UsageError: it is of the published layout, whose home is another repository.
     """
     from huggingface_hub import CommitOperationAdd
 
+    from ...artifacts.hub_card import CARD, card_of, manifest_with, signed
     from ...artifacts.manifest import MANIFEST_NAME, read_manifest
     from ...artifacts.published_manifest import is_published
 
@@ -69,33 +74,13 @@ def plan_upload(bundle: Bundle) -> list[CommitOperationAdd]:
         )
     named = {entry.path for entry in read_manifest(folder).files} | {MANIFEST_NAME}
     sources: dict[str, Path | bytes] = {path: folder / path for path in sorted(named)}
-    card = folder / CARD
-    sources[CARD] = card if card.is_file() else _card(bundle).encode()
+    card = card_of(bundle)
+    content = (signed(card, *signature) if signature else card).encode()
+    sources |= {CARD: content, MANIFEST_NAME: manifest_with(folder, content)}
     return [
         CommitOperationAdd(path, str(source) if isinstance(source, Path) else source)
         for path, source in sources.items()
     ]
-
-
-def _card(bundle: Bundle) -> str:
-    labels = "\n".join(f"{slot}. {label}" for slot, label in enumerate(bundle.head.labels))
-    return f"""---
-library_name: trinity-mlx
-base_model: {bundle.base_id}
-tags: [llm-routing]
----
-
-# {bundle.name}
-
-A router: an adapter for `{bundle.base_id}` (revision `{bundle.base_revision or "not recorded"}`) and a head that
-chooses an agent slot and a role. Adapter `{bundle.adapter.ref}`.
-
-Agent slots:
-
-{labels}
-
-Use it with `trinity-mlx route "..." --artifact FOLDER`.
-"""
 
 
 def _print_plan(operations: list[CommitOperationAdd], repo_id: str, revision: str | None) -> None:
