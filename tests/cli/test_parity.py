@@ -265,3 +265,19 @@ def test_a_stages_file_that_is_not_there_is_refused(tmp_path: Path, given: list[
     made = parity("run", *given, *choice)
     assert made.exit_code != 0
     assert made.stderr.startswith("error: ")
+
+
+def test_a_reference_can_be_imported(tmp_path: Path, given: list[str], tiny_base: Base) -> None:
+    out, bundle = tmp_path / "reference", tmp_path / "bundle"
+    assert parity("reference", *given, "--all", "--decompose-all", "--out", out).exit_code == 0
+    vector = np.load(tmp_path / "vector.npy")
+    offsets = torch_files.load_file(out / "trinity_svf_scale_offsets.safetensors")
+    assert offsets["svf.scale_offsets.model.embed_tokens.weight"].numpy().tolist() == vector[:64].tolist()
+    head = torch_files.load_file(out / "trinity_router_head.safetensors")["trinity.router_head.linear.weight"]
+    assert head.numpy().ravel().tolist() == vector[9 * 64 :].tolist()
+    arguments = ["import", str(out), "--base", str(tiny_base.folder), "--out", str(bundle), "--json"]
+    imported = CliRunner().invoke(main, arguments)
+    assert imported.exit_code == 0, imported.output
+    tensors = json.loads(imported.stdout)["tensors"]
+    assert len(tensors) == 8
+    assert all(tensor["zero_offset_error"] < 1e-5 for tensor in tensors)

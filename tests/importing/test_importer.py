@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors import torch as torch_files
 
 from trinity_mlx.artifacts.catalog import find_bundle
+from trinity_mlx.artifacts.component_files import safe_name
 from trinity_mlx.artifacts.manifest import Manifest
 from trinity_mlx.artifacts.manifest import read_manifest as read_own_manifest
 from trinity_mlx.cli import main
@@ -38,7 +39,6 @@ from trinity_mlx.contracts.errors import (
 )
 from trinity_mlx.factorization import tiles
 from trinity_mlx.importing import importer
-from trinity_mlx.importing.component_export import safe_name
 from trinity_mlx.importing.importer import ImportReport, import_bundle
 from trinity_mlx.importing.request import ImportRequest
 from trinity_mlx.profiles import backends

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +9,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from ..artifacts.component_files import COMPONENTS, HEAD, HEAD_TENSOR, MANIFEST, OFFSETS, component_key, offsets_key
 from ..artifacts.manifest import Sha256
 from ..artifacts.vector import LM_HEAD
 from ..contracts.artifact import Base, TensorLocation
@@ -19,13 +19,6 @@ from ..files.models import Faults, Lenient, read_model
 from ..files.safetensors import map_tensor, read_header
 from .components import OffsetComponents
 from .content import Content, adaptable_shapes, checked_components, checked_head, checked_labels
-
-MANIFEST = "trinity_sakana_export_manifest.json"
-COMPONENTS = "trinity_svf_components.safetensors"
-OFFSETS = "trinity_svf_scale_offsets.safetensors"
-HEAD = "trinity_router_head.safetensors"
-_HEAD_TENSOR = "trinity.router_head.linear.weight"
-_OFFSET_TENSOR = "svf.scale_offsets."
 
 
 class _Source(Lenient):
@@ -64,7 +57,7 @@ def read_component_export(folder: Path, base: Base) -> Content:
     manifest, _ = read_model(folder / MANIFEST, _Manifest, Faults(BundleInvalid, whole="manifest"), inner=True)
     head_file = folder / HEAD
     components = _components(folder, manifest, base)
-    head = checked_head(_array(read_header(head_file), _HEAD_TENSOR, head_file), base, head_file)
+    head = checked_head(_array(read_header(head_file), HEAD_TENSOR, head_file), base, head_file)
     return Content(
         head,
         checked_labels(manifest.routing.agent_labels, head, folder / MANIFEST),
@@ -72,11 +65,6 @@ def read_component_export(folder: Path, base: Base) -> Content:
         manifest.source.model_name,
         components=components,
     )
-
-
-def safe_name(source: str) -> str:
-    """A tensor's name as the export's keys spell it: ``/`` and other unsafe characters become ``__``."""
-    return re.sub(r"[^0-9A-Za-z._-]", "__", source)
 
 
 def _components(folder: Path, manifest: _Manifest, base: Base) -> dict[str, OffsetComponents]:
@@ -87,8 +75,8 @@ def _components(folder: Path, manifest: _Manifest, base: Base) -> dict[str, Offs
         what = f"{unknown[0]!r}, which this base does not have" if unknown else "a tensor twice"
         raise BundleInvalid(f"{folder / MANIFEST} lists {what}")
     factors, offsets = read_header(folder / COMPONENTS), read_header(folder / OFFSETS)
-    _check_keys(folder / COMPONENTS, factors, {f"svd.{part}.{safe_name(name)}" for name in names for part in "USV"})
-    _check_keys(folder / OFFSETS, offsets, {_OFFSET_TENSOR + safe_name(name) for name in names})
+    _check_keys(folder / COMPONENTS, factors, {component_key(part, name) for name in names for part in "USV"})
+    _check_keys(folder / OFFSETS, offsets, {offsets_key(name) for name in names})
     return {
         name: checked_components(_parts(folder, factors, offsets, name), shapes[name], f"{folder / COMPONENTS}: {name}")
         for name in names
@@ -99,9 +87,8 @@ def _components(folder: Path, manifest: _Manifest, base: Base) -> dict[str, Offs
 def _parts(
     folder: Path, factors: Mapping[str, TensorLocation], offsets: Mapping[str, TensorLocation], name: str
 ) -> dict[str, np.ndarray]:
-    safe = safe_name(name)
-    parts = {part: _array(factors, f"svd.{part}.{safe}", folder / COMPONENTS) for part in "USV"}
-    return parts | {"offsets": _array(offsets, _OFFSET_TENSOR + safe, folder / OFFSETS)}
+    parts = {part: _array(factors, component_key(part, name), folder / COMPONENTS) for part in "USV"}
+    return parts | {"offsets": _array(offsets, offsets_key(name), folder / OFFSETS)}
 
 
 def _check_keys(path: Path, tensors: Mapping[str, TensorLocation], listed: set[str]) -> None:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from ..artifacts.component_files import MANIFEST as COMPONENT_MANIFEST
 from ..artifacts.manifest import MANIFEST_NAME
 from ..artifacts.published_manifest import is_published
 from ..contracts.errors import ArtifactNotFound, OutputExists, UsageError
 from ..files.paths import existing_folder, exists, is_file
-from .component_export import MANIFEST as COMPONENT_MANIFEST
 
 
 class SourceKind(StrEnum):

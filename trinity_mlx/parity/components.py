@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ..artifacts.component_files import COMPONENTS
 from ..contracts.artifact import TensorLocation
 from ..contracts.backend import ThinSvd
 from ..contracts.errors import BaseInvalid, ParitySetupError, ProfileUnavailable
@@ -27,7 +28,7 @@ from ..profiles.backends import load_backend, svd_weights_reader
 from .progress import Progress
 from .stages import Subject
 
-COMPONENTS_FILE = "trinity_svf_components.safetensors"
+COMPONENTS_FILE = COMPONENTS
 _STORED = {"float32": "F32", "float64": "F64"}
 
 

@@ -21,6 +21,7 @@ from ..factorization.stages import Stage, relative_gap
 from ..files.hashing import FileHashes
 from ..files.safetensors import read_header, require
 from ..files.safetensors_writer import SafetensorsWriter, new_safetensors
+from .component_export import write_component_export
 from .components import ComponentSource, ComponentStore, reference_decomposer, write_components
 from .makers import Engine, GivenComponents, Made, Origin, OwnGram
 from .progress import SILENCE, Progress
@@ -36,6 +37,8 @@ class Task:
     base_ref: str
     vector_sha256: str
     subjects: tuple[Subject, ...]
+    head: np.ndarray
+    """The vector's [slots + 3, hidden]."""
     is_single: bool
     source_stages_sha256: str | None = None
     """Of the stages file that sources come from; None where they come from the base."""
@@ -77,7 +80,7 @@ def plan(
         return stored_source(stored, name, shapes[name], source_stages, is_single=is_single)
 
     subjects = (Subject(name, locate(name), trained.offsets[name].astype("<f4")) for name in names)
-    return Task(base.ref, vector_sha256, tuple(subjects), is_single, digest)
+    return Task(base.ref, vector_sha256, tuple(subjects), trained.head, is_single, digest)
 
 
 def _matching(names: list[str], source: str | None) -> list[str]:
@@ -107,8 +110,9 @@ def record_reference(
     components: ComponentSource | None = None,
     progress: Progress = SILENCE,
 ) -> dict[str, Any]:
-    """Write components and every stage, computed by numpy in ``dtype``; gives the report.
+    """Write components, as an export that can be imported, and every stage, computed by numpy in ``dtype``.
 
+    Gives the report.
     ``components`` are decomposed here in ``dtype`` unless they are given.
 
     Raises:
@@ -119,6 +123,7 @@ def record_reference(
     chosen = components or reference_decomposer()
     begin_report(folder)
     write_components(folder, task.subjects, dtype, chosen, progress)
+    write_component_export(folder, task.subjects, task.head, task.vector_sha256)
     engine = Engine("numpy", {"numpy": np.__version__}, "cpu", None, np.matmul)
     origin = GivenComponents(ComponentStore(folder), engine.product, f"{chosen.name} {chosen.version}")
     return _record(task, folder, "reference", engine, origin, dtype, progress)
