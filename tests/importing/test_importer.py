@@ -30,10 +30,8 @@ from trinity_mlx.contracts.errors import (
     ArtifactNotFound,
     BaseMismatch,
     BundleInvalid,
-    EnvironmentUnavailable,
     FolderUnavailable,
     OutputExists,
-    ProfileUnavailable,
     TensorFileInvalid,
     UsageError,
 )
@@ -41,7 +39,6 @@ from trinity_mlx.factorization import tiles
 from trinity_mlx.importing import importer
 from trinity_mlx.importing.importer import ImportReport, import_bundle
 from trinity_mlx.importing.request import ImportRequest
-from trinity_mlx.profiles import backends
 from trinity_mlx.routing.loading import load_router
 from trinity_mlx.routing.reader import needed_tokens
 
@@ -529,25 +526,6 @@ def test_a_vector_that_is_none(
 def test_a_vector_that_is_not_there(run: Callable[..., ImportReport], weights_file: Path, name: str) -> None:
     with pytest.raises(ArtifactError, match="none"):
         run(weights_file, vector=Path(name))
-
-
-def test_without_torch(
-    run: Callable[..., ImportReport], weights_file: Path, vector_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def missing(name: str) -> None:
-        raise ProfileUnavailable("backend 'torch' cannot be imported: No module named 'torch'")
-
-    monkeypatch.setattr(backends, "load_backend", missing)
-    with pytest.raises(EnvironmentUnavailable, match=r"pip install 'trinity-mlx\[torch\]'"):
-        run(weights_file, vector=vector_file)
-
-
-def test_with_a_backend_that_cannot(
-    run: Callable[..., ImportReport], weights_file: Path, vector_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(backends, "load_backend", lambda name: object())
-    with pytest.raises(EnvironmentUnavailable, match="does not read"):
-        run(weights_file, vector=vector_file)
 
 
 def test_a_vector_belongs_to_svd_weights_alone(

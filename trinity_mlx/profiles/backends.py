@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import entry_points
@@ -59,14 +59,14 @@ def capabilities_of(name: str, device: str) -> Capabilities | None:
     return backend.capabilities(device) if isinstance(backend, TellsCapabilities) else None
 
 
-def svd_weights_reader() -> SvdWeightsReader:
-    """What reads the decompositions that torch saved.
+def svd_weights_reader(load: Callable[[str], object] = load_backend) -> SvdWeightsReader:
+    """What reads the decompositions that torch saved: the backend that ``load`` gives for ``torch``.
 
     Raises:
         EnvironmentUnavailable: torch is not installed, or its backend does not read them.
     """
     try:
-        backend = load_backend("torch")
+        backend = load("torch")
     except ProfileUnavailable as error:
         raise EnvironmentUnavailable(
             f"only torch can read what torch saved, and it is not here ({error}): pip install 'trinity-mlx[torch]'"
