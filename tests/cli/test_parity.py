@@ -180,6 +180,7 @@ def test_a_reference_takes_saved_components(tmp_path: Path, given: list[str], sa
     assert made.exit_code == 0, made.output
     report = json.loads(made.stdout)
     assert report["components"]["method"].startswith("svd_weights.pt ")
+    assert report["components"]["v_layout"] == "torch_v"
     assert [tensor["name"].rpartition("mlp.")[2] for tensor in report["tensors"]] == [
         "gate_proj.weight",
         "up_proj.weight",
@@ -203,7 +204,16 @@ def test_vectors_as_rows_are_told_from_vectors_as_columns(
     held[f"{name}.V"] = held[f"{name}.V"].T.contiguous()
     torch.save(held, saved)
     made = parity("reference", *given, "--tensor", name, "--svd-weights", saved, "--out", tmp_path / "out")
-    assert_fails(made, 2, "is vh", "torch_v", "transpose")
+    assert_fails(made, 2, "is vh, which is called nx too", "torch_v", "transpose")
+
+
+def test_a_square_v_beside_a_u_of_another_shape_is_refused(tmp_path: Path, given: list[str], saved: Path) -> None:
+    name = "model.layers.1.self_attn.k_proj.weight"
+    held = torch.load(saved)
+    held[f"{name}.U"] = held[f"{name}.U"][:, :3].contiguous()
+    torch.save(held, saved)
+    made = parity("reference", *given, "--tensor", name, "--svd-weights", saved, "--out", tmp_path / "out")
+    assert_fails(made, 2, "not thin ones")
 
 
 def test_a_saved_file_without_a_tensor_is_refused(tmp_path: Path, given: list[str], saved: Path) -> None:

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -130,23 +130,18 @@ class ComponentStore:
         Raises:
             ParitySetupError: one is missing, or has another shape or number type.
         """
-        (rows, columns), rank = subject.shape, min(subject.shape)
-        shapes = {"U": (rows, rank), "S": (rank,), "V": (columns, rank)}
-        u, s, v = (map_tensor(self._locate(subject, part, shape)) for part, shape in shapes.items())
+        u, s, v = (map_tensor(self._locate(subject, part)) for part in "USV")
         if not u.dtype == s.dtype == v.dtype:
             raise ParitySetupError(f"{self.path}: U, S and V of {subject.name} must have one number type")
         return with_v_as_columns(Components(u, np.array(s), v), subject, str(self.path))
 
-    def _locate(self, subject: Subject, part: str, shape: tuple[int, ...]) -> TensorLocation:
+    def _locate(self, subject: Subject, part: str) -> TensorLocation:
         key = f"svd.{part}.{subject.name}"
         tensor = self._tensors.get(key)
         if tensor is None:
             raise ParitySetupError(f"{self.path} has no {key}: make the reference of this tensor, or of all")
-        if tensor.shape != shape or tensor.dtype not in _STORED.values():
-            raise ParitySetupError(
-                f"{self.path}: {key} is {tensor.dtype}{list(tensor.shape)}, and {list(shape)} of F32 or F64 is needed "
-                "(V as columns, not transposed)"
-            )
+        if tensor.dtype not in _STORED.values():
+            raise ParitySetupError(f"{self.path}: {key} is {tensor.dtype}, and F32 or F64 is needed")
         return tensor
 
 
@@ -175,27 +170,37 @@ class SavedComponents:
 
 
 def with_v_as_columns(given: Components, subject: Subject, origin: str) -> Components:
-    """``given``, if its ``V`` holds vectors as columns (``torch_v``), not as rows (``vh``, as numpy and Nx give it).
-
-    A square ``V`` tells only by what the product gives: whichever is nearer to the source's first rows.
+    """``given``, if its ``V`` holds vectors as columns (``torch_v``), not as rows (``vh`` or ``nx``, which are one).
 
     Raises:
         ParitySetupError: it lies as ``vh``, or shapes are not those of a thin decomposition of the subject.
     """
-    (rows, columns), rank = subject.shape, min(subject.shape)
-    if given.v.shape == (rank, columns) != (columns, rank) or (
-        given.v.shape == (columns, rank) and columns == rank and _is_vh(given, subject)
-    ):
+    if v_layout(given, subject, origin) != "torch_v":
+        rank, columns = min(subject.shape), subject.shape[1]
         raise ParitySetupError(
-            f"{origin}: V of {subject.name} is vh, vectors as rows, as numpy and Nx give it, and torch_v, vectors as "
-            "columns, is needed: transpose it"
+            f"{origin}: V of {subject.name} is vh, which is called nx too: vectors as rows [{rank}, {columns}], as "
+            f"numpy and Nx give it; torch_v, vectors as columns [{columns}, {rank}], is needed: transpose it"
         )
+    return given
+
+
+def v_layout(given: Components, subject: Subject, origin: str) -> Literal["torch_v", "vh"]:
+    """How ``V`` lies: ``torch_v`` [columns, k], or ``vh`` [k, columns], which is ``nx`` under another name.
+
+    A square ``V`` tells only by what the product gives: whichever is nearer to the source's first rows.
+
+    Raises:
+        ParitySetupError: shapes are not those of a thin decomposition of the subject.
+    """
+    (rows, columns), rank = subject.shape, min(subject.shape)
     shapes = given.u.shape, given.s.shape, given.v.shape
-    if shapes != ((rows, rank), (rank,), (columns, rank)):
+    as_columns, as_rows = (((rows, rank), (rank,), v) for v in ((columns, rank), (rank, columns)))
+    if shapes not in (as_columns, as_rows):
         raise ParitySetupError(
             f"{origin}: U, S and V of {subject.name} are {shapes}, of {[rows, columns]} not thin ones"
         )
-    return given
+    is_vh = _is_vh(given, subject) if as_columns == as_rows else shapes == as_rows
+    return "vh" if is_vh else "torch_v"
 
 
 def _is_vh(given: Components, subject: Subject) -> bool:

@@ -57,7 +57,7 @@ class Origin(Protocol):
         """
 
     def describe(self) -> dict[str, Any]:
-        """``method``, ``dtype`` and ``sha256`` of the components used; complete once all makers were made."""
+        """``method``, ``dtype``, ``v_layout`` and ``sha256`` of the components; complete once all makers were made."""
 
 
 class GivenComponents:
@@ -81,7 +81,8 @@ class GivenComponents:
 
     def describe(self) -> dict[str, Any]:
         """See ``Origin.describe``: the hash is over S, U and V of each tensor in turn."""
-        return {"method": self._method, "dtype": "+".join(sorted(self._dtypes)), "sha256": self._digest.hexdigest()}
+        dtype = "+".join(sorted(self._dtypes))
+        return {"method": self._method, "dtype": dtype, "v_layout": "torch_v", "sha256": self._digest.hexdigest()}
 
 
 class OwnGram:
@@ -103,7 +104,7 @@ class OwnGram:
 
     def describe(self) -> dict[str, Any]:
         """See ``Origin.describe``: the hash is over the singular values and vectors of each tensor in turn."""
-        return {"method": "gram", "dtype": "float64", "sha256": self._digest.hexdigest()}
+        return {"method": "gram", "dtype": "float64", "v_layout": None, "sha256": self._digest.hexdigest()}
 
     def _spectrum(self, subject: Subject, progress: Progress) -> Spectrum:
         if subject.source not in self._known:
