@@ -291,3 +291,12 @@ def test_a_reference_can_be_imported(tmp_path: Path, given: list[str], tiny_base
     tensors = json.loads(imported.stdout)["tensors"]
     assert len(tensors) == 8
     assert all(tensor["zero_offset_error"] < 1e-5 for tensor in tensors)
+
+
+def test_a_reference_that_fails_leaves_nothing_to_import(tmp_path: Path, given: list[str], saved: Path) -> None:
+    out, manifest = tmp_path / "reference", tmp_path / "reference" / "trinity_sakana_export_manifest.json"
+    assert parity("reference", *given, "--tensor", NAME, "--out", out).exit_code == 0
+    assert manifest.is_file()
+    again = parity("reference", *given, "--tensor", "lm_head.weight", "--svd-weights", saved, "--out", out)
+    assert_fails(again, 2, "has no U, S and V of lm_head.weight")
+    assert not manifest.exists()

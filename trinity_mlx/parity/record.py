@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..artifacts.component_files import MANIFEST
 from ..artifacts.vector import LM_HEAD, adapted_shapes, split_vector
 from ..contracts.artifact import Base, TensorLocation
 from ..contracts.backend import Backend, MatrixProducts
@@ -121,7 +122,7 @@ def record_reference(
         FolderUnavailable: ``folder`` cannot be written to.
     """
     chosen = components or reference_decomposer()
-    begin_report(folder)
+    begin_report(folder, MANIFEST)
     write_components(folder, task.subjects, dtype, chosen, progress)
     write_component_export(folder, task.subjects, task.head, task.vector_sha256)
     engine = Engine("numpy", {"numpy": np.__version__}, "cpu", None, np.matmul)

@@ -27,15 +27,16 @@ class StageReport:
     tensors: tuple[str, ...]
 
 
-def begin_report(folder: Path) -> None:
-    """Make ``folder`` an unfinished bundle: there is none, or its report goes.
+def begin_report(folder: Path, *manifests: str) -> None:
+    """Make ``folder`` an unfinished bundle: there is none, or its report goes, and so do ``manifests``.
 
     Raises:
         FolderUnavailable: that cannot be done.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / REPORT_FILE).unlink(missing_ok=True)
+        for name in (REPORT_FILE, *manifests):
+            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise FolderUnavailable(f"{folder} cannot be written to: {error.strerror or error}") from None
 
