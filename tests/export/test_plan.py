@@ -46,9 +46,7 @@ def planned(request: ExportRequest, *shapes: tuple[int, int], available: int = 2
         for index, shape in enumerate(shapes)
     )
     work = Work("w", targets, {}, np.zeros((10, 4), dtype=np.float32), (), "")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "available_bytes", lambda: available)
-        return plan_work(request, work)
+    return plan_work(request, work, available)
 
 
 def test_the_full_decomposition_of_the_embedding_takes_more_than_ninety_gigabytes(request_: ExportRequest) -> None:

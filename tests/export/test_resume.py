@@ -402,15 +402,10 @@ def test_two_exports_into_one_folder_exclude_each_other(request_: ExportRequest)
 
 
 def test_a_full_disk_is_said_and_the_export_can_be_resumed(
-    request_: ExportRequest, whole: dict[Write, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+    request_: ExportRequest, whole: dict[Write, dict[str, bytes]]
 ) -> None:
-    def full(*arguments: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("trinity_mlx.files.safetensors_writer.os.fsync", full)
-        with pytest.raises(FolderUnavailable, match=r"No space left on device.*resume"):
-            export(request_)
+    with builders.no_file_over(50_000), pytest.raises(FolderUnavailable, match=r"File too large.*resume"):
+        export(request_)
     export(replace(request_, resume=True))
     assert content(request_.out) == whole[Write.FACTORED]
 

@@ -122,9 +122,9 @@ def plan_export(request: ExportRequest) -> ExportPlan:
     return plan_work(settled(request), work_for(request))
 
 
-def plan_work(request: ExportRequest, work: Work) -> ExportPlan:
-    """What ``work`` costs under ``request``'s method and way of writing."""
-    available = available_bytes()
+def plan_work(request: ExportRequest, work: Work, available: int | None = None) -> ExportPlan:
+    """What ``work`` costs under ``request``'s method and way of writing, with ``available`` bytes or what is free."""
+    available = available_bytes() if available is None else available
     thin = factorizer_of(request.backend, request.device).thin_svd
     tensors = tuple(_plan_tensors(request, work, available, thin))
     output = work.head.nbytes + sum(tensor.output_bytes for tensor in tensors)
