@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -18,9 +18,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from trinity_mlx.artifacts.bundle import open_bundle
+from trinity_mlx.artifacts.hub_card import card_of
+from trinity_mlx.artifacts.published import source_tensor
 from trinity_mlx.cli import main
 from trinity_mlx.cli.commands.publish import plan_upload
 from trinity_mlx.contracts.artifact import Base, Bundle
@@ -208,7 +211,15 @@ def test_a_bundle_is_described(tiny_bundle: Bundle) -> None:
     assert {tensor["execution"] for tensor in found["tensors"]} == {"right", "left"}
     assert len(found["tensors"]) == len(tiny_bundle.adapter.entries)
     assert all(file["verified"] for file in found["files"])
+    head, *tensors, rest = found["in_published_layout"]
+    assert (head["key"], rest["file"]) == ("trinity_router_head", None)
+    assert [source_tensor(piece["key"])[0] for piece in tensors] == [each["piece"] for each in tensors]  # type: ignore[index]
+    assert {piece["piece"] for piece in tensors} == {entry.source for entry in tiny_bundle.adapter.entries}
+    for piece in tensors:
+        assert "multiplied into the base's tensor" in piece["how"]
+        assert ("[in, out]" in piece["how"]) is piece["key"].startswith("decoder.blocks.")
     text = succeed("inspect", str(tiny_bundle.folder)).stdout
+    assert "trinity_router_head" in text
     assert "amber" in text
     assert "model.embed_tokens.weight" in text
 
@@ -262,6 +273,25 @@ def test_who_signs_off_stands_in_the_card_and_the_bundle_still_verifies(
     assert (again.folder / "README.md").read_bytes() == (signed.folder / "README.md").read_bytes()
     other = open_bundle(uploaded(tiny_bundle, tmp_path / "short", ("Bo", "2026-11-22")))
     assert "Signed off by Bo on 2026-11-22." in (other.folder / "README.md").read_text()
+
+
+def test_the_card_has_the_fields_that_the_hub_reads_and_no_figure_that_was_not_measured(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle.folder, folder)
+    bundle = replace(open_bundle(folder), base_id="Qwen/Qwen3-0.6B")
+    fields = yaml.safe_load(card_of(bundle).split("---\n")[1])
+    assert (fields["base_model"], fields["library_name"], fields["metrics"]) == ("Qwen/Qwen3-0.6B", "trinity-mlx", [])
+    assert "llm-routing" in fields["tags"]
+    assert "model-index" not in fields
+    assert "base_model" not in card_of(replace(bundle, base_id="folder: [x")).split("---\n")[1]
+    (folder / "report.json").write_text('{"score": {"mean": 0.75}}')
+    fields = yaml.safe_load(card_of(bundle).split("---\n")[1])
+    assert fields["metrics"] == ["score"]
+    assert fields["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.75
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n")
+    assert card_of(bundle) == "---\nlicense: mit\n---\n# Mine\n"
 
 
 @pytest.mark.parametrize("name", ["", "   ", "two\nlines", "x" * 201, "\x1b[2J"])

@@ -4,21 +4,59 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 
 from ..contracts.artifact import Bundle
 from ..files.atomic import json_bytes
+from ..files.models import plain
 from .manifest import MANIFEST_NAME
 
 CARD = "README.md"
+TRAINING_RECORD = "report.json"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _MARKED = re.compile(r"([\\`*_\[\]<>#|~])")
 
 
 def card_of(bundle: Bundle) -> str:
-    """The card in the bundle's folder; where there is none, a short one."""
+    """The card in the bundle's folder, or else a short one, with the fields on top that the Hub reads.
+
+    A card that brings fields of its own keeps them as they are.
+    """
     own = bundle.folder / CARD
-    return own.read_bytes().decode("utf-8", "replace") if own.is_file() else _short_card(bundle)
+    text = own.read_bytes().decode("utf-8", "replace") if own.is_file() else _short_card(bundle)
+    return text if text.startswith("---") else _front_matter(bundle) + text
+
+
+def _front_matter(bundle: Bundle) -> str:
+    """The fields as YAML, each value in JSON's form, which is YAML too."""
+    score = _score(bundle.folder)
+    fields = {
+        "library_name": "trinity-mlx",
+        **({"base_model": bundle.base_id} if _HUB_ID.fullmatch(bundle.base_id) else {}),
+        "tags": ["trinity-mlx", "llm-routing", "router", "adapter"],
+        "metrics": [] if score is None else ["score"],
+        **({} if score is None else {"model-index": [_result(bundle, score)]}),
+    }
+    lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in fields.items()]
+    return "\n".join(["---", *lines, "---", "", ""])
+
+
+def _score(folder: Path) -> float | None:
+    """What training measured on the held-out rows of its table; None where nothing was measured."""
+    try:
+        score = json.loads((folder / TRAINING_RECORD).read_bytes())["score"]["mean"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return score if isinstance(score, float) and math.isfinite(score) else None
+
+
+def _result(bundle: Bundle, score: float) -> dict[str, object]:
+    task = {"type": "text-classification", "name": "choosing an agent"}
+    table = {"type": "table", "name": "the table of its training, held-out split"}
+    metrics = [{"type": "score", "value": round(score, 6), "name": "mean score"}]
+    return {"name": plain(bundle.name), "results": [{"task": task, "dataset": table, "metrics": metrics}]}
 
 
 def signed(card: str, by: str, date: str) -> str:
@@ -45,13 +83,7 @@ def manifest_with(folder: Path, card: bytes) -> bytes:
 
 def _short_card(bundle: Bundle) -> str:
     labels = "\n".join(f"{slot}. {label}" for slot, label in enumerate(bundle.head.labels))
-    return f"""---
-library_name: trinity-mlx
-base_model: {bundle.base_id}
-tags: [llm-routing]
----
-
-# {bundle.name}
+    return f"""# {bundle.name}
 
 A router: an adapter for `{bundle.base_id}` (revision `{bundle.base_revision or "not recorded"}`) and a head that
 chooses an agent slot and a role. Adapter `{bundle.adapter.ref}`.

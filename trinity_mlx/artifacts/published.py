@@ -38,11 +38,15 @@ NAMED_BY_VECTOR = {
     "b9bf105b818cc32f3a25877b75adce1ec65e5201d524b929d217eb045a6ffa05": "sakana",
     "769f64ee4e01080ff67e64a677ed3ce5268da69cdf7a44810accb096ef64ab10": "sakana",
 }
+HEAD_KEY = "trinity_router_head"
+"""What the layout calls the head's tensor."""
+
 _WHOLE_MODEL = {
     "embedder.token_embedding.kernel": EMBEDDING,
     "language_modeling_head.output.kernel": LM_HEAD,
 }
 _BLOCK = re.compile(r"decoder\.blocks\.(0|[1-9]\d{0,5})\.(\w+\.\w+)\.kernel", re.ASCII)
+_SOURCE_BLOCK = re.compile(r"model\.layers\.(0|[1-9]\d{0,5})\.", re.ASCII)
 _BLOCK_MATRICES = {
     "self_attention.query": "q_proj",
     "self_attention.key": "k_proj",
@@ -105,6 +109,20 @@ def source_tensor(path: str) -> tuple[str, bool] | None:
     if match is None or match[2] not in _BLOCK_MATRICES:
         return None
     return f"model.layers.{match[1]}.{LAYER_MATRICES[_BLOCK_MATRICES[match[2]]]}", True
+
+
+def target_tensor(source: str) -> tuple[str, bool] | None:
+    """The way back: the layout's name for the tensor ``source``, and whether it is stored [in, out]; None for no name.
+
+    >>> target_tensor("model.layers.26.self_attn.k_proj.weight")
+    ('decoder.blocks.26.self_attention.key.kernel', True)
+    """
+    block = _SOURCE_BLOCK.match(source)
+    names = [
+        *(name for name, tensor in _WHOLE_MODEL.items() if tensor == source),
+        *(f"decoder.blocks.{block[1]}.{name}.kernel" for name in _BLOCK_MATRICES if block),
+    ]
+    return next(((name, bool(block)) for name in names if source_tensor(name) == (source, bool(block))), None)
 
 
 def agent_labels(rows: int) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from ..output import console, print_json
 from ..sizes import readable
 
 if TYPE_CHECKING:
-    from ...contracts.artifact import Bundle
+    from ...contracts.artifact import AdapterEntry, Bundle
 
 
 @click.command()
@@ -52,7 +52,32 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "head": _tensor(bundle.head.tensor.name, bundle.head.tensor.dtype, bundle.head.tensor.shape),
         "tensors": _tensors(bundle),
         **_manifest(bundle.folder),
+        "in_published_layout": _elsewhere(bundle),
     }
+
+
+def _elsewhere(bundle: Bundle) -> list[dict[str, str | None]]:
+    """How each piece could be had in the published layout (``checkpoint_directory``), whose ``file`` it would be."""
+    from ...artifacts.published import HEAD_KEY, target_tensor
+
+    head = {"piece": "head", "file": "router_head.safetensors", "key": HEAD_KEY, "how": "the same float32 values"}
+    pieces: list[dict[str, str | None]] = [{**head}]
+    for index, entry in enumerate(bundle.adapter.entries, 1):
+        target = target_tensor(entry.source)
+        name = target[0] if target else None
+        file = f"checkpoints/{index:04d}_{name}.safetensors" if name else None
+        how = _steps(entry, target[1]) if target else "that layout has no name for it"
+        pieces.append({"piece": entry.source, "file": file, "key": name, "how": how})
+    kept = "in no file there: who reads the bundle must know them"
+    return [*pieces, {"piece": "agents, text format", "file": None, "key": None, "how": kept}]
+
+
+def _steps(entry: AdapterEntry, transposed_there: bool) -> str:
+    from ...contracts.artifact import Execution
+
+    merged = [] if entry.execution is Execution.REPLACE else ["multiplied into the base's tensor (export it merged)"]
+    turned = ["transposed to [in, out]"] if transposed_there and not entry.transposed else []
+    return ", then ".join([*merged, *turned]) or "as it is stored"
 
 
 def _tensors(bundle: Bundle) -> list[dict[str, Any]]:
@@ -126,6 +151,7 @@ def _print(found: dict[str, Any]) -> None:
     out.print(facts)
     out.print(_tensor_table(found["tensors"]))
     out.print(_file_table(found["files"]))
+    out.print(_elsewhere_table(found["in_published_layout"]))
 
 
 def _pairs(values: dict[str, str]) -> str:
@@ -153,4 +179,15 @@ def _file_table(files: list[dict[str, Any]]) -> Any:
         table.add_column(heading, justify="right" if heading == "size" else "left", overflow="fold")
     for file in files:
         table.add_row(file["path"], readable(file["size"]), file["sha256"][:12])
+    return table
+
+
+def _elsewhere_table(pieces: list[dict[str, str | None]]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for heading in ("in the published layout", "name there", "how"):
+        table.add_column(heading, overflow="fold")
+    for piece in pieces:
+        table.add_row(piece["piece"], piece["key"] or "none", piece["how"])
     return table
