@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,9 @@ from . import builders
 from .qwen_vocabulary import write_qwen_tokenizer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+if threading.current_thread() is threading.main_thread():
+    # A background job of a script ignores Ctrl-C, and its children inherit that; tests send it to children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # small models gain nothing from a second thread, and lose much on a busy machine
 
 settings.register_profile(

@@ -252,7 +252,7 @@ def test_a_run_leaves_nothing_behind_in_a_loop_that_goes_on(
 
 
 def test_many_runs_do_not_hammer_an_agent_that_is_down(server: ProviderServer, tmp_path: Path) -> None:
-    """Each run in flight asks once; the breaker ends their repetitions, and later runs do not ask at all."""
+    """Each run in flight asks once, and again only until the breaker has seen its failures; later runs do not ask."""
     path = tmp_path / "trace.jsonl"
     server.faults["down"] = FAULTS["500"]
     server.answer = team_answer
@@ -268,5 +268,6 @@ def test_many_runs_do_not_hammer_an_agent_that_is_down(server: ProviderServer, t
     results = asyncio.run(main())
     assert {(result.status, result.turns[0].fallback_from) for result in results} == {(RunStatus.ACCEPTED, 0)}
     assert [result.answer for result in results] == [f"The answer to ticket-{number}." for number in range(55)]
-    assert BreakerPolicy().failures <= sum(received.model == DOWN[0] for received in server.requests) <= 50
+    limit = BreakerPolicy().failures
+    assert limit <= sum(received.model == DOWN[0] for received in server.requests) <= 50 + limit - 1
     assert {report.problems for report in verify(read_trace(path))} == {()}
