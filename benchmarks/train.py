@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from qwen3_0_6b import FULL_SIZE
 
 from trinity_mlx.artifacts.base import open_base
 from trinity_mlx.artifacts.catalog import find_bundle
@@ -268,17 +269,7 @@ def _random_base(folder: Path) -> Base:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=8192,
-        hidden_size=1024,
-        intermediate_size=3072,
-        num_hidden_layers=28,
-        num_attention_heads=16,
-        num_key_value_heads=8,
-        head_dim=128,
-        tie_word_embeddings=True,
-        rope_theta=1e6,
-    )
+    config = Qwen3Config(**FULL_SIZE | {"vocab_size": 8192})
     Qwen3ForCausalLM(config).save_pretrained(folder)
     tokenizer = (find_bundle("nano").base_folder or Path()) / "tokenizer.json"
     (folder / "tokenizer.json").write_bytes(tokenizer.read_bytes())
