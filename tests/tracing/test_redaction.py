@@ -74,6 +74,25 @@ def test_no_registered_secret_is_left_in_a_value_and_twice_is_once(data: st.Data
     assert strings_equal(redactor.value(cleaned), cleaned)
 
 
+@given(st.data())
+def test_what_a_quick_look_finds_clean_stays_as_it_is(data: st.DataObject) -> None:
+    secrets = data.draw(registered | st.lists(st.sampled_from(["a", "17", "[]"])))
+    redactor = Redactor(secrets)
+    value = data.draw(nested(texts(secrets)))
+    if redactor.is_clean(value):
+        assert strings_equal(redactor.value(value), Redactor().value(value))
+        assert list(strings_of(redactor.value(value))) == list(strings_of(json_ready(value)))
+
+
+def json_ready(value: Any) -> Any:
+    """``value`` as JSON holds it, with nothing taken out."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, dict):
+        return {key: json_ready(item) for key, item in value.items()}
+    return [json_ready(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def test_a_name_that_becomes_a_secrets_name_is_one() -> None:
     redactor = Redactor([":::a"])
     assert redactor.value({":::atoken=": []}) == {"[redacted]token=": "[redacted]"}
@@ -144,6 +163,7 @@ def test_a_short_secret_goes_only_as_a_whole_value() -> None:
 
 def test_a_number_that_is_a_secret_goes() -> None:
     assert Redactor(["12345678"]).value([12345678, 123456789]) == [MARK, 123456789]
+    assert not Redactor(["17"]).is_clean({"n": 17})
 
 
 @pytest.mark.parametrize(
@@ -168,6 +188,7 @@ def test_a_number_that_is_a_secret_goes() -> None:
 )  # fmt: skip
 def test_tokens_and_headers_go_and_their_surroundings_stay(text: str, cleaned: str) -> None:
     assert Redactor().text(text) == cleaned
+    assert not Redactor().is_clean(text)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +210,8 @@ def test_tokens_and_headers_go_and_their_surroundings_stay(text: str, cleaned: s
     ],
 )
 def test_well_known_keys_go(key: str) -> None:
-    assert Redactor().text(f"the key ({key}) is refused") == f"the key ({MARK}) is refused"
+    assert Redactor().text(f"the word ({key}) is refused") == f"the word ({MARK}) is refused"
+    assert not Redactor().is_clean(f"the word ({key}) is refused")
 
 
 @pytest.mark.parametrize(
@@ -219,6 +241,7 @@ def test_harmless_sentences_stay(text: str) -> None:
 def test_names_of_secrets(name: str) -> None:
     assert is_secret_name(name)
     assert Redactor().value({name: "v", "other": {name: ["v", 1]}}) == {name: MARK, "other": {name: MARK}}
+    assert not Redactor().is_clean({name: "v"})
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -71,7 +71,15 @@ def dataclasses_of(kind: Any) -> st.SearchStrategy[Any]:
     return built()
 
 
-EVENTS = st.one_of(*(dataclasses_of(kind) for kind in get_args(Event)))
+@st.composite
+def broken(draw: st.DrawFn, event: Any) -> Any:
+    """``event`` with something in one of its fields that is mostly not of the field's type."""
+    name = draw(st.sampled_from([field.name for field in fields(event)]))
+    return replace(event, **{name: draw(FREE | st.builds(Content, TEXTS) | st.just(b"bytes"))})
+
+
+WHOLE = st.one_of(*(dataclasses_of(kind) for kind in get_args(Event)))
+EVENTS = WHOLE | WHOLE.flatmap(broken)
 CLOCKS = st.lists(st.tuples(st.floats(-1e12, 1e12), st.floats(-1e9, 1e9)), min_size=6, max_size=6)
 
 

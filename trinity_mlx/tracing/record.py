@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import types
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from functools import cache, reduce
@@ -27,6 +27,8 @@ _LONGEST_NUMBER = 10_000
 """Bits of a whole number that is spelled out: longer ones take Python long to write."""
 ENVELOPE = ("schema_version", "run_id", "seq", "time", "elapsed_ms", "previous", "refs", "event")
 """The keys that every line begins with, in order."""
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 EVENTS: dict[str, type[Event]] = {event.kind: event for event in get_args(Event)}
 
@@ -60,10 +62,17 @@ def event_fields(event: Event, redactor: Redactor, keep_content: bool) -> dict[s
 
     Only texts and free mappings are searched: names of fields, roles and numbers of an event are never secrets.
     """
-    leaves = list(_leaves(event, keep_content))
-    cleaned = iter(redactor.value(leaves))
-    fields_of_event: dict[str, Any] = _recorded_value(event, cleaned, keep_content)
-    return fields_of_event
+    leaves: list[Any] = []
+
+    def collected(leaf: Any) -> Any:
+        leaves.append(leaf)
+        return leaf
+
+    recorded: dict[str, Any] = _recorded_value(event, collected, keep_content)
+    if not redactor.is_clean(leaves):
+        cleaned = iter(redactor.value(leaves))
+        recorded = _recorded_value(event, lambda leaf: next(cleaned), keep_content)
+    return recorded
 
 
 def line_of(envelope: Mapping[str, Any], fields_of_event: Mapping[str, Any]) -> bytes:
@@ -76,7 +85,7 @@ def line_of(envelope: Mapping[str, Any], fields_of_event: Mapping[str, Any]) -> 
 
     kind = envelope["event"]
     try:
-        line = json.dumps({**envelope, **fields_of_event}, separators=(",", ":"), ensure_ascii=False).encode()
+        line = _ENCODER.encode({**envelope, **fields_of_event}).encode()
         shape_of(kind).model_validate_json(line)
     except ValidationError as error:
         first = error.errors()[0]
@@ -87,32 +96,24 @@ def line_of(envelope: Mapping[str, Any], fields_of_event: Mapping[str, Any]) -> 
     return line
 
 
-def _leaves(value: Any, keep_content: bool) -> Iterator[Any]:
-    """What may hold a secret, in the order of the fields."""
+def _recorded_value(value: Any, leaf: Callable[[Any], Any], keep_content: bool) -> Any:
+    """``value`` as JSON holds it, with what ``leaf`` makes of everything in it that may hold a secret, in order."""
     if isinstance(value, Content):
-        yield _well_formed(value.text) if keep_content else ""
-    elif is_dataclass(value):
-        for field in fields(value):
-            yield from _leaves(getattr(value, field.name), keep_content)
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _leaves(item, keep_content)
-    elif _is_free(value):
-        yield plain(value)
-
-
-def _recorded_value(value: Any, cleaned: Iterator[Any], keep_content: bool) -> Any:
-    """``value`` with its leaves as they came back, each in its place."""
-    if isinstance(value, Content):
-        text, clean = _well_formed(value.text), next(cleaned)
+        text = _well_formed(value.text)
+        clean = leaf(text if keep_content else "")
         return _content(text, clean if keep_content else None, value.is_parts)
-    if is_dataclass(value):
-        return {
-            field.name: _recorded_value(getattr(value, field.name), cleaned, keep_content) for field in fields(value)
-        }
+    kind: Any = type(value)
+    if names := _field_names(kind):
+        return {name: _recorded_value(getattr(value, name), leaf, keep_content) for name in names}
     if isinstance(value, tuple):
-        return [_recorded_value(item, cleaned, keep_content) for item in value]
-    return _shortened(next(cleaned)) if _is_free(value) else plain(value)
+        return [_recorded_value(item, leaf, keep_content) for item in value]
+    return _shortened(leaf(plain(value))) if _is_free(value) else plain(value)
+
+
+@cache
+def _field_names(kind: Any) -> tuple[str, ...]:
+    """The fields of a dataclass; none of any other type."""
+    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
 
 
 def _is_free(value: Any) -> bool:
@@ -162,6 +163,8 @@ def plain(value: Any) -> Any:
 
     A whole number is brought into 64 bits, which is what readers of JSON hold.
     """
+    if type(value) is str:
+        return _well_formed(value)
     if isinstance(value, Role):
         return value.label
     if value is None or isinstance(value, bool):
@@ -204,4 +207,4 @@ def _shortened(value: Any) -> Any:
 
 def _well_formed(text: str) -> str:
     """``text`` with lone surrogates spelled out, which UTF-8 has no form for."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -72,6 +72,7 @@ _SHAPES = tuple(
 )
 """What secrets look like. A text is searched for a shape only where it holds one of the shape's anchors, case folded:
 most texts of a run hold none, and an expression costs a hundred times as much as the look for its anchor."""
+_ANCHORS = tuple(dict.fromkeys(chain.from_iterable(anchors for anchors, _ in _SHAPES)))
 
 
 class Redactor:
@@ -91,6 +92,23 @@ class Redactor:
     def text(self, text: str) -> str:
         """``text`` without secrets; unchanged where it holds none."""
         return self._text(text, self._forms)
+
+    def is_clean(self, value: Any) -> bool:
+        """Whether one quick look over all of ``value`` finds nothing that ``value`` would search more closely.
+
+        True means that no secret is in there; False says nothing yet.
+        """
+        texts: list[str] = []
+        names: list[str] = []
+        _gather(value, texts, names)
+        everything = "\0".join((*texts, *names))
+        return not (
+            len(everything) > _WINDOW
+            or any(map(is_secret_name, names))
+            or not self._whole.isdisjoint((*texts, *names))
+            or any(map(everything.__contains__, self._forms))
+            or any(map(everything.casefold().__contains__, _ANCHORS))
+        )
 
     def value(self, value: Any) -> Any:
         """``value`` without secrets, for JSON: mappings as dictionaries, other collections as lists, the rest as text.
@@ -180,6 +198,21 @@ def _under_secret_names(value: Any, secret: bool = False) -> Iterator[str]:
     elif isinstance(value, Collection) and not isinstance(value, bytes):
         for item in value:
             yield from _under_secret_names(item, secret)
+
+
+def _gather(value: Any, texts: list[str], names: list[str]) -> None:
+    """Every text in ``value``, numbers among them, and the names that its mappings hold them under."""
+    if isinstance(value, str):
+        texts.append(value)
+    elif isinstance(value, Mapping):
+        names += map(str, value)
+        for item in value.values():
+            _gather(item, texts, names)
+    elif isinstance(value, Collection) and not isinstance(value, bytes):
+        for item in value:
+            _gather(item, texts, names)
+    else:
+        texts.append(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
 
 
 def _spans(text: str, forms: Collection[str]) -> list[tuple[int, int]]:
