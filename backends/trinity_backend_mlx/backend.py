@@ -40,6 +40,7 @@ from .factorize import MlxFactorizer
 from .kernels import COMPOSED, FUSED, KernelSet
 from .owner import mlx_thread, trim_cache
 from .population import MlxPopulation
+from .projection import Projection
 from .quantized import Matrix, QuantizedMatrix
 from .qwen3 import Backbone, Embedding, Layer, Linear, MlxPast, Packing, RMSNorm
 
@@ -117,8 +118,8 @@ class MlxBase:
             exact=self._exact,
             merge=_merge if merged else None,
         )
-        matrix = _read([head.tensor])[head.tensor.name]
-        return MlxRoutingModel(self._backbone(adapted), matrix, self._owner, adapted.nbytes + matrix.nbytes)
+        projection = Projection(head, _read([head.tensor, *([head.elu.tensor] if head.elu else [])]))
+        return MlxRoutingModel(self._backbone(adapted), projection, self._owner, adapted.nbytes + projection.nbytes)
 
     def population(self, vectors: Mapping[str, np.ndarray]) -> MlxPopulation:
         """Candidates that differ in the gains of ``vectors``' tensors alone."""
@@ -164,18 +165,14 @@ class MlxRoutingModel:
 
     batch_tokens = 1024
 
-    def __init__(self, backbone: Backbone, head: mx.array, owner: OwnerThread[None], nbytes: int) -> None:
+    def __init__(self, backbone: Backbone, head: Projection, owner: OwnerThread[None], nbytes: int) -> None:
         self.nbytes = nbytes
         self._backbone = backbone
         self._head = head
         self._owner = owner
 
     def logits(self, segments: Sequence[Segment]) -> tuple[list[Row], tuple[MlxPast | None, ...]]:
-        """Head logits in float32, one row for each segment, and the pasts of those that keep theirs.
-
-        The head runs on the CPU whatever the model's device: ten rows cost nothing there, and no hardware shortens the
-        product.
-        """
+        """Head logits in float32, one row for each segment, and the pasts of those that keep theirs."""
         return self._owner.run(lambda _: self._logits(segments))
 
     def read(self, segments: Sequence[Segment]) -> mx.array:
@@ -190,7 +187,7 @@ class MlxRoutingModel:
         hidden, pasts = self._backbone(Packing.of(segments))
         kept = tuple(_own(past) if segment.keep else None for segment, past in zip(segments, pasts, strict=True))
         mx.eval(hidden, [past.layers for past in kept if past])
-        rows = _rows(mx.matmul(_float32(hidden), mx.transpose(self._head, stream=mx.cpu), stream=mx.cpu))
+        rows = _rows(self._head(_float32(hidden)))
         trim_cache()
         return [tuple(row) for row in rows], kept
 

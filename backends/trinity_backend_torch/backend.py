@@ -27,9 +27,10 @@ from .conditions import at_most, full_float32, threads_for, within_memory
 from .factorize import TorchFactorizer
 from .packed import packs
 from .population import TorchPopulation
+from .projection import Projection
 from .quantized import multiplies_8_bits
 from .qwen3 import Backbone, Embedding, Joint, Layer, Linear, Packing, RMSNorm, TorchPast
-from .weights import Weights, read_tensor
+from .weights import Weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MERGE_ROWS = 8192
@@ -120,9 +121,9 @@ class TorchBase:
             exact=self._weights.exact,
             merge=_merge if merged else None,
         )
-        matrix = read_tensor(head.tensor, self._device)
-        nbytes = adapted.nbytes + matrix.nbytes
-        return TorchRoutingModel(self._backbone(adapted), matrix, self._device, nbytes)
+        projection = Projection(head, self._device)
+        nbytes = adapted.nbytes + projection.nbytes
+        return TorchRoutingModel(self._backbone(adapted), projection, self._device, nbytes)
 
     @torch.no_grad()
     def population(self, vectors: Mapping[str, np.ndarray]) -> TorchPopulation:
@@ -179,7 +180,7 @@ class TorchBase:
 class TorchRoutingModel:
     """A backbone with its adapter, and the routing head in float32."""
 
-    def __init__(self, backbone: Backbone, head: Tensor, device: torch.device, nbytes: int) -> None:
+    def __init__(self, backbone: Backbone, head: Projection, device: torch.device, nbytes: int) -> None:
         self.nbytes = nbytes
         self._backbone = backbone
         self._head = head
@@ -201,7 +202,7 @@ class TorchRoutingModel:
     def logits(self, segments: Sequence[Segment]) -> tuple[list[Row], tuple[TorchPast | None, ...]]:
         """Head logits in float32, one row for each segment, and the pasts of those that keep theirs."""
         hidden, pasts = self._read(segments)
-        rows = (hidden.float() @ self._head.T).tolist()
+        rows = self._head(hidden).tolist()
         kept = tuple(_own(past) if segment.keep else None for segment, past in zip(segments, pasts, strict=True))
         return [tuple(row) for row in rows], kept
 

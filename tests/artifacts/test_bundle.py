@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import numpy as numpy_files
 
-from trinity_mlx.artifacts.bundle import BundleDraft, check_fit, open_bundle, seal_bundle
+from trinity_mlx.artifacts.bundle import ELU_TENSOR, BundleDraft, check_fit, open_bundle, seal_bundle
 from trinity_mlx.artifacts.catalog import find_bundle
-from trinity_mlx.contracts.artifact import BackboneConfig, Base, Bundle, Execution
+from trinity_mlx.contracts.artifact import BackboneConfig, Base, Bundle, Execution, ReadPosition
 from trinity_mlx.contracts.errors import (
     ArtifactError,
     ArtifactNotFound,
@@ -27,6 +27,7 @@ from trinity_mlx.contracts.errors import (
     BundleInvalid,
     TensorFileInvalid,
 )
+from trinity_mlx.contracts.routing import Window
 from trinity_mlx.contracts.text_format import TextFormat
 from trinity_mlx.files.safetensors import read_float32
 
@@ -220,7 +221,7 @@ def put(place: str, value: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        ("version", 2, "version 2, and this release reads version 1"),
+        ("version", 3, "version 3, and this release reads version 1 and 2"),
         ("version", "1", "version '1'"),
         ("version", True, "version True"),
         ("version", ..., "version None"),
@@ -462,6 +463,100 @@ def test_a_tensor_that_is_adapted_twice_is_refused(folder: Path) -> None:
     reseal_hashes(folder)
     with pytest.raises(BundleInvalid, match="twice"):
         open_bundle(folder)
+
+
+# --- what version 2 of the manifest says ------------------------------------------------------------------------------
+
+RANK = 3
+
+
+@pytest.fixture
+def newer(tmp_path: Path) -> Path:
+    """A bundle with a low-rank head that reads the last token, trained through a window."""
+    folder = write_parts(tmp_path / "newer")
+    numpy_files.save_file({ELU_TENSOR: values((RANK, HIDDEN)), HEAD_TENSOR: values((5, RANK))}, folder / HEAD_FILE)
+    seal_bundle(folder, replace(DRAFT, alpha=0.1, read_position=ReadPosition.LAST, window=Window(4, 12, 4)))
+    return folder
+
+
+def test_a_usual_bundle_says_nothing_that_version_1_did_not(folder: Path) -> None:
+    manifest = manifest_of(folder)
+    assert manifest["version"] == 1
+    assert manifest.keys().isdisjoint({"read_position", "window"})
+    assert manifest["head"].keys() == {"file", "tensor", "shape"}
+    bundle = open_bundle(folder)
+    assert bundle.head.ref == hashlib.sha256((folder / HEAD_FILE).read_bytes()).hexdigest()
+    assert (bundle.head.elu, bundle.head.position, bundle.window) == (None, ReadPosition.SECOND_TO_LAST, None)
+
+
+def test_what_version_2_says_is_what_is_opened(newer: Path) -> None:
+    bundle = open_bundle(newer)
+    assert manifest_of(newer)["version"] == 2
+    assert bundle.window == Window(4, 12, 4)
+    assert bundle.head.position is ReadPosition.LAST
+    assert bundle.head.elu is not None
+    assert bundle.head.elu.alpha == 0.1
+    np.testing.assert_array_equal(read_float32(bundle.head.elu.tensor), values((RANK, HIDDEN)))
+    np.testing.assert_array_equal(read_float32(bundle.head.tensor), values((5, RANK)))
+    check_fit(bundle, BASE)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [("head.elu.alpha", 0.2), ("read_position", "second-to-last")],
+)
+def test_the_heads_ref_stands_for_all_that_the_head_is(newer: Path, place: str, value: Any) -> None:
+    before = open_bundle(newer).head.ref
+    rewrite(newer, put(place, value))
+    assert open_bundle(newer).head.ref != before
+
+
+def test_the_window_is_no_part_of_the_head(newer: Path) -> None:
+    before = open_bundle(newer).head.ref
+    rewrite(newer, put("window", {"head": 1, "tail": 1, "step": 1}))
+    assert open_bundle(newer).head.ref == before
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("version", 1, "head.elu is said by bundles of version 2"),
+        ("version", 3, "has version 3, and this release reads version 1 and 2"),
+        ("head.elu.alpha", 0.0, "head.elu.alpha"),
+        ("head.elu.alpha", 1.5, "head.elu.alpha"),
+        ("head.elu.shape", [RANK], "head.elu.shape"),
+        ("read_position", "first", "read_position"),
+        ("window.step", 13, "a step of 13 tokens does not fit a tail of 12"),
+        ("window.tail", 0, "window.tail"),
+    ],
+)
+def test_version_2_is_read_strictly(newer: Path, place: str, value: Any, message: str) -> None:
+    rewrite(newer, put(place, value))
+    with pytest.raises(BundleInvalid, match=message):
+        open_bundle(newer)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (((RANK + 1, HIDDEN), (5, RANK)), "second matrix takes 3 numbers, and its first gives 4"),
+        (((RANK, HIDDEN), (6, RANK)), "a head of 6 rows is for 3 agents"),
+    ],
+)
+def test_a_low_rank_head_whose_parts_do_not_fit_is_not_sealed(
+    tmp_path: Path, shapes: tuple[tuple[int, int], tuple[int, int]], message: str
+) -> None:
+    folder = write_parts(tmp_path / "bundle")
+    numpy_files.save_file({ELU_TENSOR: values(shapes[0]), HEAD_TENSOR: values(shapes[1])}, folder / HEAD_FILE)
+    with pytest.raises(BundleInvalid, match=message):
+        seal_bundle(folder, replace(DRAFT, alpha=0.1))
+    assert not (folder / "manifest.json").exists()
+
+
+def test_a_low_rank_head_for_another_width_does_not_fit_the_base(newer: Path) -> None:
+    narrow = replace(BASE, config=replace(CONFIG, hidden_size=4))
+    with pytest.raises(TensorFileInvalid, match=rf"'{ELU_TENSOR}' is shaped \[3, 8\], and \[3, 4\] is needed"):
+        check_fit(open_bundle(newer), narrow)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int32])

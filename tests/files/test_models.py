@@ -89,7 +89,7 @@ FAULTS = Faults(PinInvalid, whole="pin")
 def test_a_file_that_is_no_good_is_said_in_one_short_line(tmp_path: Path, content: bytes, says: str) -> None:
     (tmp_path / "pin.json").write_bytes(content)
     with pytest.raises(PinInvalid) as caught:
-        read_model(tmp_path / "pin.json", Versioned, FAULTS, version=1)
+        read_model(tmp_path / "pin.json", Versioned, FAULTS, versions=(1,))
     assert says in str(caught.value)
     assert len(str(caught.value)) < len(str(tmp_path)) + 500
     assert str(caught.value).isprintable()

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..contracts.artifact import Adapter, AdapterEntry, Base, Bundle, Execution, Head, TensorLocation
+from ..contracts.artifact import (
+    Adapter,
+    AdapterEntry,
+    Base,
+    Bundle,
+    Elu,
+    Execution,
+    Head,
+    ReadPosition,
+    TensorLocation,
+)
 from ..contracts.canonical import canonical_sha256
 from ..contracts.errors import ArtifactError, ArtifactNotFound, BaseMismatch, BundleInvalid, TensorFileInvalid
-from ..contracts.routing import Role
+from ..contracts.routing import Role, Window
 from ..contracts.text_format import PartFormat, TextFormat
 from ..factorization.adapted import EMBEDDING
 from ..files import safetensors
@@ -21,6 +31,8 @@ from .vector import LM_HEAD
 ADAPTER_FILE = "adapter.safetensors"
 HEAD_FILE = "router_head.safetensors"
 HEAD_TENSOR = "trinity_router_head"
+ELU_TENSOR = "trinity_router_head_elu"
+"""The first matrix of a low-rank head; ``HEAD_TENSOR`` is then the second."""
 
 
 def open_bundle(folder: Path, hashes: FileHashes | None = None) -> Bundle:
@@ -49,6 +61,7 @@ def open_bundle(folder: Path, hashes: FileHashes | None = None) -> Bundle:
         adapter=Adapter(manifest.adapter_ref, _adapter_entries(folder, manifest.adapter)),
         head=_head(folder, manifest),
         part_format=manifest.part_format,
+        window=Window(**manifest.window.model_dump()) if manifest.window else None,
     )
 
 
@@ -73,12 +86,17 @@ class BundleDraft:
     """Layout of the trained vector, in the form of ``manifest.OffsetsEntry``."""
     files: Sequence[str] | None = None
     """What belongs to the bundle; by default every file in its folder."""
+    alpha: float | None = None
+    """Of the ELU of a low-rank head, whose first matrix the head's file then holds as well."""
+    read_position: ReadPosition = ReadPosition.SECOND_TO_LAST
+    window: Window | None = None
 
     def describe(self) -> dict[str, object]:
         """What the manifest says before anything is known of the bundle's files."""
+        newer = self._newer()
         return {
             "schema": schema.SCHEMA,
-            "version": schema.VERSION,
+            "version": 2 if newer or self.alpha is not None else 1,
             "name": self.name,
             "complete": True,
             "base": {
@@ -94,7 +112,14 @@ class BundleDraft:
             "made": dict(self.made),
             "lineage": dict(self.lineage),
             "vector": [dict(entry) for entry in self.vector],
+            **newer,
         }
+
+    def _newer(self) -> dict[str, object]:
+        """Keys of version 2, where they say what is not usual."""
+        usual = self.read_position is ReadPosition.SECOND_TO_LAST
+        position = {} if usual else {"read_position": str(self.read_position)}
+        return position | ({"window": asdict(self.window)} if self.window else {})
 
 
 def seal_bundle(folder: Path, draft: BundleDraft) -> Bundle:
@@ -109,7 +134,6 @@ def seal_bundle(folder: Path, draft: BundleDraft) -> Bundle:
     for stale in folder.glob(f".{schema.MANIFEST_NAME}.*"):
         stale.unlink()  # what a process left that was killed while it sealed
     adapter = safetensors.read_header(folder / ADAPTER_FILE)
-    head = safetensors.find(safetensors.read_header(folder / HEAD_FILE), HEAD_TENSOR, folder / HEAD_FILE)
     entries = [
         {"source": source, "execution": str(execution), "tensor": source, "shape": _shape(adapter, source, folder)}
         for source, execution in draft.executions.items()
@@ -119,7 +143,7 @@ def seal_bundle(folder: Path, draft: BundleDraft) -> Bundle:
     content = draft.describe() | {
         "adapter_ref": _adapter_ref(draft.base_ref, entries, _sha256_of(files, ADAPTER_FILE)),
         "adapter": {"file": ADAPTER_FILE, "entries": entries},
-        "head": {"file": HEAD_FILE, "tensor": HEAD_TENSOR, "shape": list(head.shape)},
+        "head": _head_entry(folder / HEAD_FILE, draft.alpha),
         "files": files,
     }
     write_atomically(folder / schema.MANIFEST_NAME, json_bytes(content))
@@ -128,6 +152,16 @@ def seal_bundle(folder: Path, draft: BundleDraft) -> Bundle:
     except ArtifactError:
         (folder / schema.MANIFEST_NAME).unlink()
         raise
+
+
+def _head_entry(path: Path, alpha: float | None) -> dict[str, object]:
+    tensors = safetensors.read_header(path)
+    shape = list(safetensors.find(tensors, HEAD_TENSOR, path).shape)
+    entry: dict[str, object] = {"file": HEAD_FILE, "tensor": HEAD_TENSOR, "shape": shape}
+    if alpha is None:
+        return entry
+    elu = safetensors.find(tensors, ELU_TENSOR, path)
+    return entry | {"elu": {"tensor": ELU_TENSOR, "shape": list(elu.shape), "alpha": alpha}}
 
 
 def _shape(tensors: Mapping[str, TensorLocation], name: str, folder: Path) -> list[int]:
@@ -143,9 +177,14 @@ def check_fit(bundle: Bundle, base: Base) -> None:
         TensorFileInvalid: the head or an adapter's tensor has a shape that this base does not take.
         BaseMismatch: all shapes fit, but the bundle was made for a base of other content.
     """
-    hidden = base.config.hidden_size
-    head = bundle.head.tensor
-    safetensors.require({head.name: head}, head.name, (len(bundle.head.labels) + len(Role), hidden), head.path)
+    hidden, rows = base.config.hidden_size, len(bundle.head.labels) + len(Role)
+    head, elu = bundle.head.tensor, bundle.head.elu
+    if elu is None:
+        safetensors.require({head.name: head}, head.name, (rows, hidden), head.path)
+    else:
+        rank = elu.tensor.shape[0]
+        safetensors.require({head.name: head}, head.name, (rows, rank), head.path)
+        safetensors.require({elu.tensor.name: elu.tensor}, elu.tensor.name, (rank, hidden), elu.tensor.path)
     shapes = base.config.backbone_shapes()
     for entry in bundle.adapter.entries:
         needed = _change_shape(entry, shapes.get(entry.source, ()))
@@ -247,14 +286,34 @@ def _adapter_entries(folder: Path, section: schema.AdapterSection) -> tuple[Adap
 
 
 def _head(folder: Path, manifest: schema.Manifest) -> Head:
-    path, rows = folder / manifest.head.file, manifest.head.shape[0]
-    tensor = safetensors.require(safetensors.read_header(path), manifest.head.tensor, manifest.head.shape, path)
+    section, path = manifest.head, folder / manifest.head.file
+    tensors, rows = safetensors.read_header(path), section.shape[0]
+    tensor = safetensors.require(tensors, section.tensor, section.shape, path)
     if rows != len(manifest.agents) + len(Role):
         raise BundleInvalid(
             f"{path}: a head of {rows} rows is for {rows - len(Role)} agents and {len(Role)} roles, "
             f"and the manifest labels {len(manifest.agents)} agents"
         )
-    return Head(_float32(tensor), manifest.agents, _file_sha256(manifest, manifest.head.file))
+    if section.elu and section.elu.shape[0] != section.shape[1]:
+        raise BundleInvalid(
+            f"{path}: the head's second matrix takes {section.shape[1]} numbers, and its first gives "
+            f"{section.elu.shape[0]}"
+        )
+    elu = _elu(tensors, section.elu, path) if section.elu else None
+    return Head(_float32(tensor), manifest.agents, _head_ref(manifest), elu, manifest.read_position)
+
+
+def _elu(tensors: Mapping[str, TensorLocation], section: schema.EluSection, path: Path) -> Elu:
+    return Elu(_float32(safetensors.require(tensors, section.tensor, section.shape, path)), section.alpha)
+
+
+def _head_ref(manifest: schema.Manifest) -> str:
+    """The hash of the head's file; of what the manifest adds as well, where that is not the usual."""
+    digest, elu, position = _file_sha256(manifest, manifest.head.file), manifest.head.elu, manifest.read_position
+    if elu is None and position is ReadPosition.SECOND_TO_LAST:
+        return digest
+    before = elu and {"tensor": elu.tensor, "shape": list(elu.shape), "alpha": repr(elu.alpha)}
+    return canonical_sha256({"elu": before, "read_position": str(position), "sha256": digest})
 
 
 def _float32(tensor: TensorLocation) -> TensorLocation:

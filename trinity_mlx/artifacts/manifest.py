@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
-from ..contracts.artifact import Execution
+from ..contracts.artifact import Execution, ReadPosition
 from ..contracts.errors import BundleInvalid
 from ..contracts.text_format import PartFormat, TextFormat
 from ..files.models import Faults, Strict, read_model
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA = "trinity-mlx.bundle"
-VERSION = 1
+VERSIONS = (1, 2)
+"""Version 2 is written where a bundle says what version 1 has no word for, so that old releases refuse only those."""
+NEWER = ("read_position", "window")
+"""Keys that version 2 brought; they are left out where they say what is usual."""
 FAULTS = Faults(BundleInvalid, whole="manifest")
 
 
@@ -68,12 +71,35 @@ class AdapterSection(Strict):
     entries: tuple[TensorEntry, ...]
 
 
+class EluSection(Strict):
+    """What makes a head a low-rank one: its first matrix, [rank, hidden], in the head's file, and the ELU's alpha."""
+
+    tensor: str
+    shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    alpha: Annotated[float, Field(gt=0, le=1)]
+
+
 class HeadSection(Strict):
-    """The head's file, tensor name and shape [slots + 3, hidden]."""
+    """The head's file, tensor name and shape: [slots + 3, hidden], or [slots + 3, rank] with ``elu``."""
 
     file: InnerPath
     tensor: str
     shape: tuple[Annotated[int, Field(ge=4)], Annotated[int, Field(ge=1)]]
+    elu: EluSection | None = None
+
+
+class WindowSection(Strict):
+    """How long transcripts were read in training: the first and the last tokens (``contracts.routing.Window``)."""
+
+    head: Annotated[int, Field(ge=0)]
+    tail: Annotated[int, Field(ge=1)]
+    step: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _reads_something(self) -> Self:
+        if self.step > self.tail:
+            raise ValueError(f"a step of {self.step} tokens does not fit a tail of {self.tail}")
+        return self
 
 
 class OffsetsEntry(Strict):
@@ -100,7 +126,7 @@ class Manifest(Strict):
     """
 
     schema_name: Literal["trinity-mlx.bundle"] = Field(alias="schema")
-    version: Literal[1]
+    version: Literal[1, 2]
     name: Annotated[str, Field(min_length=1)]
     complete: Annotated[bool, AfterValidator(_complete)]
     base: BaseEntry
@@ -115,6 +141,15 @@ class Manifest(Strict):
     made: dict[str, str]
     lineage: dict[str, Sha256]
     vector: tuple[OffsetsEntry, ...] = ()
+    read_position: ReadPosition = Field(default=ReadPosition.SECOND_TO_LAST, strict=False)
+    window: WindowSection | None = None
+
+    @model_validator(mode="after")
+    def _is_of_its_version(self) -> Self:
+        said = [*(["head.elu"] if self.head.elu else []), *(name for name in NEWER if name in self.model_fields_set)]
+        if self.version == 1 and said:
+            raise ValueError(f"{said[0]} is said by bundles of version 2, and this one is of version 1")
+        return self
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -123,4 +158,4 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         BundleInvalid: it is missing, not JSON, of another version, or a key is missing, unknown or of the wrong kind.
     """
-    return read_model(folder / MANIFEST_NAME, Manifest, FAULTS, version=VERSION, inner=True)[0]
+    return read_model(folder / MANIFEST_NAME, Manifest, FAULTS, versions=VERSIONS, inner=True)[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .canonical import canonical_sha256
+from .routing import Window
 from .text_format import PartFormat, TextFormat
 
 
@@ -112,13 +113,45 @@ class Adapter:
     entries: tuple[AdapterEntry, ...]
 
 
+class ReadPosition(StrEnum):
+    """At which token of a transcript the hidden vector is taken (docs/method.md, section 1)."""
+
+    SECOND_TO_LAST = "second-to-last"
+    """The one before the last; the only one where there is one. The last token need not be read at all."""
+    LAST = "last"
+    """The last one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Elu:
+    """What stands before the matrix of a low-rank head: ``elu(tensor @ hidden)``, ``tensor`` float32 [rank, hidden].
+
+    ``elu(x)`` is ``x`` where it is positive and ``alpha * (exp(x) - 1)`` elsewhere.
+    """
+
+    tensor: TensorLocation
+    alpha: float
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The routing matrix, float32 [slots + 3, hidden], with a label for each slot; ``ref`` is its file's sha256."""
+    """How a transcript's hidden vector becomes logits, with a label for each slot (docs/method.md, section 1).
+
+    A linear head is ``tensor @ hidden``, with ``tensor`` float32 [slots + 3, hidden]; one with ``elu`` is low-rank,
+    ``tensor @ elu(...)``, with ``tensor`` [slots + 3, rank]. ``ref`` stands for all of it: the file's sha256 where the
+    head is linear and reads the second-to-last token, else a hash over what the head is besides.
+    """
 
     tensor: TensorLocation
     labels: tuple[str, ...]
     ref: str
+    elu: Elu | None = None
+    position: ReadPosition = ReadPosition.SECOND_TO_LAST
+
+    @property
+    def width(self) -> int:
+        """How many numbers a hidden vector has that it reads."""
+        return (self.elu.tensor if self.elu else self.tensor).shape[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +159,8 @@ class Bundle:
     """An artifact ready to be loaded: what to change in a base, how to read it out, and which base it belongs to.
 
     ``base_folder`` is set where the bundle carries its base; otherwise ``base_id`` and ``base_revision`` name it.
-    ``base_ref`` is None where the bundle does not record which content its base had.
+    ``base_ref`` is None where the bundle does not record which content its base had. ``window`` is how it read long
+    transcripts in its training, where it was trained on some.
     """
 
     name: str
@@ -139,6 +173,7 @@ class Bundle:
     adapter: Adapter
     head: Head
     part_format: PartFormat = PartFormat.BRIEF
+    window: Window | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,7 @@ def parse_pin(raw: bytes, name: str) -> Pin:
     Raises:
         PinInvalid: it is not one.
     """
-    return parse_model(raw, Pin, f"pin {name}", _FAULTS, version=VERSION)
+    return parse_model(raw, Pin, f"pin {name}", _FAULTS, versions=(VERSION,))
 
 
 def shipped_pins() -> list[str]:

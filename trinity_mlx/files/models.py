@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -49,7 +49,7 @@ class Faults(NamedTuple):
 
 
 def read_model(
-    path: Path, model: type[M], faults: Faults, *, version: int | None = None, inner: bool = False
+    path: Path, model: type[M], faults: Faults, *, versions: Sequence[int] = (), inner: bool = False
 ) -> tuple[M, str]:
     """A JSON file as ``model``, and the sha256 of its bytes.
 
@@ -57,14 +57,14 @@ def read_model(
         path: of the file.
         model: what it must hold.
         faults: what to raise.
-        version: the only one that its key ``version`` may have, where it has such a key.
+        versions: those that its key ``version`` may have, ascending, where it has such a key.
         inner: it is a part of a folder and so a regular file; one that a user named may come through a pipe.
 
     Raises:
         TrinityError: as ``faults`` says.
     """
     content = read_content(path, faults, inner=inner)
-    return parse_model(content, model, str(path), faults, version=version), hashlib.sha256(content).hexdigest()
+    return parse_model(content, model, str(path), faults, versions=versions), hashlib.sha256(content).hexdigest()
 
 
 def read_content(path: Path, faults: Faults, *, inner: bool = False, origin: str | None = None) -> bytes:
@@ -85,7 +85,7 @@ def read_content(path: Path, faults: Faults, *, inner: bool = False, origin: str
     raise (faults.unreadable or faults.invalid)(f"cannot read {plain(origin or str(path))}: {reason}")
 
 
-def parse_model(raw: bytes, model: type[M], origin: str, faults: Faults, *, version: int | None = None) -> M:
+def parse_model(raw: bytes, model: type[M], origin: str, faults: Faults, *, versions: Sequence[int] = ()) -> M:
     """The JSON text ``raw``, which is called ``origin`` in messages, as ``model``.
 
     Raises:
@@ -94,8 +94,8 @@ def parse_model(raw: bytes, model: type[M], origin: str, faults: Faults, *, vers
 
     def parsed() -> M:
         value = json.loads(raw, object_pairs_hook=unique_keys)
-        if version is not None:
-            _check_version(value, version)
+        if versions:
+            _check_version(value, versions)
         return model.model_validate_json(raw)
 
     return _telling(parsed, origin, "JSON", faults)
@@ -159,7 +159,7 @@ class _OtherVersion(Exception):
     """The file is of another version than this release reads."""
 
 
-def _check_version(value: object, version: int) -> None:
+def _check_version(value: object, versions: Sequence[int]) -> None:
     stated = value.get("version") if isinstance(value, dict) else None
-    if type(stated) is not int or stated != version:
-        raise _OtherVersion(f"{stated!r:.80}, and this release reads version {version}")
+    if type(stated) is not int or stated not in versions:
+        raise _OtherVersion(f"{stated!r:.80}, and this release reads version {' and '.join(map(str, versions))}")

@@ -217,7 +217,7 @@ class Tracer:
         )
         try:
             model = lease.value.model
-            segments = [Segment(needed_tokens(tokens))]
+            segments = [Segment(needed_tokens(tokens, self.bundle.head.position))]
             return tuple(model.values(model.read(segments))[0]), model.logits(segments)[0][0]
         finally:
             lease.release()
@@ -229,5 +229,6 @@ def token_ids_sha256(tokens: Sequence[int]) -> str:
 
 
 def _head_sha256(bundle: Bundle) -> str:
-    """sha256 over the head's float32 values, little-endian, in row order."""
-    return hashlib.sha256(read_float32(bundle.head.tensor).astype("<f4").tobytes()).hexdigest()
+    """sha256 over the head's float32 values, little-endian, in row order, the first matrix of a low-rank one first."""
+    tensors = [*([bundle.head.elu.tensor] if bundle.head.elu else []), bundle.head.tensor]
+    return hashlib.sha256(b"".join(read_float32(each).astype("<f4").tobytes() for each in tensors)).hexdigest()

@@ -91,7 +91,7 @@ class ModelRegistry:
             )
             try:
                 model = lease.value.attach(adapter, head, merged=merged)
-                return LeasedModel(model, Reader(model), lease)
+                return LeasedModel(model, Reader(model, position=head.position), lease)
             except BaseException:
                 lease.release()
                 raise

@@ -81,8 +81,8 @@ def load_router(
         quantize: keep the base's matrices in 8 or 4 bits (MLX), or 8 (torch on the CPU); by default in ``dtype``.
         cache_bytes: how much may be kept of keys and values for transcripts that continue, by all routers of a
             model together as much as the most generous of them says; 0 remembers nothing.
-        window: read long transcripts in part; by default the profile's window, and without one a transcript with more
-            tokens than the base has positions is an error.
+        window: read long transcripts in part; by default as the bundle was trained, else through the profile's window,
+            and without either a transcript with more tokens than the base has positions is an error.
         backend: what runs the model, instead of the one that the profile names; with ``profile="auto"`` on its own
             first device, in its first number type.
         registry: what keeps loaded models; by default this process's own.
@@ -110,7 +110,7 @@ def load_router(
     tokenizer = _tokenizer_of(source)
     number_type = dtype or chosen.dtype
     variant = replace(asked, kernels=usable_kernels(engine, device, number_type, kernels, memory_beside(hash_memory)))
-    window = window or (chosen.window.window if chosen.window else None)
+    window = window or bundle.window or (chosen.window.window if chosen.window else None)
     check_window(window, source.config.max_positions, bundle.name)
     lease = registry.lease(
         engine,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 
+from ..contracts.artifact import ReadPosition
 from ..contracts.backend import RoutingModel, Row, Segment
 from ..contracts.errors import NonFiniteLogits
 from ..contracts.routing import RouteLogits
@@ -64,9 +65,13 @@ class Reader:
     as the most generous user allows (``admit``); with ``remember=False`` a sequence is read without both memories.
 
     What several callers ask at once is read together (``batcher``), and a long beginning that they share is read once.
+    ``position`` says which token's hidden vector routes.
     """
 
-    def __init__(self, model: RoutingModel, cache_bytes: int = 0) -> None:
+    def __init__(
+        self, model: RoutingModel, cache_bytes: int = 0, position: ReadPosition = ReadPosition.SECOND_TO_LAST
+    ) -> None:
+        self._position = position
         self._batch_tokens = model.batch_tokens
         self._passes = _Passes(model, cache_bytes)
         self._batcher = Batcher(self._passes.prepare, self._passes.read, model.batch_tokens)
@@ -77,7 +82,7 @@ class Reader:
 
     def submit(self, tokens: Tokens, remember: bool = True) -> Future[Answer]:
         """What ``read`` gives, later; one that is cancelled before its pass begins is not read."""
-        ask = Ask(needed_tokens(tokens), len(tokens), keep=remember, remember=remember)
+        ask = Ask(self._needed(tokens), len(tokens), keep=remember, remember=remember)
         self._batcher.submit([ask])
         return ask.future
 
@@ -86,7 +91,7 @@ class Reader:
 
         What earlier calls left is reused; what these leave is not kept, since a batch seldom continues.
         """
-        asks = [Ask(needed_tokens(tokens), len(tokens), keep=False, remember=remember) for tokens in sequences]
+        asks = [Ask(self._needed(tokens), len(tokens), keep=False, remember=remember) for tokens in sequences]
         self._batcher.submit(asks)
         return [ask.future.result() for ask in asks]
 
@@ -97,9 +102,12 @@ class Reader:
 
     def values(self, sequences: Sequence[Tokens]) -> list[list[float]]:
         """The hidden vectors that route ``sequences``, read afresh: [sequences][hidden]."""
-        batches = in_batches([needed_tokens(tokens) for tokens in sequences], self._batch_tokens)
+        batches = in_batches([self._needed(tokens) for tokens in sequences], self._batch_tokens)
         reads = [self._batcher.run(partial(self._passes.values, batch)) for batch in batches]
         return [vector for read in reads for vector in read.result()]
+
+    def _needed(self, tokens: Tokens) -> Tokens:
+        return needed_tokens(tokens, self._position)
 
     def admit(self, cache_bytes: int) -> Callable[[], object]:
         """Let a user in who allows ``cache_bytes`` of keys and values; what is returned lets it go, without waiting."""
@@ -214,12 +222,12 @@ def _segment(tokens: Tokens, asks: Sequence[Ask]) -> Segment:
     return Segment(tokens, best.past, best.reuse, keep=any(ask.keep for ask in asks))
 
 
-def needed_tokens(tokens: Tokens) -> Tokens:
-    """The tokens up to the second-to-last, whose hidden vector routes; the only token where there is one.
+def needed_tokens(tokens: Tokens, position: ReadPosition = ReadPosition.SECOND_TO_LAST) -> Tokens:
+    """The tokens up to the one whose hidden vector routes; by default the second-to-last, or the only one.
 
-    Attention is causal, so the last token never reaches that vector (docs/method.md, section 1).
+    Attention is causal, so later tokens never reach that vector (docs/method.md, section 1).
     """
-    return tokens[: max(len(tokens) - 1, 1)]
+    return tokens if position is ReadPosition.LAST else tokens[: max(len(tokens) - 1, 1)]
 
 
 def in_batches(sequences: Sequence[Tokens], batch_tokens: int) -> Iterator[list[Tokens]]:

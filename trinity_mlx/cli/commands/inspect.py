@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from ..output import console, print_json
 from ..sizes import readable
 
 if TYPE_CHECKING:
-    from ...contracts.artifact import AdapterEntry, Bundle
+    from ...contracts.artifact import AdapterEntry, Bundle, Head
 
 
 @click.command()
@@ -49,7 +50,8 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "text_format": str(bundle.text_format),
         "part_format": str(bundle.part_format),
         "agents": list(bundle.head.labels),
-        "head": _tensor(bundle.head.tensor.name, bundle.head.tensor.dtype, bundle.head.tensor.shape),
+        "head": _head(bundle.head),
+        "window": asdict(bundle.window) if bundle.window else None,
         "tensors": _tensors(bundle),
         **_manifest(bundle.folder),
         "in_published_layout": _elsewhere(bundle),
@@ -60,8 +62,7 @@ def _elsewhere(bundle: Bundle) -> list[dict[str, str | None]]:
     """How each piece could be had in the published layout (``checkpoint_directory``), whose ``file`` it would be."""
     from ...artifacts.published import HEAD_KEY, target_tensor
 
-    head = {"piece": "head", "file": "router_head.safetensors", "key": HEAD_KEY, "how": "the same float32 values"}
-    pieces: list[dict[str, str | None]] = [{**head}]
+    pieces: list[dict[str, str | None]] = [_head_elsewhere(bundle.head, HEAD_KEY)]
     for index, entry in enumerate(bundle.adapter.entries, 1):
         target = target_tensor(entry.source)
         name = target[0] if target else None
@@ -70,6 +71,26 @@ def _elsewhere(bundle: Bundle) -> list[dict[str, str | None]]:
         pieces.append({"piece": entry.source, "file": file, "key": name, "how": how})
     kept = "in no file there: who reads the bundle must know them"
     return [*pieces, {"piece": "agents, text format", "file": None, "key": None, "how": kept}]
+
+
+def _head_elsewhere(head: Head, key: str) -> dict[str, str | None]:
+    """A linear head that reads the usual token can be had; that layout, and its vector, have no word for another."""
+    from ...contracts.artifact import ReadPosition
+
+    if head.elu or head.position is not ReadPosition.SECOND_TO_LAST:
+        why = "a low-rank head" if head.elu else f"a head that reads the {head.position} token"
+        how = f"that layout and its vector hold linear heads of the second-to-last token alone, and this is {why}"
+        return {"piece": "head", "file": None, "key": None, "how": how}
+    return {"piece": "head", "file": "router_head.safetensors", "key": key, "how": "the same float32 values"}
+
+
+def _head(head: Head) -> dict[str, Any]:
+    """The head's matrices, and the token that it reads."""
+    described = _tensor(head.tensor.name, head.tensor.dtype, head.tensor.shape)
+    first = head.elu and _tensor(head.elu.tensor.name, head.elu.tensor.dtype, head.elu.tensor.shape)
+    elu = first | {"alpha": head.elu.alpha} if first and head.elu else None
+    kind = "low-rank" if head.elu else "linear"
+    return described | {"kind": kind, "elu": elu, "reads": str(head.position)}
 
 
 def _steps(entry: AdapterEntry, transposed_there: bool) -> str:
@@ -139,8 +160,9 @@ def _print(found: dict[str, Any]) -> None:
         ("folder", found["folder"]),
         ("adapter", found["adapter_ref"]),
         ("base", f"{base['id']}, {where}, {base['ref'] or 'content not recorded'}"),
-        ("reads", f"{found['text_format']}, parts {found['part_format']}"),
-        ("head", f"{head['name']} {head['dtype']} {head['shape']}"),
+        ("reads", f"{found['text_format']}, parts {found['part_format']}, at the {head['reads']} token"),
+        ("window", _window(found["window"])),
+        ("head", _head_line(head)),
         ("agents", "\n".join(f"{slot}  {label}" for slot, label in enumerate(found["agents"]))),
         ("tied embedding", found.get("tied_embedding")),
         ("made", _pairs(found.get("made", {}))),
@@ -152,6 +174,17 @@ def _print(found: dict[str, Any]) -> None:
     out.print(_tensor_table(found["tensors"]))
     out.print(_file_table(found["files"]))
     out.print(_elsewhere_table(found["in_published_layout"]))
+
+
+def _window(window: dict[str, int] | None) -> str:
+    if window is None:
+        return ""
+    return f"a long transcript as its first {window['head']} and last {window['tail']} tokens, as in training"
+
+
+def _head_line(head: dict[str, Any]) -> str:
+    line, elu = f"{head['kind']}, {head['name']} {head['dtype']} {head['shape']}", head["elu"]
+    return f"{line} of elu({elu['name']} {elu['shape']}), alpha {elu['alpha']}" if elu else line
 
 
 def _pairs(values: dict[str, str]) -> str:
