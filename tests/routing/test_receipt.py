@@ -1,4 +1,4 @@
-"""What was applied to a base when a router was loaded is on record: in its identity, in JSON, in evaluations."""
+"""What was applied to a base when a router was loaded is on record: identity, JSON, evaluations, lanes and traces."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ import pytest
 
 from trinity_mlx import load_router
 from trinity_mlx.contracts.artifact import Base, Bundle, Execution, PatchReceipt
+from trinity_mlx.contracts.canonical import canonical_sha256
 from trinity_mlx.evaluation.gates import describe_environment
+from trinity_mlx.evaluation.lane import read_lane, shipped_lanes
+from trinity_mlx.tracing.reader import read_trace
+from trinity_mlx.tracing.timeline import timeline
+from trinity_mlx.tracing.verify import verify_run
 
+from .. import trace_builders as build
 from ..evaluation_cases import invoke
 
 
 def receipt_of(folders: dict[str, Path], **options: object) -> PatchReceipt:
     with load_router(**folders, profile="cpu", **options) as router:  # type: ignore[arg-type]
         assert router.identity.receipt is not None
-        assert describe_environment(router.identity)["receipt"] == router.identity.receipt.to_dict()
+        assert describe_environment(router.identity)["receipt"] == router.identity.receipt.recorded
         return router.identity.receipt
 
 
@@ -59,3 +65,35 @@ def test_the_command_line_prints_it_where_it_is_asked_to_explain(tiny_folders: d
     assert ("receipt" in printed) is explain
     if explain:
         assert printed["receipt"]["adapter_ref"] == printed["artifact"]["adapter_ref"]
+
+
+def test_a_trace_begins_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    result = invoke("run", "What is 2 + 2?", "--artifact", "nano", "--profile", "cpu", "--trace-out", path)
+    assert result.exit_code == 0, result.output
+    (run,) = read_trace(path).runs
+    assert not verify_run(run).problems
+    with load_router("nano", profile="cpu") as router:
+        assert router.identity.receipt is not None
+        assert run.lines[0]["router"]["receipt"] == router.identity.receipt.recorded
+    (line,) = [entry.text for entry in timeline(run) if entry.text.startswith("router:")]
+    assert router.identity.receipt.sha256[:8] in line and "tensors" not in line
+
+
+def test_traces_that_hold_its_hash_alone_are_read(tmp_path: Path) -> None:
+    began, *rest = build.good_run()
+    older = build.started(router={"artifact": "nano", "receipt": "ab" * 32})
+    (run,) = read_trace(build.write(tmp_path / "t.jsonl", [older, *rest])).runs
+    assert not verify_run(run).problems
+    assert any("receipt abab" in entry.text for entry in timeline(run))
+
+
+@pytest.mark.parametrize("profile", ["cpu", "mlx"])
+def test_the_shipped_lanes_of_nano_say_what_ran(profile: str) -> None:
+    receipt = read_lane(shipped_lanes() / profile / "nano.json").provenance["receipt"]
+    stated = {name: value for name, value in receipt.items() if name != "sha256"}
+    assert receipt["sha256"] == canonical_sha256(stated)
+    with load_router("nano", profile=profile) as router:
+        assert router.identity.receipt is not None
+        assert receipt["tensors"] == router.identity.receipt.recorded["tensors"]
+        assert receipt["adapter_ref"] == router.identity.artifact.adapter_ref

@@ -225,6 +225,11 @@ class PatchReceipt:
         """sha256 over the canonical JSON of ``to_dict``: equal receipts, equal models."""
         return canonical_sha256(self.to_dict())
 
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """As lanes and traces keep it: ``to_dict``, below its hash."""
+        return {"sha256": self.sha256, **self.to_dict()}
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {

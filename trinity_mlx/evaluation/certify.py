@@ -113,7 +113,7 @@ def certify(
         role=margin_floor(evaluation.worst_role.value, floor_ratio),
     )
     environment = {key: evaluation.environment[key] for key in ("device", "dtype", "kernels", "quantize")}
-    receipt = {"receipt": identity.receipt.sha256} if identity.receipt else {}
+    receipt = {"receipt": identity.receipt.recorded} if identity.receipt else {}
     measured = {"runs": runs, "fresh_processes": processes, "floor_ratio": floor_ratio} | receipt
     machine = {key: dict(evaluation.environment[key]) for key in ("machine", "software")}
     about = provenance | environment | measured | machine | {"other_kernels": kernels}

@@ -99,7 +99,7 @@ def describe_environment(identity: RouterIdentity) -> Mapping[str, Any]:
         "quantize": identity.variant.quantize,
         "text_format": str(identity.text_format),
         "part_format": str(identity.part_format),
-        "receipt": identity.receipt.to_dict() if identity.receipt else None,
+        "receipt": identity.receipt.recorded if identity.receipt else None,
         "software": describe_software(),
         "machine": describe_machine(),
     }

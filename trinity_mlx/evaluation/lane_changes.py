@@ -63,6 +63,8 @@ def _provenance_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> 
         was, now = before.get(key), after.get(key)
         if isinstance(was, dict) and isinstance(now, dict):
             yield from _provenance_changes(was, now)
+        elif isinstance(was, list) and isinstance(now, list) and was != now:
+            yield f"{key.replace('_', ' ')}: {sum(one not in was for one in now)} of {len(now)} are not as before"
         elif was != now:
             yield f"{key.replace('_', ' ')}: {_or_none(was)} before, {_or_none(now)} now"
 
@@ -99,4 +101,7 @@ def _short(ref: str | None) -> str:
 
 
 def _or_none(value: object) -> object:
+    """A value in few words: what holds others is told by how many."""
+    if isinstance(value, dict | list):
+        return f"{len(value)} entries"
     return "none" if value is None else value

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 from ..contracts.errors import LiveCallRefused, PoolInvalid, UsageError
@@ -29,6 +29,7 @@ from ..rules import machine
 from ..rules.budgets import Limits
 from ..rules.policy import Policy, Review
 from ..tracing.log import TraceLog
+from ..tracing.redaction import Redactor
 from .breaker import CircuitBreaker
 from .client import AgentClient
 from .result import RunResult
@@ -36,6 +37,9 @@ from .retry import RetryPolicy
 from .run import OnTurnText, ReadsTranscripts, Reviewer, Run, RunSetup
 from .state import RunState, WorkerOptions
 from .tools import Callables, ToolBox
+
+if TYPE_CHECKING:
+    from ..routing.router import RouterIdentity
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +101,15 @@ class Coordinator:
         self.limits = limits or Limits()
         self._live = live
         check_agents(self.pool.agents, f"pool {self.pool.name!r}")
-        self._identity = getattr(router, "identity", None)
-        if self._identity is not None:
-            _check_size(self.pool, len(self._identity.labels), self._identity.artifact.name)
+        identity: RouterIdentity | None = getattr(router, "identity", None)
+        if identity is not None:
+            _check_size(self.pool, len(identity.labels), identity.artifact.name)
+        self._router_info = _describe_router(identity)
         _check_prices(self.pool, self.limits)
         if providers is None:
             self._check_live(agent for agent in self.pool.agents if row_of(agent.provider).is_offline is False)
         self._secrets = resolve_pool(self.pool, environment or {})
+        self._redactor = Redactor(tuple(self._secrets.values()))
         if providers is None:
             for agent in self.pool.agents:
                 provider_factory(agent)  # the imports come now, and not in the middle of somebody's event loop
@@ -271,7 +277,7 @@ class Coordinator:
     ) -> RunSetup:
         return RunSetup(
             router=self._router,
-            router_info=self._describe_router(),
+            router_info=self._router_info,
             pool=self.pool,
             tools=tools,
             reviewer=reviewer,
@@ -353,24 +359,23 @@ class Coordinator:
         if self._log is None or self._trace is None:
             yield []
             return
-        hidden = tuple(self._secrets.values())
         content = self._trace.content
-        async with self._log.run(run_id, keep_content=content, secrets=hidden, refs=refs) as trace:
+        async with self._log.run(run_id, keep_content=content, secrets=self._redactor, refs=refs) as trace:
             yield [trace]
 
-    def _describe_router(self) -> dict[str, Any]:
-        identity = self._identity
-        if identity is None:
-            return {}
-        return {
-            "artifact": identity.artifact.name,
-            "adapter_ref": identity.artifact.adapter_ref,
-            "base_ref": identity.artifact.base_ref,
-            "profile": identity.profile,
-            "device": identity.device,
-            "dtype": identity.dtype,
-            "receipt": identity.receipt.sha256 if identity.receipt else None,
-        }
+
+def _describe_router(identity: RouterIdentity | None) -> dict[str, Any]:
+    if identity is None:
+        return {}
+    return {
+        "artifact": identity.artifact.name,
+        "adapter_ref": identity.artifact.adapter_ref,
+        "base_ref": identity.artifact.base_ref,
+        "profile": identity.profile,
+        "device": identity.device,
+        "dtype": identity.dtype,
+        "receipt": identity.receipt.recorded if identity.receipt else None,
+    }
 
 
 async def _close(clients: Iterable[AgentClient]) -> None:

@@ -88,7 +88,7 @@ class RunLines:
     Args:
         run_id: the name of the run, different for each.
         keep_content: write the texts themselves as well, and not their hashes and lengths alone.
-        secrets: what must never be written; see ``Redactor``.
+        secrets: what must never be written, or a ``Redactor`` that knows it and serves several runs.
         refs: names of what governs the run, repeated in each line.
         clock: seconds since 1970, and seconds of a clock that is never set.
     """
@@ -98,11 +98,11 @@ class RunLines:
         run_id: str,
         *,
         keep_content: bool = False,
-        secrets: Collection[str] = (),
+        secrets: Collection[str] | Redactor = (),
         refs: Mapping[str, str] | None = None,
         clock: Callable[[], tuple[float, float]] = _now,
     ) -> None:
-        self._redactor = Redactor(secrets)
+        self._redactor = secrets if isinstance(secrets, Redactor) else Redactor(secrets)
         self._run_id = self._redactor.text(run_id)
         self._refs = {str(name): self._redactor.text(ref) for name, ref in (refs or {}).items()}
         self._keep_content = keep_content

@@ -59,7 +59,7 @@ def _run_started(line: Line, names: Mapping[int, str]) -> Told:
     yield Tone.DETAIL, f"agents: {', '.join(map(_agent, line['agents'])) or 'none'}"
     yield Tone.DETAIL, f"limits: {_pairs(line['limits']) or 'none'}"
     if line["router"]:
-        yield Tone.DETAIL, f"router: {_pairs(line['router'])}"
+        yield Tone.DETAIL, f"router: {_pairs(_brief_receipt(line['router']))}"
     if line["refs"]:
         yield Tone.DETAIL, f"refs: {_pairs(line['refs'])}"
 
@@ -171,6 +171,12 @@ def _agent(agent: Mapping[str, Any]) -> str:
 def _policy(policy: Mapping[str, Any]) -> str:
     turns = f" of at most {policy['max_turns']} turns" if "max_turns" in policy else ""
     return f"{policy.get('name', 'without a name')}{turns}"
+
+
+def _brief_receipt(router: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``router`` with the receipt by its hash alone, which is all that older traces have of it."""
+    receipt = router.get("receipt")
+    return {**router, "receipt": receipt.get("sha256")} if isinstance(receipt, Mapping) else router
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

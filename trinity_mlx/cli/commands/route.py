@@ -140,7 +140,7 @@ def _load(artifact: str, base: str | None, profile: str, dtype: Any, window: Win
 def _show(decision: RouteDecision, router: Router, as_json: bool, show_logits: bool, explain: bool) -> None:
     if as_json:
         receipt = router.identity.receipt if explain else None
-        print_json(decision.to_dict() | ({"receipt": receipt.to_dict()} if receipt else {}))
+        print_json(decision.to_dict() | ({"receipt": receipt.recorded} if receipt else {}))
         return
     from ..views.explain import print_decision, print_logits, print_picture
 
