@@ -8,7 +8,7 @@ from itertools import count
 from multiprocessing import parent_process
 from typing import Any
 
-from trinity_mlx.contracts.backend import BackendInfo, Variant
+from trinity_mlx.contracts.backend import BackendInfo, DeviceMemory, Variant
 from trinity_mlx.contracts.errors import EnvironmentUnavailable, ProfileUnavailable
 from trinity_mlx.factorization.host import HostFactorizer
 from trinity_mlx.profiles.backends import load_backend
@@ -95,6 +95,16 @@ class OnlyFull(Odd):
         factorizer = HostFactorizer()
         factorizer.thin_svd = False
         return factorizer
+
+
+class Tight(Odd):
+    """Has no memory to speak of."""
+
+    def device_memory(self, _: str) -> DeviceMemory:
+        return DeviceMemory(1000, is_host=False)
+
+    def kept_bytes(self) -> int:
+        return 0
 
 
 class _Base:

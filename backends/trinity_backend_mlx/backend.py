@@ -24,6 +24,7 @@ from trinity_mlx.contracts.backend import (
     DEFAULT_VARIANT,
     BackendInfo,
     Capabilities,
+    DeviceMemory,
     Factorizer,
     Kernels,
     Row,
@@ -33,12 +34,11 @@ from trinity_mlx.contracts.backend import (
 from trinity_mlx.contracts.errors import TensorFileInvalid, UsageError
 from trinity_mlx.factorization.adapted import EMBEDDING, FINAL_NORM, AdaptedTensors, Parts
 from trinity_mlx.factorization.host import HostFactorizer
-from trinity_mlx.sharing.owner import OwnerThread
 
 from . import ops, products
 from .factorize import MlxFactorizer
 from .kernels import COMPOSED, FUSED, KernelSet
-from .owner import mlx_thread, trim_cache
+from .owner import MlxThread
 from .population import MlxPopulation
 from .projection import Projection
 from .quantized import Matrix, QuantizedMatrix
@@ -71,9 +71,20 @@ class MlxBackend:
             batch_tokens=MlxRoutingModel.batch_tokens,
         )
 
+    def kept_bytes(self) -> int:
+        """Freed buffers that MLX keeps for later; see ``owner.CACHE_BYTES``."""
+        return mx.get_cache_memory()
+
+    def device_memory(self, device: str) -> DeviceMemory | None:
+        """Of the memory that a GPU shares with its host, what it may still take, MLX's own reserve among it."""
+        if device != "gpu":
+            return None
+        most = int(mx.device_info(mx.gpu)["max_recommended_working_set_size"])
+        return DeviceMemory(most - mx.get_active_memory(), is_host=True)
+
     def load_base(self, base: Base, *, device: str, dtype: str, variant: Variant = DEFAULT_VARIANT) -> MlxBase:
         """The backbone's tensors on ``device``, loaded by the thread that will run them."""
-        owner = mlx_thread(mx.gpu if device == "gpu" else mx.cpu)
+        owner = MlxThread(mx.gpu if device == "gpu" else mx.cpu)
         number_type = DTYPES[dtype]
         tensors = owner.run(lambda _: _read_backbone(base, number_type, variant.quantize))
         return MlxBase(base, tensors, number_type, variant, owner)
@@ -91,7 +102,7 @@ class MlxBase:
     """The tensors of one base, shared by every model attached to it: norms as arrays, matrices as ``variant`` says."""
 
     def __init__(
-        self, base: Base, tensors: Mapping[str, Any], dtype: mx.Dtype, variant: Variant, owner: OwnerThread[None]
+        self, base: Base, tensors: Mapping[str, Any], dtype: mx.Dtype, variant: Variant, owner: MlxThread
     ) -> None:
         self._base = base
         self._tensors = tensors
@@ -118,7 +129,7 @@ class MlxBase:
             exact=self._exact,
             merge=_merge if merged else None,
         )
-        projection = Projection(head, _read([head.tensor, *([head.elu.tensor] if head.elu else [])]))
+        projection = Projection(head, _read([head.tensor, *([head.elu.tensor] if head.elu else [])], mx.float32))
         return MlxRoutingModel(self._backbone(adapted), projection, self._owner, adapted.nbytes + projection.nbytes)
 
     def population(self, vectors: Mapping[str, np.ndarray]) -> MlxPopulation:
@@ -165,7 +176,7 @@ class MlxRoutingModel:
 
     batch_tokens = 1024
 
-    def __init__(self, backbone: Backbone, head: Projection, owner: OwnerThread[None], nbytes: int) -> None:
+    def __init__(self, backbone: Backbone, head: Projection, owner: MlxThread, nbytes: int) -> None:
         self.nbytes = nbytes
         self._backbone = backbone
         self._head = head
@@ -188,7 +199,6 @@ class MlxRoutingModel:
         kept = tuple(_own(past) if segment.keep else None for segment, past in zip(segments, pasts, strict=True))
         mx.eval(hidden, [past.layers for past in kept if past])
         rows = _rows(self._head(_float32(hidden)))
-        trim_cache()
         return [tuple(row) for row in rows], kept
 
     def _read(self, segments: Sequence[Segment]) -> mx.array:
@@ -201,10 +211,7 @@ def _read_backbone(base: Base, dtype: mx.Dtype, bits: int | None) -> Mapping[str
     shapes = base.config.backbone_shapes()
     if bits is not None:
         return {name: _read_quantized(base.tensors[name], dtype, bits) for name in shapes}
-    stored = _read(base.tensors[name] for name in shapes)
-    tensors = {name: ops.cast(tensor, dtype) for name, tensor in stored.items()}
-    mx.eval(tensors)
-    return tensors
+    return _read(map(base.tensors.__getitem__, shapes), dtype)
 
 
 def _read_quantized(location: TensorLocation, dtype: mx.Dtype, bits: int) -> Matrix:
@@ -214,15 +221,20 @@ def _read_quantized(location: TensorLocation, dtype: mx.Dtype, bits: int) -> Mat
 
 
 def _read_as(location: TensorLocation, dtype: mx.Dtype) -> mx.array:
-    return ops.cast(_read([location])[location.name], dtype)
+    return _read([location], dtype)[location.name]
 
 
-def _read(tensors: Iterable[TensorLocation]) -> dict[str, mx.array]:
-    """The named tensors; a file's other tensors stay on disk, since MLX loads on evaluation."""
+def _read(tensors: Iterable[TensorLocation], dtype: mx.Dtype) -> dict[str, mx.array]:
+    """The named tensors in ``dtype``, one after the other: what was read of one is gone before the next.
+
+    A file's other tensors stay on disk, since MLX loads on evaluation.
+    """
     wanted = list(tensors)
     files = {path: _open(str(path)) for path in {tensor.path for tensor in wanted}}
-    arrays = {tensor.name: files[tensor.path][tensor.name] for tensor in wanted}
-    mx.eval(arrays)
+    arrays = {}
+    for tensor in wanted:
+        arrays[tensor.name] = ops.cast(files[tensor.path].pop(tensor.name), dtype)
+        mx.eval(arrays[tensor.name])
     return arrays
 
 

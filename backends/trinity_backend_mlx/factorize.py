@@ -17,7 +17,7 @@ from trinity_mlx.factorization.tiles import spans
 from trinity_mlx.files.safetensors import map_tensor
 
 from . import ops
-from .owner import mlx_thread
+from .owner import MlxThread
 
 _DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
 
@@ -33,7 +33,7 @@ class MlxFactorizer(HostFactorizer):
     }
 
     def __init__(self, device: mx.DeviceType) -> None:
-        self._owner = mlx_thread(device)
+        self._owner = MlxThread(device)
 
     def svd(self, tensor: TensorLocation) -> tuple[np.ndarray, np.ndarray]:
         """Singular values and the smaller side's vectors from ``mx.linalg.svd`` in float32, on the CPU."""

@@ -15,9 +15,9 @@ import numpy as np
 
 from trinity_mlx.contracts.backend import Pull, Segment
 from trinity_mlx.factorization.adapted import EMBEDDING, first_changed_layer, layer_names
-from trinity_mlx.sharing.owner import OwnerThread
 
 from . import ops
+from .owner import MlxThread
 from .qwen3 import Backbone, Layer, Packing
 
 
@@ -55,7 +55,7 @@ class MlxPopulation:
         backbone: Backbone,
         vectors: Mapping[str, np.ndarray],
         weights: Mapping[str, mx.array],
-        owner: OwnerThread[None],
+        owner: MlxThread,
     ) -> None:
         self.first_layer = first_changed_layer(vectors)
         self._backbone = backbone

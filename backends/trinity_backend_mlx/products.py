@@ -8,12 +8,12 @@ import mlx.core as mx
 import numpy as np
 
 from . import ops
-from .owner import mlx_thread
+from .owner import MlxThread
 
 
 def matrix_product(device: mx.DeviceType) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """``left @ right`` in float32 on ``device``, on a thread of its own."""
-    owner = mlx_thread(device)
+    owner = MlxThread(device)
 
     def compute(left: np.ndarray, right: np.ndarray) -> np.ndarray:
         return np.array(ops.matmul(_place(left), _place(right)))

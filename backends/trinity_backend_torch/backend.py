@@ -17,7 +17,15 @@ from trinity_mlx.contracts.artifact import (
     Base,
     Head,
 )
-from trinity_mlx.contracts.backend import DEFAULT_VARIANT, BackendInfo, Capabilities, Row, Segment, Variant
+from trinity_mlx.contracts.backend import (
+    DEFAULT_VARIANT,
+    BackendInfo,
+    Capabilities,
+    DeviceMemory,
+    Row,
+    Segment,
+    Variant,
+)
 from trinity_mlx.contracts.errors import ProfileUnavailable, UsageError
 from trinity_mlx.factorization.adapted import EMBEDDING, FINAL_NORM, AdaptedTensors, Parts, layer_names
 
@@ -70,6 +78,25 @@ class TorchBackend:
             batch_tokens=BATCH_TOKENS.get(kind),
             memory_bytes=torch.cuda.mem_get_info(device)[1] if kind == "cuda" else None,
         )
+
+    def device_memory(self, device: str) -> DeviceMemory | None:
+        """What is free on a GPU, torch's own reserve among it; None on the CPU."""
+        kind = torch.device(device).type
+        if kind == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            return DeviceMemory(free + reserve, is_host=False)
+        if kind == "mps":
+            return DeviceMemory(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory(), is_host=True)
+        return None
+
+    def kept_bytes(self) -> int:
+        """What torch has reserved of GPUs and does not use."""
+        devices = range(torch.cuda.device_count())
+        on_cuda = sum(torch.cuda.memory_reserved(each) - torch.cuda.memory_allocated(each) for each in devices)
+        if not torch.backends.mps.is_available():
+            return on_cuda
+        return on_cuda + torch.mps.driver_allocated_memory() - torch.mps.current_allocated_memory()
 
     def load_base(self, base: Base, *, device: str, dtype: str, variant: Variant = DEFAULT_VARIANT) -> TorchBase:
         """The backbone's tensors on ``device``; on the CPU they stay memory-mapped where the file has ``dtype``."""

@@ -6,18 +6,15 @@ float32 and the head mean what they say whatever the host wants.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 
 from trinity_mlx.contracts.artifact import BackboneConfig
-from trinity_mlx.contracts.errors import NotEnoughMemory
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from trinity_mlx.sharing.shortage import within_memory_of
 
 SMALL = 1 << 18
 """Entries of a layer's largest matrix up to which one thread is the fastest: starting a second takes as long."""
@@ -76,31 +73,17 @@ def threads_for(config: BackboneConfig) -> int | None:
     return 1 if config.hidden_size * config.intermediate_size <= SMALL else None
 
 
-def within_memory(work: Callable[P, R]) -> Callable[P, R]:
-    """``work``, where a device that has run out of memory is an error in words, and keeps nothing of the attempt.
-
-    Raises:
-        NotEnoughMemory: the device has no memory left for it.
-    """
-
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return work(*args, **kwargs)
-        except RuntimeError as error:
-            if not ran_out(error):
-                raise
-            reason = str(error).strip().splitlines()[0][:200]
-        # out here the error is gone, and with it its frames, which held what had been loaded
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        raise NotEnoughMemory(f"torch ran out of memory: {reason}; free some, read less at once, or use another device")
-
-    guarded.__doc__, guarded.__name__ = work.__doc__, work.__name__
-    return guarded
-
-
-def ran_out(error: RuntimeError) -> bool:
+def ran_out(error: Exception) -> bool:
     """Whether ``error`` says that a device has no memory left; only CUDA has a class for it."""
     return isinstance(error, torch.OutOfMemoryError) or any(
         words in str(error) for words in ("out of memory", "can't allocate memory")
     )
+
+
+def _give_back() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+within_memory = within_memory_of("torch", ran_out, _give_back)
+"""For work that may run out of a device's memory: an error in words, which keeps nothing of the attempt."""

@@ -12,9 +12,11 @@ import pytest
 import trinity_backend_mlx
 from trinity_backend_mlx import ops
 from trinity_backend_mlx.factorize import MlxFactorizer
+from trinity_backend_mlx.owner import MlxThread
 
 from trinity_mlx.contracts.artifact import Base, Bundle, Execution
 from trinity_mlx.contracts.backend import Segment, Variant
+from trinity_mlx.contracts.errors import NotEnoughMemory
 from trinity_mlx.profiles.backends import load_backend
 
 from .. import builders
@@ -96,3 +98,31 @@ def test_importing_the_backend_says_no_to_shortened_float32() -> None:
     getenv = ctypes.CDLL(None).getenv
     getenv.restype = ctypes.c_char_p
     assert getenv(b"MLX_ENABLE_TF32") == b"0"
+
+
+def test_every_piece_of_work_bounds_what_is_kept_of_freed_buffers() -> None:
+    trimmed: list[int] = []
+    thread = MlxThread(mx.cpu, trim=lambda: trimmed.append(1))
+    assert thread.run(lambda _: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        thread.run(lambda _: 1 // 0)
+    assert len(trimmed) == 2
+    thread.close()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[metal::malloc] Attempting to allocate 30 bytes which is greater than the maximum allowed buffer size of 20",
+        "[malloc_or_wait] Unable to allocate 30 bytes.",
+        "[METAL] Command buffer execution failed: Insufficient Memory (kIOGPUCommandBufferCallbackErrorOutOfMemory)",
+    ],
+)
+def test_a_gpu_without_memory_is_an_error_in_words(said: str) -> None:
+    def work(_: None) -> None:
+        raise RuntimeError(said)
+
+    thread = MlxThread(mx.cpu)
+    with pytest.raises(NotEnoughMemory, match=r"MLX ran out of memory: \[.*; free some"):
+        thread.run(work)
+    thread.close()

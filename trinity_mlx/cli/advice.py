@@ -38,7 +38,11 @@ TABLE: Mapping[type[errors.TrinityError], tuple[Advice, ...]] = {
     ),
     errors.LiveCallRefused: (Advice("--live, which allows such calls: they may cost money", "live"),),
     errors.NonFiniteLogits: (Advice("--dtype float32", "dtype"),),
-    errors.NotEnoughMemory: (Advice("--method gram, which works tile by tile", "method"),),
+    errors.NotEnoughMemory: (
+        Advice("--method gram, which works tile by tile", "method"),
+        Advice("--quantize 8, or --dtype bfloat16", "quantize"),
+        Advice("--dtype bfloat16", "dtype"),
+    ),
     errors.OutputExists: (
         Advice("--resume to go on with what is there, --force to replace it, or another --out", "resume"),
         Advice("--force to replace it, or another --out", "force"),

@@ -133,6 +133,14 @@ class Capabilities:
     """What the device's own memory holds; None where it shares the host's, or does not say."""
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """What a device has to give now: ``free`` bytes, of its own or, with ``is_host``, at most so many of the host's."""
+
+    free: int
+    is_host: bool
+
+
 class RoutingModel(Protocol):
     """A base with an adapter and a head. Safe for concurrent calls."""
 
@@ -233,6 +241,7 @@ class Backend(Protocol):
             TensorFileInvalid: a file cannot be read.
             ProfileUnavailable: the backend does not have ``variant`` on ``device``.
             UsageError: the shapes of this base cannot be quantised.
+            NotEnoughMemory: the device ran out of memory; what was loaded by then is let go of.
         """
 
 
@@ -258,6 +267,17 @@ class TellsSettings(Protocol):
 
     def settings(self) -> Mapping[str, str]:
         """What it does, by what for."""
+
+
+@runtime_checkable
+class TellsMemory(Protocol):
+    """What a backend may offer besides: how much memory its devices have; else it is the host's that counts."""
+
+    def device_memory(self, device: str) -> DeviceMemory | None:
+        """What is free on ``device``; None where the host's memory is all that counts."""
+
+    def kept_bytes(self) -> int:
+        """What the framework keeps of freed memory for later, on all devices together."""
 
 
 @runtime_checkable

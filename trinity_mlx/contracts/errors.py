@@ -176,7 +176,7 @@ class FolderUnavailable(EnvironmentUnavailable):
 
 
 class NotEnoughMemory(EnvironmentUnavailable):
-    """A method needs more memory than this machine has."""
+    """A method or a model needs more memory than there is."""
 
 
 class SecretUnavailable(EnvironmentUnavailable):

@@ -13,7 +13,7 @@ from ..factorization.host import factorizer_of
 from ..factorization.tiles import TILE_ELEMENTS
 from ..files.safetensors import ITEM_BYTES
 from ..files.safetensors_writer import TensorSpec
-from .memory import available_bytes
+from ..profiles.memory import available_bytes, available_on, in_bytes
 from .request import ExportRequest, Method, Write
 from .targets import Target, Work, work_for
 
@@ -124,7 +124,8 @@ def plan_export(request: ExportRequest) -> ExportPlan:
 
 def plan_work(request: ExportRequest, work: Work, available: int | None = None) -> ExportPlan:
     """What ``work`` costs under ``request``'s method and way of writing, with ``available`` bytes or what is free."""
-    available = available_bytes() if available is None else available
+    if available is None:  # decompositions run on the device, and their last steps on the host
+        available = min(available_bytes(), available_on(request.backend, request.device))
     thin = factorizer_of(request.backend, request.device).thin_svd
     tensors = tuple(_plan_tensors(request, work, available, thin))
     output = work.head.nbytes + sum(tensor.output_bytes for tensor in tensors)
@@ -145,11 +146,6 @@ def peak_bytes(shape: tuple[int, ...], dtype: str) -> PeakBytes:
         thin=4 * (4 * m * n + 4 * n**2),
         full=4 * (m**2 + 3 * m * n + 4 * n**2),
     )
-
-
-def in_bytes(count: int) -> str:
-    """``count`` bytes for people."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def _plan_tensors(request: ExportRequest, work: Work, available: int, thin: bool) -> Iterator[TensorPlan]:

@@ -96,6 +96,7 @@ def load_router(
             is wider than the base.
         ArtifactNotFound, BundleInvalid, TensorFileInvalid, BaseInvalid: a part is missing or broken.
         BaseMismatch: the bundle was made for another base.
+        NotEnoughMemory: the device has too little memory, told before anything is loaded where it can be foreseen.
     """
     started = time.perf_counter()
     asked = Variant(kernels, quantize)

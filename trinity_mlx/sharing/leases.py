@@ -50,15 +50,22 @@ class SharedPool(Generic[K, V]):
     """Values by key, loaded once however many ask at a time, kept while used.
 
     What nobody uses stays while all idle values together take at most ``max_idle_bytes``; the least recently used goes
-    first, through ``dispose``. A failed load reaches everyone who waited for it and leaves nothing behind.
+    first, through ``dispose``. ``beside`` tells how many bytes are kept elsewhere on their account: they count with the
+    idle ones. A failed load reaches everyone who waited for it and leaves nothing behind.
 
     A lease may be released by the garbage collector, in whatever thread it runs and in the middle of anything, also in
     here. So a release only says that a value was returned; it is taken back at once where nobody holds the lock, else
     by whoever holds it.
     """
 
-    def __init__(self, max_idle_bytes: int, dispose: Callable[[V], None] = lambda value: None) -> None:
+    def __init__(
+        self,
+        max_idle_bytes: int,
+        dispose: Callable[[V], None] = lambda value: None,
+        beside: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._max_idle_bytes = max_idle_bytes
+        self._beside = beside
         self._dispose = dispose
         self._entries: OrderedDict[K, _Entry[V]] = OrderedDict()
         self._returned: SimpleQueue[_Entry[V]] = SimpleQueue()
@@ -105,7 +112,7 @@ class SharedPool(Generic[K, V]):
             try:
                 while not self._returned.empty():
                     self._returned.get().users -= 1
-                evicted = self._evict(self._max_idle_bytes)
+                evicted = self._evict(max(0, self._max_idle_bytes - self._beside()))
             finally:
                 self._lock.release()
             self._dispose_of(evicted)
