@@ -39,7 +39,7 @@ from trinity_mlx.contracts.events import (
     TurnCompleted,
 )
 from trinity_mlx.contracts.pool import Agent, Pool, Price
-from trinity_mlx.contracts.provider import Usage
+from trinity_mlx.contracts.provider import Finish, OnText, Reply, Request, Usage
 from trinity_mlx.contracts.routing import Role, RouteLogits, Window
 from trinity_mlx.contracts.transcript import Message, Transcript
 from trinity_mlx.routing.router import Router
@@ -450,6 +450,56 @@ def test_a_sink_that_fails_as_ours_do_fails_the_run_with_its_code(kind: str) -> 
     assert result.error is not None
     assert result.error.message == "disk full"
     assert result.answer == ("42" if kind in ("turn_completed", "run_completed") else None)
+
+
+class Unhurried(Listener):
+    """A sink that takes each event some turns of the loop after it was told, and may refuse one."""
+
+    def __init__(self, refused: str = "") -> None:
+        super().__init__()
+        self.taken: list[str] = []
+        self.refused = refused
+
+    async def _take(self, event: Event) -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        if event.kind == self.refused:
+            raise FolderUnavailable("disk full")
+        self.taken.append(event.kind)
+
+    def emit(self, event: Event) -> Any:
+        super().emit(event)
+        return self._take(event)
+
+
+def test_nobody_outside_is_asked_before_every_sink_has_what_led_to_it() -> None:
+    sink = Unhurried()
+    asked: list[bool] = []
+
+    class Looks:
+        is_live = False
+
+        async def reply(self, request: Request, on_text: OnText | None = None) -> Reply:
+            asked.append(sink.taken == sink.kinds)
+            text = "ACCEPT: it is" if request.role is V else "42"
+            return Reply(Message("assistant", text), Finish.STOP, "m", Usage(1, 1))
+
+        async def close(self) -> None:
+            """Nothing is held."""
+
+    result = carry_out(SOLVER, CHECKER, providers=lambda agent, key: Looks(), run={"sinks": [sink]})
+    assert (result.status, asked) == (RunStatus.ACCEPTED, [True, True])
+    assert sink.taken == sink.kinds
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_event_that_a_sink_refuses_later_fails_the_run_and_each_other_one_is_taken(kind: str) -> None:
+    sink = Unhurried(refused=kind)
+    result = carry_out(SOLVER, CHECKER, run={"sinks": [sink]})
+    assert (result.status, result.error.message if result.error else None) == (RunStatus.FAILED, "disk full")
+    assert sink.taken == [each for each in sink.kinds if each != kind]
+    is_early = kind in ("run_started", "turn_started", "routed", "provider_called")
+    assert sink.kinds.count("provider_called") == (1 if is_early else 2)
 
 
 def test_what_a_listener_to_the_text_raises_ends_the_run(tmp_path: Path) -> None:

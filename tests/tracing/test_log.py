@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from trinity_mlx.contracts.errors import FolderUnavailable, UsageError
-from trinity_mlx.contracts.events import Event
+from trinity_mlx.contracts.events import Event, TurnStarted
 from trinity_mlx.tracing.jsonl import JsonlTrace, TraceWriter
 from trinity_mlx.tracing.log import RunTrace, TraceLog
 from trinity_mlx.tracing.reader import read_trace
@@ -153,6 +153,21 @@ def test_an_event_that_does_not_fit_harms_no_other_run(tmp_path: Path) -> None:
     trace = read_trace(path)
     assert [run.run_id for run in trace.runs] == ["good"]
     assert not any(report.problems for report in verify(trace))
+
+
+def test_after_an_event_that_does_not_fit_a_run_has_nothing_but_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    odd = [build.started(), TurnStarted(0, "one", "a" * 64), build.routed(0), build.failure()]  # type: ignore[arg-type]
+
+    async def main() -> list[Any]:
+        async with TraceLog(path).run("run-1") as trace:
+            return await asyncio.gather(*(trace.emit(event) for event in odd), return_exceptions=True)
+
+    results = asyncio.run(main())
+    assert [type(each) for each in results] == [type(None), UsageError, UsageError, type(None)]
+    (run,) = read_trace(path).runs
+    assert [line.event for line in run.lines] == ["run_started", "run_failed"]
+    assert not verify(read_trace(path))[0].problems
 
 
 class Full(TraceWriter):

@@ -293,9 +293,10 @@ class Sink(Protocol):
     """
 
     def emit(self, event: Event) -> Awaitable[None] | None:
-        """Take one event, in order; what is given back is awaited before the run goes on.
+        """Take one event, in order.
 
-        What it raises ends the run.
+        What is given back is awaited before the run asks an agent, a tool or a person, and before it ends. What
+        either raises ends the run.
         """
 
     def close(self) -> None:

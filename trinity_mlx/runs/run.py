@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -115,6 +116,7 @@ class Run:
         self._meter = Meter(state.limits, state.totals)
         self._transcript_hash = self._state.transcript.sha256
         self._unended = tuple(setup.sinks)
+        self._untaken: deque[Awaitable[None]] = deque()
         self._hearers = tuple(sink.delta for sink in setup.sinks if hasattr(sink, "delta"))
         self._last_error: ProviderError | None = None
         missing = set(self._state.seats) - set(setup.clients)
@@ -136,12 +138,14 @@ class Run:
         """
         following = self._following(results, decision) if self._begun.part else None
         try:
-            await self._tell(self._started())
+            self._tell(self._started())
             if following is not None and decision is not None:
-                await self._decide(following, decision)
+                self._decide(following, decision)
             elif following is not None:
-                await self._go_on(following, 0.0)
-            return await self._ended(await self._steps())
+                self._go_on(following, 0.0)
+            ending = await self._steps()
+            await self._taken()
+            return await self._ended(ending)
         except TrinityError as error:
             return await self._fail(RunError.of(error))
         except asyncio.CancelledError:
@@ -159,7 +163,7 @@ class Run:
 
     async def _steps(self) -> machine.Done | machine.Fail | machine.Await | machine.AwaitReview:
         if self._state.routing is not None and not self._state.exchanges:
-            await self._tell_turn(None, 0.0)
+            self._tell_turn(None, 0.0)
         while True:
             step = machine.next_step(self._state)
             if isinstance(step, machine.Route):
@@ -177,27 +181,27 @@ class Run:
         begun = time.monotonic()
         read = await self._within_the_wall(self._setup.router.read(step.read))
         self._state = machine.routed(self._state, read.logits)
-        await self._tell_turn(read, (time.monotonic() - begun) * 1000)
+        self._tell_turn(read, (time.monotonic() - begun) * 1000)
 
-    async def _tell_turn(self, read: Read | None, latency_ms: float) -> None:
+    def _tell_turn(self, read: Read | None, latency_ms: float) -> None:
         """The beginning of a turn, and who takes it where anybody does."""
         turn, routing = len(self._state.turns), self._state.routing
         if not self._state.failures:
             messages = len(self._state.transcript.messages)
-            await self._tell(TurnStarted(turn, messages, self._transcript_hash))
+            self._tell(TurnStarted(turn, messages, self._transcript_hash))
         if routing is not None:
-            await self._tell(telling.routed(turn, routing, read, latency_ms))
+            self._tell(telling.routed(turn, routing, read, latency_ms))
 
     async def _call(self, step: machine.Call) -> None:
         request = self._request(step)
         client = self._setup.clients[step.slot]
         try:
-            answer = await client.ask(request, meter=self._meter, tell=self._tell, on_text=self._on_text(step))
+            answer = await client.ask(request, meter=self._meter, tell=self._tell_and_wait, on_text=self._on_text(step))
         except ProviderError as error:
             self._last_error = error
-            await self._give_up(step, f"{type(error).__name__}: {error}")
+            self._give_up(step, f"{type(error).__name__}: {error}")
         else:
-            await self._take(step, request, answer)
+            self._take(step, request, answer)
             self._meter.check(answer.latency_s)
 
     def _request(self, step: machine.Call) -> Request:
@@ -212,7 +216,7 @@ class Run:
             sampling=options.sampling,
         )
 
-    async def _take(self, step: machine.Call, request: Request, answer: Answer) -> None:
+    def _take(self, step: machine.Call, request: Request, answer: Answer) -> None:
         """Count a reply and tell what it was: a turn, calls of tools, or a refusal."""
         reply, before = answer.reply, self._state
         after = machine.replied(before, reply.message, reply.finish)
@@ -224,38 +228,40 @@ class Run:
             self._transcript_hash = after.transcript.sha256
             record = telling.record(agent, after.turns[-1], reply, self._turn)
             self._turns, self._turn = (*self._turns, record), TurnTotals()
-            await self._tell(telling.turn_completed(record, after.turns[-1], reply, self._transcript_hash))
+            self._tell(telling.turn_completed(record, after.turns[-1], reply, self._transcript_hash))
         elif len(after.exchanges) > len(before.exchanges):
             self._state = after
             self._transcript_hash = after.transcript.sha256
-            await self._tell(telling.tools_called(step, agent, answer, cost_usd, self._transcript_hash))
+            self._tell(telling.tools_called(step, agent, answer, cost_usd, self._transcript_hash))
         else:
-            await self._tell(telling.not_taken(step, agent, answer, after))
-            await self._failed(step, after)
+            self._tell(telling.not_taken(step, agent, answer, after))
+            self._failed(step, after)
 
-    async def _give_up(self, step: machine.Call, reason: str) -> None:
+    def _give_up(self, step: machine.Call, reason: str) -> None:
         """The agent has failed for this turn; whoever is next takes it."""
-        await self._failed(step, machine.failed(self._state, reason))
+        self._failed(step, machine.failed(self._state, reason))
 
-    async def _failed(self, step: machine.Call, after: machine.State) -> None:
+    def _failed(self, step: machine.Call, after: machine.State) -> None:
         self._state = after
         if after.routing is not None and after.end is None:
             reason = after.failures[-1].reason
-            await self._tell(Fallback(step.turn, step.slot, after.routing.slot, reason))
+            self._tell(Fallback(step.turn, step.slot, after.routing.slot, reason))
 
     async def _call_tools(self, step: machine.Await, tools: ToolBox) -> None:
+        await self._taken()
         begun = time.monotonic()
         results = await self._within_the_wall(tools.call_all(step.calls))
-        await self._go_on(machine.answered(self._state, results), (time.monotonic() - begun) * 1000)
+        self._go_on(machine.answered(self._state, results), (time.monotonic() - begun) * 1000)
 
-    async def _go_on(self, state: machine.State, latency_ms: float) -> None:
+    def _go_on(self, state: machine.State, latency_ms: float) -> None:
         """The turn under way, with the results that its Worker waited for."""
         self._state = state
         self._transcript_hash = state.transcript.sha256
-        await self._tell(telling.tools_answered(state, self._transcript_hash, latency_ms))
+        self._tell(telling.tools_answered(state, self._transcript_hash, latency_ms))
 
     async def _review(self, ending: machine.Done, reviewer: Reviewer) -> None:
         """Ask a person, whose time is none of the run's."""
+        await self._taken()
         asked_at = time.monotonic()
         request = ReviewRequest(self._begun.part_id, ending.message, ending.verdict, self._turns)
         is_async = inspect.iscoroutinefunction(reviewer)
@@ -263,11 +269,11 @@ class Run:
         answer = await answer if inspect.isawaitable(answer) else answer
         self._meter.leave_out(time.monotonic() - asked_at)
         decision = answer if isinstance(answer, machine.Decision) else machine.Decision(answer is True)
-        await self._decide(machine.reviewed(self._state, decision), decision)
+        self._decide(machine.reviewed(self._state, decision), decision)
 
-    async def _decide(self, state: machine.State, decision: machine.Decision) -> None:
+    def _decide(self, state: machine.State, decision: machine.Decision) -> None:
         self._state = state
-        await self._tell(Reviewed(decision.approved, decision.reviewer, Content(decision.comment)))
+        self._tell(Reviewed(decision.approved, decision.reviewer, Content(decision.comment)))
 
     async def _within_the_wall(self, work: Awaitable[T]) -> T:
         """What ``work`` gives, unless the run's time is over before.
@@ -334,6 +340,8 @@ class Run:
         answer = None if is_rejected else state.answer
         result = self._result(status, message=answer, verdict=state.answer_verdict, error=error)
         with suppress(Exception):  # a sink that is broken may be why the run failed
+            await self._taken()
+        with suppress(Exception):
             await self._tell_end(telling.run_failed(result, error))
         return result
 
@@ -357,26 +365,46 @@ class Run:
         before = replace(begun, part=begun.part - 1).part_id if begun.part else None
         return telling.started(self._state, begun.limits, setup.pool, setup.router_info, self._transcript_hash, before)
 
-    async def _tell(self, event: Event) -> None:
-        """Tell every sink, and then wait for those that take their time: a cancellation meets all told or none."""
-        acknowledged = [sink.emit(event) for sink in self._setup.sinks]
-        for waiting in acknowledged:
-            if waiting is not None:
-                await waiting
+    def _tell(self, event: Event) -> None:
+        """Tell every sink. Those that take their time do so while the run reads and decides: see ``_taken``."""
+        for sink in self._setup.sinks:
+            taking = sink.emit(event)
+            if taking is not None:
+                self._untaken.append(taking)
+
+    async def _taken(self) -> None:
+        """Wait until every sink has what it was told: before anybody outside is asked, and before the run ends.
+
+        Raises:
+            Exception: the first thing that a sink raised.
+        """
+        failures = []
+        while self._untaken:
+            failures.append(await _failure_of(self._untaken.popleft()))
+        for failure in filter(None, failures):
+            raise failure
+
+    async def _tell_and_wait(self, event: Event) -> None:
+        self._tell(event)
+        await self._taken()
 
     async def _tell_end(self, event: End) -> None:
         """Tell every sink how the run ended, once, whatever another one makes of it; then raise the first failure."""
         sinks, self._unended = self._unended, ()
-        failures = [failure for sink in sinks if (failure := await _failure_of(sink, event))]
+        failures = [failure for sink in sinks if (failure := await _failure_of(_told_end(sink, event)))]
         if failures:
             raise failures[0]
 
 
-async def _failure_of(sink: Sink, event: Event) -> Exception | None:
+async def _told_end(sink: Sink, event: End) -> None:
+    acknowledged = sink.emit(event)
+    if acknowledged is not None:
+        await acknowledged
+
+
+async def _failure_of(work: Awaitable[None]) -> Exception | None:
     try:
-        acknowledged = sink.emit(event)
-        if acknowledged is not None:
-            await acknowledged
+        await work
     except Exception as error:
         return error
     return None

@@ -15,7 +15,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, get_args
 
-from ..contracts.errors import FolderUnavailable
+from ..contracts.errors import FolderUnavailable, UsageError
 from ..contracts.events import SCHEMA_VERSION, End, Event
 from .record import event_fields, line_of
 from .redaction import Redactor
@@ -111,6 +111,7 @@ class RunLines:
         self._elapsed_ms = 0.0
         self._sequence = 0
         self._previous: str | None = None
+        self._refusal = ""
 
     def clock(self) -> tuple[float, float]:
         """The time now, for ``line``."""
@@ -120,9 +121,16 @@ class RunLines:
         """The next line, which records ``event`` at the time ``now``.
 
         Raises:
-            UsageError: the event does not fit its own types.
+            UsageError: the event does not fit its own types; or one before it did not, and this one is not the run's
+                end, which alone may follow a gap.
         """
-        line = line_of(self._envelope(event.kind, *now), event_fields(event, self._redactor, self._keep_content))
+        if self._refusal and not is_end(event):
+            raise UsageError(self._refusal)
+        try:
+            line = line_of(self._envelope(event.kind, *now), event_fields(event, self._redactor, self._keep_content))
+        except UsageError as error:
+            self._refusal = str(error)
+            raise
         self._previous = hashlib.sha256(line).hexdigest()
         self._sequence += 1
         return line

@@ -90,7 +90,7 @@ class TraceLog:
 
 
 class RunTrace:
-    """A sink for the events of one run; what ``emit`` gives has to be awaited before the next."""
+    """A sink for the events of one run; what ``emit`` gives may be awaited when several have been told."""
 
     def __init__(self, lines: RunLines, threads: _Threads) -> None:
         self._lines = lines
@@ -101,7 +101,7 @@ class RunTrace:
 
         The future raises:
             FolderUnavailable: it cannot be written.
-            UsageError: it does not fit its own types.
+            UsageError: it does not fit its own types, or one before it did not.
         """
         loop = asyncio.get_running_loop()
         written: asyncio.Future[None] = loop.create_future()
