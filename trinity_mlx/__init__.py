@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .batches.job import route_file
     from .contracts.errors import (
         ArtifactError,
         BudgetExceeded,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from .runs.retry import RetryPolicy
 
 _PLACES = {
+    "batches.job": ("route_file",),
     "contracts.errors": (
         "ArtifactError",
         "BudgetExceeded",
@@ -108,6 +110,7 @@ __all__ = [
     "find_pool",
     "load_router",
     "read_authority",
+    "route_file",
 ]
 
 

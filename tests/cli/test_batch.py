@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
+from click.testing import CliRunner, Result
 
 from trinity_mlx.cli import main
-from trinity_mlx.cli.batch import BatchLine, read_batch
-
-LINES = st.lists(st.binary(max_size=20).filter(lambda line: b"\n" not in line), max_size=30)
-
-
-class Trickle(io.BytesIO):
-    """A file that gives a few bytes for each read, and cannot be asked whether it is ready."""
-
-    def __init__(self, raw: bytes, sizes: list[int]) -> None:
-        super().__init__(raw)
-        self._sizes = sizes
-
-    def read1(self, size: int | None = -1) -> bytes:
-        return super().read1(self._sizes.pop(0) if self._sizes else 1)
 
 
 def route_lines(*lines: str) -> list[dict[str, Any]]:
@@ -78,20 +62,6 @@ def test_a_line_that_cannot_be_used_gives_a_record_that_says_why(line: str, frag
     assert "agent" in good
 
 
-@given(LINES, st.integers(1, 5), st.lists(st.integers(1, 9), max_size=20))
-def test_lines_are_those_of_the_file_however_it_is_read(lines: list[bytes], most: int, sizes: list[int]) -> None:
-    windows = list(read_batch(Trickle(b"\n".join(lines), sizes), "x", most))
-    expected = [(number, len(line)) for number, line in enumerate(lines, start=1) if line.strip()]
-    found: list[BatchLine] = [line for window in windows for line in window]
-    assert [(line.number, line.nbytes) for line in found] == expected
-    assert all(0 < len(window) <= most for window in windows)
-
-
-def test_a_window_is_full_where_lines_lie_ready() -> None:
-    windows = list(read_batch(io.BytesIO(b'"hi"\n' * 600), "x", 256))
-    assert [len(window) for window in windows] == [256, 256, 88]
-
-
 def test_a_program_that_waits_for_each_answer_gets_it() -> None:
     command = [sys.executable, "-m", "trinity_mlx.cli", "route", "--batch", "-", "--artifact", "nano", "--json"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
@@ -103,3 +73,62 @@ def test_a_program_that_waits_for_each_answer_gets_it() -> None:
             assert json.loads(child.stdout.readline())["id"] == number
         child.stdin.close()
         assert child.wait() == 0
+
+
+def batch(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["route", "--artifact", "nano", *map(str, arguments)])
+
+
+def test_a_file_of_records_is_begun_resumed_and_replaced(tmp_path: Path) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('"one"\nno json\n{"id": "c", "prompt": "three"}\n')
+    first = batch("--batch", source, "--out", out)
+    assert (first.exit_code, first.stdout) == (0, "")
+    assert "1 of 3 lines" in first.stderr
+    expected = out.read_bytes()
+    assert [json.loads(line)["line"] for line in expected.splitlines()] == [1, 2, 3]
+    refused = batch("--batch", source, "--out", out)
+    assert (refused.exit_code, "--resume" in refused.stderr) == (2, True)
+    out.write_bytes(expected[:-10])
+    ledger = out.with_name("out.jsonl.ledger")
+    ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:-1]))
+    again = batch("--batch", source, "--out", out, "--resume")
+    assert again.exit_code == 0
+    assert "1 of 3 lines" in again.stderr
+    assert out.read_bytes() == expected
+    other = batch("--batch", source, "--out", out, "--resume", "--allow-slots", "1")
+    assert (other.exit_code, other.stderr.count("\n")) == (2, 2)
+    assert "try: --force" in other.stderr
+    assert batch("--batch", source, "--out", out, "--force", "--allow-slots", "1").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["hi", "--out", "x"], "--out takes the records of a batch"),
+        (["--batch", "x", "--resume"], "--resume is about"),
+        (["--batch", "x", "--force"], "--force is about"),
+        (["--batch", "x", "--out", "y", "--resume", "--force"], "exclude each other"),
+    ],
+)
+def test_options_that_make_no_sense_together_are_told(arguments: list[str], fragment: str) -> None:
+    result = batch(*arguments)
+    assert result.exit_code == 2
+    assert fragment in result.stderr
+
+
+def test_records_never_replace_their_own_input(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('"one"\n')
+    result = batch("--batch", source, "--out", source, "--force")
+    assert (result.exit_code, source.read_text()) == (2, '"one"\n')
+    assert "input itself" in result.stderr
+
+
+def test_people_get_a_line_a_record(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"id": "a\\tb", "prompt": "What is 17 + 25?"}\nno json\n')
+    good, bad = batch("--batch", source).stdout.splitlines()
+    assert good.startswith("a b\t")
+    assert good.split("\t")[2:4] == ["mathematics", "Worker"]
+    assert bad.startswith("2\terror\tline 2 is not JSON")

@@ -1,114 +1,101 @@
-"""Many transcripts, one a line: read as they come, so that a program that waits for an answer gets one."""
+"""Batches on the command line: to standard output as answers come, or into a file that can be resumed."""
 
 from __future__ import annotations
 
-import select
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from ..contracts.errors import InputFileError, UsageError
-from ..contracts.transcript import Transcript
-from .inputs import decode, messages_of, parse, unreadable
+import click
 
-_CHUNK = 1 << 20
+from ..batches.chunks import chunks
+from ..batches.engines import Here
+from ..batches.job import write_batch
+from ..batches.output import Progress
+from ..batches.records import Question
+from ..contracts.errors import UsageError
+from .inputs import displayed, open_input
+from .output import holds_unicode, note
+from .process import one_line
+from .progress import meter
 
-
-@dataclass(frozen=True)
-class BatchLine:
-    """One line of a batch: a transcript, or what is wrong with the line.
-
-    Attributes:
-        number: the line's number, from 1.
-        echo: ``{"id": ...}`` with the line's own id as it came; empty where it has none.
-        transcript: what to route, or why nothing can be.
-        nbytes: the length of the line.
-    """
-
-    number: int
-    echo: dict[str, Any]
-    transcript: Transcript | UsageError
-    nbytes: int
-
-    @property
-    def name(self) -> str:
-        """What to call the line in a list for people."""
-        return str(self.echo.get("id", self.number))
+if TYPE_CHECKING:
+    from ..routing.router import Router
 
 
-def read_batch(file: BinaryIO, name: str, most: int) -> Iterator[list[BatchLine]]:
-    """The lines of the JSONL file called ``name``, a few at a time; blank lines are passed over.
+class Destination(NamedTuple):
+    """Where records go: into a file, or to standard output, there for programs or for people."""
 
-    A line is a list of messages, an object with ``messages`` or ``prompt`` (and perhaps ``id``), or a prompt as a
-    JSON string. Lines come in lists of up to ``most``, and of fewer where whoever writes the file waits for an answer.
+    out: Path | None
+    resume: bool
+    force: bool
+    as_json: bool
+
+
+def route_batch(name: str, load: Callable[[], Router], question: Question, to: Destination) -> None:
+    """Route the lines of the file ``name``, or of standard input.
 
     Raises:
-        InputFileError: the file fails while it is read.
+        UsageError: the records would go into the input itself.
+        TrinityError: as ``write_batch``.
     """
-    number = 0
-    for raws in _line_windows(file, name, most):
-        numbered = list(enumerate(raws, start=number + 1))
-        number += len(raws)
-        if window := [_batch_line(at, raw) for at, raw in numbered if raw.strip()]:
-            yield window
+    done = Progress()
+    with open_input(name) as file:
+        _refuse_input(file, to.out)
+        with load() as router, meter("routing", _size_of(file)) as show:
+            for done in _steps(file, displayed(name), router, question, to):
+                show(done.end, done.routed)
+    if done.failed:
+        note(f"{done.failed} of {done.routed} lines could not be routed; each has an error record in its place")
 
 
-def _line_windows(file: BinaryIO, name: str, most: int) -> Iterator[list[bytes]]:
-    """Lines of ``file``; reading never waits while there is a line that has not been given out."""
-    pieces: list[bytes] = []
-    lines: list[bytes] = []
-    while chunk := _read(file, name):
-        *whole, rest = chunk.split(b"\n")
-        for line in whole:
-            lines.append(b"".join((*pieces, line)))
-            pieces.clear()
-        pieces.append(rest)
-        while len(lines) >= most or (lines and not _is_ready(file)):
-            yield lines[:most]
-            del lines[:most]
-    lines.append(b"".join(pieces))
-    for start in range(0, len(lines), most):
-        yield lines[start : start + most]
+def _steps(file: BinaryIO, name: str, router: Router, question: Question, to: Destination) -> Iterator[Progress]:
+    """Where the batch stands, at first and after each chunk."""
+    if to.out:
+        yield from write_batch(file, name, to.out, Here(router), question, resume=to.resume, force=to.force)
+        return
+    yield (done := Progress())
+    for chunk, routed in Here(router, afresh=False).route(chunks(file, name, whole=False), question):
+        _print_records(routed.records, to.as_json)
+        yield (done := done.after(chunk, routed))
 
 
-def _read(file: BinaryIO, name: str) -> bytes:
-    """What can be read now, waiting only where nothing can; empty at the end."""
+def _print_records(records: Sequence[str], as_json: bool) -> None:
+    """All records of a chunk in one write."""
+    shown = _for_programs if as_json else _for_people
+    if records:
+        click.echo("\n".join(map(shown, records)))
+
+
+def _for_programs(text: str) -> str:
+    """A record that standard output can hold: ASCII where that is not UTF-8."""
+    return text if holds_unicode() else json.dumps(json.loads(text))
+
+
+def _for_people(text: str) -> str:
+    record = json.loads(text)
+    name = one_line(str(record.get("id", record["line"])))
+    if "error" in record:
+        return f"{name}\terror\t{one_line(record['error']['message'])}"
+    agent, margin = record["agent"], record["margins"]["agent"]
+    shown = "-" if margin is None else f"{margin:.3f}"
+    return f"{name}\t{agent['slot']}\t{agent['label']}\t{record['role']['name']}\t{shown}"
+
+
+def _size_of(file: BinaryIO) -> int | None:
+    """The length of a file, None for what is none."""
     try:
-        read = getattr(file, "read1", file.read)
-        chunk: bytes = read(_CHUNK)
-        return chunk
-    except (OSError, ValueError) as error:
-        raise unreadable(name, error) from None
+        return os.fstat(file.fileno()).st_size or None
+    except (OSError, ValueError):
+        return None
 
 
-def _is_ready(file: BinaryIO) -> bool:
-    """Whether a read would not wait; True for what cannot be asked, as it lies in memory."""
+def _refuse_input(file: BinaryIO, out: Path | None) -> None:
     try:
-        return bool(select.select([file], [], [], 0)[0])
-    except (OSError, ValueError, TypeError):
-        return True
-
-
-def _batch_line(number: int, raw: bytes) -> BatchLine:
-    echo: dict[str, Any] = {}
-    try:
-        value = parse(decode(raw, f"line {number}"))
-        echo = _echo(value)
-        return BatchLine(number, echo, Transcript.of(messages_of(value)), len(raw))
-    except (ValueError, RecursionError) as error:
-        return BatchLine(number, echo, InputFileError(f"line {number} is not JSON: {error}"), len(raw))
-    except UsageError as error:
-        return BatchLine(number, echo, error, len(raw))
-
-
-def _echo(value: Any) -> dict[str, Any]:
-    """The id of a line, to be given back as it is.
-
-    Raises:
-        InputFileError: it is a list or an object.
-    """
-    if not isinstance(value, dict) or "id" not in value:
-        return {}
-    if isinstance(value["id"], list | dict):
-        raise InputFileError("an id is a text or a number, not a list or an object")
-    return {"id": value["id"]}
+        is_same = out is not None and os.path.samestat(os.fstat(file.fileno()), out.stat())
+    except (OSError, ValueError):
+        return
+    if is_same:
+        raise UsageError(f"{out} is the input itself: choose another file for the records")

@@ -21,11 +21,6 @@ def print_json(value: Any) -> None:
     click.echo(_json(value, indent=2))
 
 
-def print_json_line(value: Any) -> None:
-    """``value`` on standard output in one line: one of many objects for a program."""
-    click.echo(_json(value))
-
-
 def console() -> Console:
     """Standard output for people: colours only where it is a terminal, and a wide page where it is none.
 
@@ -47,11 +42,15 @@ def note(text: str) -> None:
     say(text)
 
 
+def holds_unicode() -> bool:
+    """Whether standard output can hold every character."""
+    return (sys.stdout.encoding or "").replace("-", "").lower() == "utf8"
+
+
 def _json(value: Any, indent: int | None = None) -> str:
     """JSON that every parser takes and that standard output can hold: ASCII where that is not UTF-8."""
     plain = _without_infinities(value)
-    is_utf8 = (sys.stdout.encoding or "").replace("-", "").lower() == "utf8"
-    text = json.dumps(plain, indent=indent, ensure_ascii=not is_utf8, allow_nan=False)
+    text = json.dumps(plain, indent=indent, ensure_ascii=not holds_unicode(), allow_nan=False)
     return text if is_encodable(text) else json.dumps(plain, indent=indent, allow_nan=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -37,3 +38,31 @@ def counter(text: str, total: int | None) -> Iterator[Callable[[int], None]]:
     with bars() as progress:
         task = progress.add_task(text, total=total)
         yield lambda steps: progress.advance(task, steps)
+
+
+@contextmanager
+def meter(text: str, total: int | None) -> Iterator[Callable[[int, int], None]]:
+    """One bar with the lines a second and, where the bytes in all are known, the time that remains.
+
+    It gives what sets it to so many bytes and so many lines; its rate counts from the first setting.
+    """
+    if not sys.stderr.isatty():
+        yield lambda nbytes, lines: None
+        return
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    left = [TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn()] if total else [TimeElapsedColumn()]
+    shown = TextColumn("{task.fields[lines]:,} lines"), TextColumn("{task.fields[rate]:,.0f} lines/s")
+    with bars(TextColumn(text), BarColumn(), *shown, *left) as progress:
+        task = progress.add_task(text, total=total, start=False, lines=0, rate=0.0)
+        begun: list[tuple[float, int]] = []
+
+        def show(nbytes: int, lines: int) -> None:
+            if not begun:
+                begun.append((time.monotonic(), lines))
+                progress.start_task(task)
+            elapsed = time.monotonic() - begun[0][0]
+            rate = (lines - begun[0][1]) / elapsed if elapsed else 0.0
+            progress.update(task, completed=nbytes, lines=lines, rate=rate)
+
+        yield show

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...contracts.errors import TrinityError, UsageError
+from ...contracts.errors import UsageError
 from ...contracts.routing import RouteDecision, Selection, SelectionMode, Window
 from .. import settings
 from ..artifact_choice import choose_artifact
-from ..batch import BatchLine, read_batch
-from ..inputs import open_input, read_messages, read_prompt
+from ..inputs import read_messages, read_prompt
 from ..options import (
     NAME,
+    PLACE,
     TEXT,
     artifact_option,
     base_option,
@@ -26,16 +25,12 @@ from ..options import (
     profile_option,
     window_option,
 )
-from ..output import note, print_json, print_json_line
-from ..process import one_line
-from ..progress import counter, spinner
+from ..output import print_json
+from ..progress import spinner
 
 if TYPE_CHECKING:
     from ...evaluation.results import Floors
     from ...routing.router import Router
-
-_WINDOW = 256
-"""Lines of a batch that are routed together at most."""
 
 
 @click.command()
@@ -44,6 +39,9 @@ _WINDOW = 256
 @click.option(
     "--batch", type=NAME, metavar="FILE.jsonl", help="Many transcripts, one a line; one result a line, in order."
 )
+@click.option("--out", type=PLACE, metavar="FILE.jsonl", help="With --batch: write JSON records into this file.")
+@click.option("--resume", is_flag=True, help="Go on with what is in --out already.")
+@click.option("--force", is_flag=True, help="Replace what is in --out.")
 @profile_option
 @artifact_option
 @base_option
@@ -66,6 +64,9 @@ def route(
     prompt: str | None,
     messages: str | None,
     batch: str | None,
+    out: Path | None,
+    resume: bool,
+    force: bool,
     profile: str,
     artifact: str,
     base: str | None,
@@ -82,22 +83,29 @@ def route(
     """Say which agent slot speaks next, and in which role.
 
     The input is PROMPT (`-` reads it from standard input), --messages or --batch. In a batch, a line that cannot be
-    routed gives an error record in its place, and the rest goes on.
+    routed gives an error record in its place, and the rest goes on. What --out holds depends on the input alone: a
+    batch that was broken off goes on with --resume, and ends with the same file.
 
     \b
     Examples:
       trinity-mlx route "What is 17 + 25? Answer briefly."
       trinity-mlx route --messages conversation.json --explain
       trinity-mlx route --batch prompts.jsonl --json > routes.jsonl
+      trinity-mlx route --batch prompts.jsonl --out routes.jsonl --resume
     """
     _check_one_input(prompt, messages, batch)
+    _check_output(batch, out, resume, force)
     how = Selection.parse(selection, temperature, seed)
     slots = _parse_slots(allow_slots)
+    load = partial(_load, artifact, base, profile, dtype, parse_window(window))
     if batch:
-        _route_batch(batch, partial(_load, artifact, base, profile, dtype, parse_window(window)), how, slots, as_json)
+        from ...batches.records import Question
+        from ..batch import Destination, route_batch
+
+        route_batch(batch, load, Question(how, slots, timings=not out), Destination(out, resume, force, as_json))
         return
     transcript = read_messages(messages) if messages else read_prompt(prompt or "")
-    with _load(artifact, base, profile, dtype, parse_window(window)) as router:
+    with load() as router:
         _show(router.route(transcript, selection=how, allow_slots=slots), router, as_json, show_logits, explain)
 
 
@@ -110,11 +118,20 @@ def _check_one_input(prompt: str | None, messages: str | None, batch: str | None
         raise UsageError(f'{what}: give a prompt, --messages FILE or --batch FILE, as in: trinity-mlx route "..."')
 
 
-def _parse_slots(text: str | None) -> list[int] | None:
+def _check_output(batch: str | None, out: Path | None, resume: bool, force: bool) -> None:
+    if out and not batch:
+        raise UsageError("--out takes the records of a batch: give --batch FILE as well")
+    if (resume or force) and not out:
+        raise UsageError(f"{'--resume' if resume else '--force'} is about the file of a batch: give --out FILE as well")
+    if resume and force:
+        raise UsageError("--resume and --force exclude each other: go on with what is there, or replace it")
+
+
+def _parse_slots(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     try:
-        return [int(part) for part in text.split(",")]
+        return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise UsageError(
             f"--allow-slots is {text!r}: give slot numbers with commas, as in --allow-slots 0,2,5"
@@ -157,56 +174,3 @@ def _floors(router: Router) -> Floors:
 
     lane, _ = lane_for(router, settings.config_dir())
     return floors_for(router, lane, settings.config_dir())
-
-
-def _size_of(file: BinaryIO) -> int | None:
-    """The length of a file, None for what is none."""
-    try:
-        return os.fstat(file.fileno()).st_size or None
-    except (OSError, ValueError):
-        return None
-
-
-def _route_batch(
-    name: str, load: Callable[[], Router], selection: Selection, slots: list[int] | None, as_json: bool
-) -> None:
-    failed = total = 0
-    with open_input(name) as file, load() as router, counter("routing", _size_of(file)) as advance:
-        for window in read_batch(file, name, _WINDOW):
-            for line, result in _route_window(router, window, selection, slots):
-                _print_line(line, result, as_json)
-                failed += isinstance(result, TrinityError)
-            total += len(window)
-            advance(sum(line.nbytes for line in window))
-    if failed:
-        note(f"{failed} of {total} lines could not be routed; each has an error record in its place")
-
-
-def _route_window(
-    router: Router, window: list[BatchLine], selection: Selection, slots: list[int] | None
-) -> Iterator[tuple[BatchLine, RouteDecision | TrinityError]]:
-    good = [line.transcript for line in window if not isinstance(line.transcript, UsageError)]
-    routed = iter(router.route_many(good, selection=selection, allow_slots=slots, errors="return"))
-    for line in window:
-        yield line, line.transcript if isinstance(line.transcript, UsageError) else next(routed)
-
-
-def _print_line(line: BatchLine, result: RouteDecision | TrinityError, as_json: bool) -> None:
-    if as_json:
-        print_json_line({"line": line.number} | line.echo | _record(result))
-    elif isinstance(result, TrinityError):
-        click.echo(f"{one_line(line.name)}\terror\t{one_line(str(result))}")
-    else:
-        click.echo(
-            f"{one_line(line.name)}\t{result.slot}\t{result.label}\t{result.role.label}\t{_number(result.margins.agent)}"
-        )
-
-
-def _record(result: RouteDecision | TrinityError) -> dict[str, Any]:
-    if isinstance(result, TrinityError):
-        return {"error": {"type": type(result).__name__, "message": str(result)}}
-    return result.to_dict()
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
