@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .batches.job import route_file
+    from .contracts.access import Hub
     from .contracts.errors import (
         ArtifactError,
         BudgetExceeded,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "batches.job": ("route_file",),
+    "contracts.access": ("Hub",),
     "contracts.errors": (
         "ArtifactError",
         "BudgetExceeded",
@@ -78,6 +80,7 @@ __all__ = [
     "BudgetExceeded",
     "Coordinator",
     "EnvironmentUnavailable",
+    "Hub",
     "Image",
     "Library",
     "Limits",

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.constants
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,6 +18,7 @@ from safetensors import torch as torch_files
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from trinity_mlx.artifacts.base import open_base, read_config
+from trinity_mlx.contracts.access import Hub
 from trinity_mlx.contracts.artifact import Base
 from trinity_mlx.contracts.errors import ArtifactError, ArtifactNotFound, BaseInvalid, TensorFileInvalid
 from trinity_mlx.files.hashing import FileHashes
@@ -400,12 +400,10 @@ def test_a_path_object_is_never_a_hub_id(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+def offline(tmp_path: Path) -> Hub:
+    return Hub(cache=tmp_path / "cache", is_offline=True)
 
 
-@pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize(
     ("source", "revision", "named"),
     [
@@ -416,21 +414,20 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("owner/-.-name--", None, "owner/-.-name--@main"),
     ],
 )
-def test_a_hub_base_that_cannot_be_had_is_one_clear_line(source: str, revision: str | None, named: str) -> None:
+def test_a_hub_base_that_cannot_be_had_is_one_clear_line(
+    offline: Hub, source: str, revision: str | None, named: str
+) -> None:
     with pytest.raises(ArtifactNotFound) as caught:
-        open_base(source, revision)
+        open_base(source, revision, hub=offline)
     message = str(caught.value)
     assert message.startswith(f"base {named} cannot be had from the Hugging Face Hub: ")
     assert "\n" not in message
 
 
-@pytest.mark.usefixtures("offline")
-def test_a_hub_base_in_the_cache_needs_no_network(
-    saved: tuple[Path, Path, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_hub_base_in_the_cache_needs_no_network(saved: tuple[Path, Path, Any], offline: Hub, tmp_path: Path) -> None:
     snapshot = tmp_path / "cache" / "models--owner--name" / "snapshots" / ("1" * 40)
     shutil.copytree(saved[0], snapshot)
-    found: Base = open_base("owner/name", revision="1" * 40)
+    found: Base = open_base("owner/name", revision="1" * 40, hub=offline)
     assert found.folder == snapshot
     assert found.ref == open_base(saved[0]).ref
 

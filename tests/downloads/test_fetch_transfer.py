@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from trinity_mlx.contracts.access import Hub
 from trinity_mlx.contracts.errors import ArtifactNotFound, FileMismatch, FolderUnavailable, HomeUnavailable
 from trinity_mlx.downloads.fetch import Fetched, Listener, Patience, fetch
 from trinity_mlx.downloads.homes import Homes
@@ -55,10 +56,12 @@ class Bench:
     server: FileServer
     folder: Path
     near: Path
+    hub_cache: Path
     notes: list[str] = field(default_factory=list)
 
     def fetch(self, *files: tuple[str, bytes, str], **options: Any) -> list[Fetched]:
-        settings = {"stall_s": 0.3, "endpoint": self.server.url} | options.pop("homes", {})
+        hub = Hub(options.pop("token", None), self.server.url, self.hub_cache)
+        settings = {"stall_s": 0.3, "hub": hub} | options.pop("homes", {})
         with Homes(self.near, **settings) as homes:
             listener = Listener(note=self.notes.append)
             return fetch(make_pin(*files), self.folder, homes, **{"patience": PATIENCE, "listener": listener} | options)
@@ -86,13 +89,12 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+def bench(tmp_path: Path) -> Iterator[Bench]:
     near = tmp_path / "near"
     near.mkdir()
     (near / "config.json").write_bytes(SMALL)
     with file_server.running() as server:
-        yield Bench(server, tmp_path / "dest", near)
+        yield Bench(server, tmp_path / "dest", near, tmp_path / "hub-cache")
 
 
 def test_a_file_is_fetched_once_and_then_left_alone(bench: Bench) -> None:
@@ -192,7 +194,7 @@ def test_a_missing_file_is_said_at_once(bench: Bench) -> None:
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refusal_names_the_token(bench: Bench, status: int) -> None:
-    with pytest.raises(HomeUnavailable, match=rf"answers {status}.*hf auth login"):
+    with pytest.raises(HomeUnavailable, match=rf"answers {status}.*give a token"):
         bench.one(file_server.answer(status))
     assert bench.starts == [0]
 
@@ -366,7 +368,7 @@ def test_files_on_the_hub_are_asked_for_at_its_resolve_address(bench: Bench) -> 
 def test_the_hubs_token_goes_to_the_hub_and_not_to_where_it_sends_us(bench: Bench) -> None:
     with file_server.running() as elsewhere:
         bench.server.add("/me/model/resolve/abc/file", CONTENT, file_server.redirect(elsewhere.add("/blob", CONTENT)))
-        bench.fetch(("file", CONTENT, "hf://me/model@abc/file"), homes={"hub_token": "hf_secret"})
+        bench.fetch(("file", CONTENT, "hf://me/model@abc/file"), token="hf_secret")
         assert bench.server.headers[0]["authorization"] == "Bearer hf_secret"
         assert "authorization" not in elsewhere.headers[0]
     bench.target.unlink()

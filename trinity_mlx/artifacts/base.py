@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..contracts.access import Hub
 from ..contracts.artifact import BackboneConfig, Base, TensorLocation
 from ..contracts.canonical import canonical_sha256
 from ..contracts.errors import ArtifactNotFound, BaseInvalid, TensorFileInvalid
@@ -37,17 +38,24 @@ _SIZES = {
 }
 
 
-def open_base(source: str | Path, revision: str | None = None, hashes: FileHashes | None = None) -> Base:
+def open_base(
+    source: str | Path,
+    revision: str | None = None,
+    hashes: FileHashes | None = None,
+    *,
+    hub: Callable[[], Hub] = Hub,
+) -> Base:
     """A base from a local folder, or from the Hugging Face Hub as ``OWNER/NAME`` or ``OWNER/NAME@REVISION``.
 
-    Every tensor that a route reads is located and its shape compared with the configuration.
+    Every tensor that a route reads is located and its shape compared with the configuration. ``hub`` is asked where
+    the base is not a folder.
 
     Raises:
         ArtifactNotFound: no such folder, or the Hub cannot provide it.
         BaseInvalid: a file is missing, or the configuration is not a plain Qwen3.
         TensorFileInvalid: a weight file is truncated or corrupt, or a tensor is missing or has another shape.
     """
-    folder = _locate(source, revision)
+    folder = _locate(source, revision, hub)
     config = read_config(folder / "config.json")
     tensors = _read_tensors(folder)
     for name, shape in config.backbone_shapes().items():
@@ -83,29 +91,37 @@ def read_config(path: Path) -> BackboneConfig:
     )
 
 
-def _locate(source: str | Path, revision: str | None) -> Path:
+def _locate(source: str | Path, revision: str | None, hub: Callable[[], Hub]) -> Path:
     folder = existing_folder(source)
     if folder:
         return folder
     name, _, named_revision = str(source).partition("@")
     if isinstance(source, Path) or not _HUB_ID.fullmatch(name):
         raise ArtifactNotFound(f"no base at {source}: give a folder in Hugging Face layout, or OWNER/NAME[@REVISION]")
-    return _download(name, named_revision or revision)
+    return _download(name, named_revision or revision, hub())
 
 
-def _download(name: str, revision: str | None) -> Path:
-    """The Hub's snapshot of a repository, from its cache where it is complete."""
+def _download(name: str, revision: str | None, hub: Hub) -> Path:
+    """The Hub's snapshot of a repository, from its cache where it is complete; no token is sent but the hub's own."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        folder = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=HUB_FILES,
+            token=hub.token or False,
+            endpoint=hub.endpoint,
+            cache_dir=hub.cache,
+            local_files_only=hub.is_offline,
+        )
+    except Exception as error:  # its own, those of the network, and any other where a server answers as no Hub does
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ArtifactNotFound(
             f"base {name}@{revision or 'main'} cannot be had from the Hugging Face Hub: {reason} "
             "Check the name and the network, or name a local folder."
         ) from None
+    return Path(folder)
 
 
 def _read_tensors(folder: Path) -> dict[str, TensorLocation]:

@@ -34,7 +34,11 @@ TABLE: Mapping[type[errors.TrinityError], tuple[Advice, ...]] = {
         Advice("--out with another place", "out"),
     ),
     errors.HomeUnavailable: (
-        Advice("again without --offline and HF_HUB_OFFLINE, or once the network is back", "offline"),
+        Advice(
+            "again without --offline and HF_HUB_OFFLINE, or once the network is back; what asks for a permission reads "
+            "HF_TOKEN or `hf auth login`, and for s3:// the AWS variables and files",
+            "offline",
+        ),
     ),
     errors.LiveCallRefused: (Advice("--live, which allows such calls: they may cost money", "live"),),
     errors.NonFiniteLogits: (Advice("--dtype float32", "dtype"),),

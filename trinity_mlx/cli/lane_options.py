@@ -88,6 +88,7 @@ class LaneOptions:
             variant=self.variant,
             config_dir=settings.config_dir(),
             hash_memory=settings.hash_memory(),
+            hub=settings.hub,
         )
 
     def given_suite(self) -> Suite | None:

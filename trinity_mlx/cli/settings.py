@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..contracts.errors import HomeUnavailable
 from . import preferences
 
 if TYPE_CHECKING:
+    from ..contracts.access import S3, Hub
     from ..downloads.store import Store
 
 APP = "trinity-mlx"
@@ -62,11 +64,55 @@ def hub_is_offline() -> bool:
     return constants.HF_HUB_OFFLINE
 
 
-def hub_token() -> str | None:
-    """The user's token for the Hugging Face Hub: ``HF_TOKEN``, or what ``hf auth login`` has kept."""
+def hub() -> Hub:
+    """The Hugging Face Hub as this user reaches it.
+
+    The token is ``HF_TOKEN``, or what ``hf auth login`` has kept; address, cache and offline use are those of the
+    Hugging Face libraries (``HF_ENDPOINT``, ``HF_HOME``, ``HF_HUB_OFFLINE``, ...).
+    """
     from huggingface_hub import constants, get_token
 
-    return None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    from ..contracts.access import Hub
+
+    try:
+        token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    except Exception as error:  # a login that expired is renewed over the network, by whatever means it was made
+        raise HomeUnavailable(f"your token for the Hub cannot be had: {_one_line(error)}") from None
+    return Hub(token, constants.ENDPOINT, Path(constants.HF_HUB_CACHE), constants.HF_HUB_OFFLINE)
+
+
+def s3() -> S3:
+    """S3 as this user reaches it: what the AWS tools would take from the environment, their files and the machine.
+
+    Without credentials there it is asked without any.
+    """
+    from ..contracts.access import S3
+
+    try:
+        from botocore.configprovider import ConfiguredEndpointProvider  # type: ignore[import-untyped]
+        from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
+        from botocore.session import Session  # type: ignore[import-untyped]
+    except ImportError:
+        return S3()
+    try:
+        session = Session()
+        credentials = session.get_credentials()
+        frozen = credentials.get_frozen_credentials() if credentials else None
+        endpoints = ConfiguredEndpointProvider(session.full_config, session.get_scoped_config(), "s3")
+        return S3(
+            key=frozen.access_key if frozen else None,
+            secret=frozen.secret_key if frozen else None,
+            session_token=frozen.token if frozen else None,
+            region=os.environ.get("AWS_REGION") or session.get_config_variable("region"),
+            endpoint=endpoints.provide(),
+            ca_file=session.get_config_variable("ca_bundle"),
+        )
+    except (BotoCoreError, OSError) as error:
+        raise HomeUnavailable(f"your credentials for S3 cannot be read: {_one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def prepare_process(show_native_logs: bool = False) -> None:

@@ -39,7 +39,7 @@ def choose_base(base: str, profile: str, window: str | None, text_format: str) -
 
     carried = _embedded_base(base)
     chosen, device = ProfileRegistry(settings.config_dir()).resolve(profile)
-    model = open_base(carried or base, hashes=FileHashes(settings.hash_memory()))
+    model = open_base(carried or base, hashes=FileHashes(settings.hash_memory()), hub=settings.hub)
     cached = _SNAPSHOT.search(model.folder.absolute().as_posix())
     name, revision = (f"{cached[1]}/{cached[2]}", cached[3]) if cached else (model.folder.resolve().name, None)
     return BaseChoice(

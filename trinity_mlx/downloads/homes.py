@@ -3,28 +3,31 @@
     hf://OWNER/NAME@REVISION/PATH             a model repository on the Hugging Face Hub
     hf://datasets/OWNER/NAME@REVISION/PATH    a dataset repository there
     https://HOST/PATH                         any web server (http:// too: the pinned hash is what protects the bytes)
-    s3://BUCKET/KEY                           S3 and what speaks its protocol (extra ``s3``; the AWS variables apply)
+    s3://BUCKET/KEY                           S3 and what speaks its protocol (extra ``s3``)
     file:///PATH or PATH                      this machine; a relative path starts at the pin's own folder
 
 Files on the Hub come from its resolve address through the same stream as any other web file, and not from
 ``hf_hub_download``: so one policy for stalls, resuming and hashes holds for all homes, the bytes lie on the disk once,
 nothing carries its final name before its hash holds, and one local server tests it all. ``huggingface_hub`` still gives
-the address, the endpoint, the user's token and what its own cache already has.
+the address and what its own cache already has. Tokens and keys are those that are handed over; none is looked for.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import httpx2
 
+from ..contracts.access import S3, Hub
 from ..contracts.errors import ArtifactNotFound, HomeUnavailable
+from .s3_files import open_s3
 
 _HUB = re.compile(r"hf://(?P<kind>datasets/)?(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)/(?P<path>[^?#\s]+)")
 _WEB = re.compile(r"https?://[^/@\s]+/\S*")
@@ -108,9 +111,9 @@ class Homes:
     Args:
         folder: where relative paths start.
         offline: never use the network.
-        endpoint: the Hub's address; by default the one that ``huggingface_hub`` is set up with.
+        hub: how the Hugging Face Hub is reached; asked where a file's home is there.
+        s3: how S3 is reached; asked in the same way.
         stall_s: seconds without a single byte after which a transfer counts as broken.
-        hub_token: the user's token for the Hub; none is looked for.
     """
 
     def __init__(
@@ -118,15 +121,15 @@ class Homes:
         folder: Path = Path(),
         *,
         offline: bool = False,
-        endpoint: str | None = None,
+        hub: Callable[[], Hub] = Hub,
+        s3: Callable[[], S3] = S3,
         stall_s: float = 30.0,
-        hub_token: str | None = None,
     ) -> None:
         self._folder = folder
         self._offline = offline
-        self._endpoint = endpoint
+        self._hub = cache(hub)
+        self._s3 = cache(s3)
         self._stall_s = stall_s
-        self._hub_token = hub_token
         self._client = httpx2.Client(follow_redirects=True, timeout=httpx2.Timeout(stall_s))
 
     def __enter__(self) -> Homes:
@@ -144,7 +147,9 @@ class Homes:
             return None
         from huggingface_hub import try_to_load_from_cache
 
-        cached = try_to_load_from_cache(place.repo, place.path, revision=place.revision, repo_type=place.repo_type)
+        cached = try_to_load_from_cache(
+            place.repo, place.path, self._hub().cache, revision=place.revision, repo_type=place.repo_type
+        )
         return Path(cached).resolve() if isinstance(cached, str) else None
 
     def open(self, home: str, start: int = 0) -> AbstractContextManager[Stream]:
@@ -170,10 +175,9 @@ class Homes:
         """The address that the Hub resolves the file at, and the user's token, if there is one, as a header."""
         from huggingface_hub import hf_hub_url
 
-        url = hf_hub_url(
-            file.repo, file.path, repo_type=file.repo_type, revision=file.revision, endpoint=self._endpoint
-        )
-        return url, {"Authorization": f"Bearer {self._hub_token}"} if self._hub_token else {}
+        hub = self._hub()
+        url = hf_hub_url(file.repo, file.path, repo_type=file.repo_type, revision=file.revision, endpoint=hub.endpoint)
+        return url, {"Authorization": f"Bearer {hub.token}"} if hub.token else {}
 
     @contextmanager
     def _open_web(self, url: str, headers: dict[str, str], start: int) -> Iterator[Stream]:
@@ -207,17 +211,15 @@ class Homes:
     def _open_file(self, url: str) -> IO[bytes]:
         import fsspec  # type: ignore[import-untyped]
 
+        access = self._s3() if url.startswith("s3://") else None
         try:
-            system, path = fsspec.url_to_fs(url, **self._storage_options(url))
+            if access is not None:
+                return open_s3(url, access, self._stall_s, _BLOCK)
+            system, path = fsspec.url_to_fs(url)
             file: IO[bytes] = system.open(path, "rb", block_size=_BLOCK)
         except Exception as error:  # storage clients raise whatever theirs raise
             raise _storage_error(error, url) from None
         return file
-
-    def _storage_options(self, url: str) -> dict[str, Any]:
-        if not url.startswith("s3://"):
-            return {}
-        return {"config_kwargs": {"read_timeout": self._stall_s, "connect_timeout": self._stall_s}}
 
 
 def shown(address: str) -> str:
@@ -234,7 +236,7 @@ def _check_status(response: httpx2.Response, url: str) -> None:
     if status in (404, 410):
         raise ArtifactNotFound(f"{what}: there is no such file; correct the home in the pin")
     if status in (401, 403):
-        raise HomeUnavailable(f"{what}: it asks for a permission; for the Hub run `hf auth login`, or set HF_TOKEN")
+        raise HomeUnavailable(f"{what}: it asks for a permission; give a token that may read it")
     raise HomeUnavailable(f"{what} {response.reason_phrase}: it does not give this file out")
 
 

@@ -12,6 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
+from ..contracts.access import Hub
 from ..contracts.backend import Variant
 from ..contracts.errors import EnvironmentUnavailable, ProfileUnavailable, TrinityError
 from ..contracts.routing import RouteDecision
@@ -40,6 +41,7 @@ class RouterSource:
     variant: Variant
     config_dir: Path | None
     hash_memory: Path | None
+    hub: Callable[[], Hub] = Hub
 
     def load(self) -> Router:
         """The router, remembering nothing between routes.
@@ -57,6 +59,7 @@ class RouterSource:
             cache_bytes=0,
             config_dir=self.config_dir,
             hash_memory=self.hash_memory,
+            hub=self.hub,
         )
 
 

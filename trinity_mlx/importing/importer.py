@@ -12,6 +12,7 @@ import numpy as np
 from ..artifacts.base import open_base
 from ..artifacts.bundle import ADAPTER_FILE, HEAD_FILE, HEAD_TENSOR, BundleDraft, check_fit, seal_bundle
 from ..artifacts.published import open_published, router_name
+from ..contracts.access import Hub
 from ..contracts.artifact import Base, Bundle, Execution
 from ..contracts.errors import FolderUnavailable
 from ..files.folders import put_in_place, scratch_beside
@@ -52,6 +53,7 @@ def import_bundle(
     request: ImportRequest,
     progress: Callable[[str], None] = lambda tensor: None,
     hash_memory: Path | None = None,
+    hub: Callable[[], Hub] = Hub,
 ) -> ImportReport:
     """Make a bundle of our own in ``request.out``; ``progress`` hears each tensor's name before it is worked on.
 
@@ -68,7 +70,7 @@ def import_bundle(
     """
     kind = recognise(request)
     check_out(request)
-    base = open_base(request.base, hashes=FileHashes(hash_memory))
+    base = open_base(request.base, hashes=FileHashes(hash_memory), hub=hub)
     content = _read(kind, request, base)
     try:
         with scratch_beside(request.out) as scratch:

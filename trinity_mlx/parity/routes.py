@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..contracts.access import Hub
 from ..contracts.artifact import Base, Bundle
 from ..contracts.backend import Backend, Segment
 from ..contracts.errors import ContextLengthError, TranscriptError
@@ -162,9 +163,10 @@ class Tracer:
         *,
         config_dir: Path | None = None,
         hash_memory: Path | None = None,
+        hub: Callable[[], Hub] = Hub,
     ) -> Tracer:
         """The artifact and its base, held against each other."""
-        bundle, source = open_artifact(artifact, base, FileHashes(hash_memory))
+        bundle, source = open_artifact(artifact, base, FileHashes(hash_memory), hub=hub)
         return cls(bundle, source, ProfileRegistry(config_dir))
 
     def compare(self, transcript: Transcript, a: str, b: str) -> RouteComparison:

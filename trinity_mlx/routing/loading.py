@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -10,6 +11,7 @@ from typing import Literal, Protocol
 from ..artifacts.base import open_base
 from ..artifacts.bundle import check_fit
 from ..artifacts.catalog import find_bundle
+from ..contracts.access import Hub
 from ..contracts.artifact import Base, Bundle, PatchReceipt
 from ..contracts.backend import Backend, Kernels, Variant
 from ..contracts.errors import ArtifactNotFound, BaseInvalid
@@ -66,6 +68,7 @@ def load_router(
     registry: ModelRegistry = REGISTRY,
     config_dir: Path | None = None,
     hash_memory: Path | None = None,
+    hub: Callable[[], Hub] = Hub,
 ) -> Router:
     """Load a router. Routers of the same artifact on the same profile share one model, found in ``routing.leases``.
 
@@ -89,6 +92,8 @@ def load_router(
         config_dir: a folder whose ``profiles/*.toml`` add to the built-in profiles.
         hash_memory: a file that remembers the hashes of large weight files between runs; what the self-check of a
             device found is remembered beside it.
+        hub: how a base that is named ``OWNER/NAME`` is had, and with which token; by default with none. A ``Hub``, or
+            what gives one when it is needed.
 
     Raises:
         UnknownProfile, ProfileInvalid, ProfileUnavailable: the profile cannot be used, or not with such a quantisation.
@@ -106,7 +111,7 @@ def load_router(
         config_dir, hash_memory = config_dir or library.config_dir, hash_memory or library.hash_memory
     else:
         _check_embedded(artifact)
-    bundle, source = open_artifact(artifact, base, FileHashes(hash_memory))
+    bundle, source = open_artifact(artifact, base, FileHashes(hash_memory), hub=hub)
     chosen, device, engine = _resolve(profile, backend, config_dir)
     tokenizer = _tokenizer_of(source)
     number_type = dtype or chosen.dtype
@@ -156,7 +161,11 @@ def load_router(
 
 
 def open_artifact(
-    artifact: str | Path, base: str | Path | None = None, hashes: FileHashes | None = None
+    artifact: str | Path,
+    base: str | Path | None = None,
+    hashes: FileHashes | None = None,
+    *,
+    hub: Callable[[], Hub] = Hub,
 ) -> tuple[Bundle, Base]:
     """A bundle and the base that it runs on: the user's ``base``, else the bundle's own; held against each other.
 
@@ -167,9 +176,9 @@ def open_artifact(
     bundle = find_bundle(artifact, hashes)
     own = bundle.base_folder or bundle.base_id, bundle.base_revision
     place, revision = own if base is None else (base, None)
-    source = open_base(place, revision, hashes)
+    source = open_base(place, revision, hashes, hub=hub)
     if bundle.base_ref not in (None, source.ref):
-        source = open_base(place, revision)  # what is remembered of files is never held against a user
+        source = open_base(place, revision, hub=hub)  # what is remembered of files is never held against a user
     check_fit(bundle, source)
     return bundle, source
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
+from ..contracts.access import Hub
 from ..contracts.errors import InputFileError, UsageError
 from ..contracts.routing import Window
 from ..contracts.transcript import Transcript
@@ -95,6 +96,7 @@ def load_served(
     *,
     config_dir: Path | None = None,
     hash_memory: Path | None = None,
+    hub: Callable[[], Hub] = Hub,
 ) -> Router:
     """A router that reads through a window: ``HEAD,TAIL``, ``none``, or ``auto`` for one by measured speed.
 
@@ -104,7 +106,7 @@ def load_served(
     from ..routing.loading import load_router
 
     given = None if window == AUTO_WINDOW else parse_window(window)
-    router = load_router(artifact, base, profile, config_dir=config_dir, hash_memory=hash_memory)
+    router = load_router(artifact, base, profile, config_dir=config_dir, hash_memory=hash_memory, hub=hub)
     if window == AUTO_WINDOW:
         given = router.identity.window or measured_window(router)
     return router.through(given)

@@ -212,7 +212,9 @@ def _route() -> Check:
     try:
         choice = choose_artifact(AUTO)
         memory = settings.hash_memory()
-        with load_router(choice.artifact, choice.base, config_dir=settings.config_dir(), hash_memory=memory) as router:
+        with load_router(
+            choice.artifact, choice.base, config_dir=settings.config_dir(), hash_memory=memory, hub=settings.hub
+        ) as router:
             decision = router.route("What is 17 + 25?")
     except TrinityError as error:
         return Check("route", False, str(error), "see the checks above")

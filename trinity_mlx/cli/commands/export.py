@@ -111,7 +111,7 @@ def _request(base: str, base_id: str | None, profile: str, options: dict[str, An
     from ...profiles.registry import ProfileRegistry
 
     chosen, device = ProfileRegistry(settings.config_dir()).resolve(profile)
-    model = open_base(base, hashes=FileHashes(settings.hash_memory()))
+    model = open_base(base, hashes=FileHashes(settings.hash_memory()), hub=settings.hub)
     name, revision = _identity(base, base_id, model)
     return ExportRequest(
         base=model,

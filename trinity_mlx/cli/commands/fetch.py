@@ -73,7 +73,7 @@ def _fetch(pin: Pin, folder: Path, home_folder: Path, offline: bool, quiet: bool
     from ...downloads.homes import Homes
     from ...files.hashing import FileHashes
 
-    homes_of_user = Homes(home_folder, offline=offline, hub_token=settings.hub_token())
+    homes_of_user = Homes(home_folder, offline=offline, hub=settings.hub, s3=settings.s3)
     with homes_of_user as homes, _listening(pin, quiet) as listener:
         return fetch(
             pin,

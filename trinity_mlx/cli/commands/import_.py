@@ -40,7 +40,7 @@ def import_(source: Path, base: str, out: Path, vector: Path | None, force: bool
 
     request = ImportRequest(source, base, out, vector, force)
     with spinner("reading") as progress:
-        report = import_bundle(request, progress, settings.hash_memory())
+        report = import_bundle(request, progress, settings.hash_memory(), settings.hub)
     if as_json:
         print_json(_entry(report))
     else:

@@ -220,7 +220,11 @@ def trace(
     with _progress() as progress:
         progress.begin(f"tracing on {first} and {second}", None)
         tracer = Tracer.open(
-            choice.artifact, choice.base, config_dir=settings.config_dir(), hash_memory=settings.hash_memory()
+            choice.artifact,
+            choice.base,
+            config_dir=settings.config_dir(),
+            hash_memory=settings.hash_memory(),
+            hub=settings.hub,
         )
         found = tracer.compare(transcript, first, second)
     if as_json:
@@ -261,7 +265,7 @@ def _task(
         raise UsageError("give --tensor NAME, --source REGEX or --all, one of the three")
     progress.begin("checking the base", None)
     trained = read_vector(vector)
-    opened = open_base(base, hashes=FileHashes(settings.hash_memory()))
+    opened = open_base(base, hashes=FileHashes(settings.hash_memory()), hub=settings.hub)
     return plan(opened, trained.values, trained.sha256, tensor, source, source_stage)
 
 

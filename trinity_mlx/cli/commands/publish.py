@@ -101,7 +101,8 @@ def _upload(
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-    api = HfApi(library_name="trinity-mlx", token=settings.hub_token())
+    hub = settings.hub()
+    api = HfApi(endpoint=hub.endpoint, library_name="trinity-mlx", token=hub.token or False)
     try:
         repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         _refuse_taken_tag(api, repo, revision)

@@ -151,6 +151,7 @@ def _load(artifact: str, base: str | None, profile: str, dtype: Any, window: Win
             window=window,
             config_dir=settings.config_dir(),
             hash_memory=settings.hash_memory(),
+            hub=settings.hub,
         )
 
 

@@ -158,6 +158,7 @@ def _load_router(asked: RunOptions) -> Router:
         asked.profile,
         config_dir=settings.config_dir(),
         hash_memory=settings.hash_memory(),
+        hub=settings.hub,
     )
 
 

@@ -201,6 +201,7 @@ def _load_router(asked: ServeOptions) -> Router:
         asked.window,
         config_dir=settings.config_dir(),
         hash_memory=settings.hash_memory(),
+        hub=settings.hub,
     )
     window = router.identity.window
     read = f"the first {window.head} and the last {window.tail} tokens" if window else "every transcript whole"
