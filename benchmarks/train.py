@@ -31,13 +31,14 @@ from trinity_mlx.profiles.backends import load_backend
 from trinity_mlx.training.answers import Answers
 from trinity_mlx.training.features import Features
 from trinity_mlx.training.guard import kinds_of, learn_guard
+from trinity_mlx.training.head import Head
 from trinity_mlx.training.headroom import headroom
-from trinity_mlx.training.heads import HEADS
+from trinity_mlx.training.heads import head_kind
 from trinity_mlx.training.objective import Objective
 from trinity_mlx.training.reading import Engine, Reading, base_hidden
 from trinity_mlx.training.refit import chosen_fit, refitted
 from trinity_mlx.training.settings import Settings, stages_for
-from trinity_mlx.training.stages import Problem
+from trinity_mlx.training.stages import Problem, typical_length
 from trinity_mlx.training.table import read_table
 from trinity_mlx.training.trainer import Limits, Trainer, best_single
 from trinity_mlx.training.vector_layout import Layout
@@ -130,7 +131,7 @@ def _score(
     if settings.refits:
         trained = replace(trained, best=refitted(trained, stages, problems["train"], problems["val"]))
     test = problems["test"]
-    logits = test.hidden_at(trained.best.offsets) @ trained.best.head.T
+    logits = trained.best.head.logits(test.hidden_at(trained.best.offsets))
     choices = logits.argmax(1)
     chosen = chosen_fit(trained, stages)
     if chosen:
@@ -157,7 +158,7 @@ def _problem(
         utility=answers.filled()[rows],
         hidden=hidden[rows],
         layout=layout if settings.offsets else Layout(layout.shapes, {}),
-        kind=HEADS[settings.head],
+        kind=settings.head_kind(typical_length(hidden)),
         objective=Objective(),
         seed=settings.seed,
     )
@@ -200,7 +201,7 @@ def _known_gap(method: str, seed: int, rows: int = 3000, side: int = 32, agents:
             utility=utility[of],
             hidden=hidden[of],
             layout=layout,
-            kind=HEADS["linear"],
+            kind=head_kind("linear"),
             objective=Objective(),
             seed=seed,
         )
@@ -212,8 +213,8 @@ def _known_gap(method: str, seed: int, rows: int = 3000, side: int = 32, agents:
     ).run()
     test = parts["test"]
 
-    def score(head: np.ndarray) -> float:
-        return float(test.utility[np.arange(len(test.utility)), (test.hidden @ head.T).argmax(1)].mean())
+    def score(head: Head) -> float:
+        return float(test.utility[np.arange(len(test.utility)), head.logits(test.hidden).argmax(1)].mean())
 
     single, best = score(best_single(parts["train"]).head), float(test.utility.max(1).mean())
     return (score(trained.best.head) - single) / (best - single)

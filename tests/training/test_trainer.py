@@ -17,11 +17,12 @@ import pytest
 from trinity_mlx.contracts.errors import ResumeRefused, UsageError
 from trinity_mlx.training.checkpoint import RECORD, load_checkpoint
 from trinity_mlx.training.guard import learn_guard
-from trinity_mlx.training.heads import HEADS
+from trinity_mlx.training.head import Head
+from trinity_mlx.training.heads import HEADS, head_kind
 from trinity_mlx.training.objective import Objective
 from trinity_mlx.training.refit import refitted
 from trinity_mlx.training.settings import Settings, algorithm_names, stages_for
-from trinity_mlx.training.stages import Problem, RidgeStage, worth
+from trinity_mlx.training.stages import Problem, RidgeStage, typical_length, worth
 from trinity_mlx.training.trainer import Generation, Limits, Progress, Trainer, best_single
 from trinity_mlx.training.vector_layout import Layout
 
@@ -43,7 +44,7 @@ def problem(
         utility=utility,
         hidden=hidden,
         layout=Layout({}, {}),
-        kind=HEADS["linear"],
+        kind=head_kind("linear"),
         objective=objective or Objective(),
         seed=seed,
     )
@@ -51,7 +52,8 @@ def problem(
 
 def trainer(settings: Settings, folder: Path | None = None, **options: object) -> Trainer:
     train, val = problem(), problem(seed=5)
-    train = replace(train, kind=HEADS[settings.head], seed=settings.seed, objective=settings.objective)
+    kind = settings.head_kind(typical_length(train.hidden))
+    train = replace(train, kind=kind, seed=settings.seed, objective=settings.objective)
     return Trainer(train, val, stages_for(settings, train), folder=folder, fingerprint="f", **options)  # type: ignore[arg-type]
 
 
@@ -81,11 +83,30 @@ def test_each_algorithm_closes_the_gap_to_a_best_routing_that_is_known(algorithm
 @pytest.mark.parametrize("head", HEADS)
 def test_every_kind_of_head_is_trained_and_keeps_its_form(head: str) -> None:
     progress = trainer(Settings("soft-targets", head=head, offsets=False)).run()
-    kind = HEADS[head]
+    kind = head_kind(head, length=typical_length(problem().hidden))
     assert progress.history[-1].train > progress.history[0].train - 0.01
     assert gap_closed(progress) >= 0.0
-    refitted_head = kind.matrix(kind.fitted(progress.best.head), *progress.best.head.shape)
-    assert progress.kept == () or np.allclose(refitted_head, progress.best.head)
+    again, found = (head.arrays() for head in (kind.head(kind.fitted(progress.best.head), 4, 8), progress.best.head))
+    assert progress.kept == () or all(np.allclose(again[part], found[part]) for part in found)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "least"),
+    [
+        ("ridge", 0.9),
+        ("soft-targets", 0.9),
+        ("hard-labels", 0.9),
+        ("sep-cma-es", 0.8),
+        ("reinforce", 0.5),
+        ("staged", 0.9),
+    ],
+)
+def test_a_low_rank_head_is_trained_by_every_algorithm(algorithm: str, least: float) -> None:
+    settings = Settings(algorithm, head="low-rank", rank=9, offsets=False, patience=300)
+    progress = trainer(settings).run()
+    assert progress.best.head.inner is not None
+    assert progress.best.head.inner.shape == (9, 8)
+    assert gap_closed(progress) >= least
 
 
 def test_a_refit_uses_both_splits_and_keeps_what_a_search_added() -> None:
@@ -93,7 +114,7 @@ def test_a_refit_uses_both_splits_and_keeps_what_a_search_added() -> None:
     stages = stages_for(Settings(offsets=False), train)
     progress = Trainer(train, val, stages).run()
     refit = refitted(progress, stages, train, val)
-    assert not np.array_equal(refit.head, progress.best.head)
+    assert not refit.head.same_as(progress.best.head)
     assert gap_closed(replace(progress, best=refit)) >= gap_closed(progress) - 0.02
     nothing = replace(progress, kept=())
     assert refitted(nothing, stages, train, val) is nothing.best
@@ -106,7 +127,7 @@ def test_what_does_not_help_is_not_kept() -> None:
     val = replace(problem(seed=5), utility=np.tile([0.9, 0.1, 0.1, 0.1], (300, 1)))
     progress = Trainer(train, val, stages_for(Settings(offsets=False), train)).run()
     assert progress.kept == ()
-    assert np.array_equal(progress.best.head, best_single(train).head)
+    assert progress.best.head.same_as(best_single(train).head)
 
 
 @pytest.mark.parametrize("algorithm", ["staged", *LINEAR])
@@ -126,7 +147,7 @@ def test_a_resumed_training_is_the_same_bit_for_bit(algorithm: str, tmp_path: Pa
         except KeyboardInterrupt:
             continue
     resumed = trainer(settings, tmp_path).run(resume=True)
-    assert np.array_equal(straight.best.head, resumed.best.head)
+    assert straight.best.head.same_as(resumed.best.head)
     assert [(each.stage, each.train, each.val) for each in straight.history] == [
         (each.stage, each.train, each.val) for each in resumed.history
     ]
@@ -134,11 +155,11 @@ def test_a_resumed_training_is_the_same_bit_for_bit(algorithm: str, tmp_path: Pa
 
 
 def test_seed_0_is_a_seed() -> None:
-    def run(seed: int) -> np.ndarray:
+    def run(seed: int) -> Head:
         return trainer(Settings("sep-cma-es", offsets=False, seed=seed, iterations=5)).run().best.head
 
-    assert np.array_equal(run(0), run(0))
-    assert not np.array_equal(run(0), run(1))
+    assert run(0).same_as(run(0))
+    assert not run(0).same_as(run(1))
 
 
 def test_a_training_of_something_else_is_not_resumed(tmp_path: Path) -> None:
@@ -170,7 +191,7 @@ def test_a_broken_checkpoint_is_refused_and_nothing_is_unpickled(
 def test_time_that_is_up_gives_what_is_best_so_far() -> None:
     progress = trainer(Settings("ridge", offsets=False), limits=Limits(seconds=0.0)).run()
     assert progress.stopped
-    assert np.array_equal(progress.best.head, best_single(problem()).head)
+    assert progress.best.head.same_as(best_single(problem()).head)
 
 
 def test_a_stage_without_a_gain_ends() -> None:
@@ -201,7 +222,7 @@ def test_a_killed_training_loses_one_generation_at_most(tmp_path: Path) -> None:
         assert values["done"] >= last
     settings = Settings("sep-cma-es", offsets=False, iterations=400, patience=400)
     straight, resumed = trainer(settings).run(), trainer(settings, tmp_path).run(resume=True)
-    assert np.array_equal(straight.best.head, resumed.best.head)
+    assert straight.best.head.same_as(resumed.best.head)
 
 
 def test_objectives_count_what_they_say() -> None:

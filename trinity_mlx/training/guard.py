@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .head import Head
 from .stages import Problem
 
 FOLDS = 5
@@ -33,7 +34,7 @@ class Guard:
         return np.where(margins(logits) < self.margin, self.slot, logits.argmax(1))
 
 
-def learn_guard(problem: Problem, kinds: np.ndarray, fit: Callable[[Problem], np.ndarray]) -> Guard | None:
+def learn_guard(problem: Problem, kinds: np.ndarray, fit: Callable[[Problem], Head]) -> Guard | None:
     """The guard for a router that ``fit`` gives; None where there is one kind of prompts alone, or one agent.
 
     The kinds are parted into folds; each fold is routed by a head fitted on the others. The margin is the one with the
@@ -42,7 +43,7 @@ def learn_guard(problem: Problem, kinds: np.ndarray, fit: Callable[[Problem], np
     Args:
         problem: the train split.
         kinds: the kind of each of its rows.
-        fit: gives a head [agents, hidden] from some of its rows.
+        fit: gives a head from some of its rows.
     """
     names = np.unique(kinds)
     if len(names) < 2 or problem.utility.shape[1] < 2:
@@ -53,7 +54,7 @@ def learn_guard(problem: Problem, kinds: np.ndarray, fit: Callable[[Problem], np
     for fold in np.unique(folds):
         held = folds == fold
         others = _rows(problem, ~held)
-        logits[held] = problem.hidden[held] @ fit(others).T
+        logits[held] = fit(others).logits(problem.hidden[held])
         single[held] = problem.utility[held, others.utility.mean(0).argmax()]
     return _best(problem, logits, single)
 

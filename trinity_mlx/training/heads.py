@@ -1,7 +1,7 @@
-"""Kinds of heads: how many numbers each takes, and the matrix [rows, hidden] that they stand for.
+"""Kinds of heads by name, as the published system compares them (docs/training.md, "Heads").
 
-All of them are linear in the hidden vector, so each is stored and routed with as a plain routing matrix. The published
-system compares these kinds at 10 rows and 1,024 hidden numbers (docs/training.md, "Heads").
+All but one are linear in the hidden vector, so they are stored and routed with as a plain routing matrix; a low-rank
+head is stored as its two matrices.
 """
 
 from __future__ import annotations
@@ -12,22 +12,45 @@ from types import MappingProxyType
 
 import numpy as np
 
+from .head import Head, HeadKind
+from .low_rank import RANK, LowRank
+
 
 @dataclass(frozen=True)
-class HeadKind:
-    """One kind.
+class LinearKind:
+    """A family of matrices.
 
     Attributes:
-        size: how many numbers a head of [rows, hidden] takes.
+        numbers: how many a matrix of [rows, hidden] takes.
         matrix: from those numbers to the matrix, float64 [rows, hidden].
-        fitted: the numbers whose matrix is nearest to a given one.
-        pulled: from the slope at the matrix [rows, hidden], and the numbers, to the slope at the numbers.
+        nearest: the numbers whose matrix is nearest to a given one.
+        slope: from the slope at the matrix [rows, hidden], and the numbers, to the slope at the numbers.
     """
 
-    size: Callable[[int, int], int]
+    numbers: Callable[[int, int], int]
     matrix: Callable[[np.ndarray, int, int], np.ndarray]
-    fitted: Callable[[np.ndarray], np.ndarray]
-    pulled: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    nearest: Callable[[np.ndarray], np.ndarray]
+    slope: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+    def size(self, rows: int, hidden: int) -> int:
+        """How many numbers a head of ``rows`` logits takes."""
+        return self.numbers(rows, hidden)
+
+    def head(self, numbers: np.ndarray, rows: int, hidden: int) -> Head:
+        """The head that ``numbers`` stand for."""
+        return Head(self.matrix(numbers, rows, hidden))
+
+    def fitted(self, head: Head) -> np.ndarray:
+        """The numbers whose matrix is nearest to that of ``head``, which is linear."""
+        return self.nearest(head.matrix)
+
+    def pulled(self, slope: np.ndarray, hidden: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """From the slope at the logits [n, rows] of ``hidden`` [n, hidden] to the slope at ``numbers``."""
+        return self.slope(slope.T @ hidden, numbers)
+
+    def unit(self, length: float) -> float:
+        """A hidden vector's own length stands between a number and a logit."""
+        return 1.0 / max(length, 1e-12)
 
 
 def _mask(blocks: int, rows: int, hidden: int) -> np.ndarray:
@@ -38,30 +61,30 @@ def _mask(blocks: int, rows: int, hidden: int) -> np.ndarray:
     return mask
 
 
-def _linear() -> HeadKind:
-    return HeadKind(
-        size=lambda rows, hidden: rows * hidden,
+def _linear() -> LinearKind:
+    return LinearKind(
+        numbers=lambda rows, hidden: rows * hidden,
         matrix=lambda numbers, rows, hidden: numbers.reshape(rows, hidden),
-        fitted=lambda matrix: matrix.ravel().copy(),
-        pulled=lambda slope, numbers: slope.ravel(),
+        nearest=lambda matrix: matrix.ravel().copy(),
+        slope=lambda slope, numbers: slope.ravel(),
     )
 
 
-def _block_diagonal(blocks: int) -> HeadKind:
+def _block_diagonal(blocks: int) -> LinearKind:
     def matrix(numbers: np.ndarray, rows: int, hidden: int) -> np.ndarray:
         full = np.zeros((rows, hidden))
         full[_mask(min(blocks, rows), rows, hidden)] = numbers
         return full
 
-    return HeadKind(
-        size=lambda rows, hidden: int(_mask(min(blocks, rows), rows, hidden).sum()),
+    return LinearKind(
+        numbers=lambda rows, hidden: int(_mask(min(blocks, rows), rows, hidden).sum()),
         matrix=matrix,
-        fitted=lambda matrix: matrix[_mask(min(blocks, len(matrix)), *matrix.shape)],
-        pulled=lambda slope, numbers: slope[_mask(min(blocks, len(slope)), *slope.shape)],
+        nearest=lambda matrix: matrix[_mask(min(blocks, len(matrix)), *matrix.shape)],
+        slope=lambda slope, numbers: slope[_mask(min(blocks, len(slope)), *slope.shape)],
     )
 
 
-def _sparse() -> HeadKind:
+def _sparse() -> LinearKind:
     """A matrix with a gate for each hidden number; the half of the gates that are smallest are shut."""
 
     def parts(numbers: np.ndarray, rows: int, hidden: int) -> tuple[np.ndarray, np.ndarray]:
@@ -74,19 +97,20 @@ def _sparse() -> HeadKind:
         gated: np.ndarray = weights * gates
         return gated
 
-    def fitted(matrix: np.ndarray) -> np.ndarray:
+    def nearest(matrix: np.ndarray) -> np.ndarray:
         norms = np.linalg.norm(matrix, axis=0)
         gates = np.maximum(norms, 1e-3) if norms.any() else np.ones_like(norms)
         return np.concatenate([(matrix / gates).ravel(), gates])
 
-    def pulled(slope: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    def at_numbers(slope: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         weights, gates = parts(numbers, *slope.shape)
         return np.concatenate([(slope * gates).ravel(), (slope * weights).sum(0) * (gates != 0.0)])
 
-    return HeadKind(lambda rows, hidden: rows * hidden + hidden, matrix, fitted, pulled)
+    return LinearKind(lambda rows, hidden: rows * hidden + hidden, matrix, nearest, at_numbers)
 
 
-HEADS: Mapping[str, HeadKind] = MappingProxyType(
+LOW_RANK = "low-rank"
+_LINEAR: Mapping[str, LinearKind] = MappingProxyType(
     {
         "linear": _linear(),
         "sparse": _sparse(),
@@ -94,3 +118,10 @@ HEADS: Mapping[str, HeadKind] = MappingProxyType(
         "block-diagonal-10": _block_diagonal(10),
     }
 )
+HEADS = (*_LINEAR, LOW_RANK)
+"""Every name that ``head_kind`` knows, the default first."""
+
+
+def head_kind(name: str, *, rank: int = RANK, length: float = 1.0, seed: int = 0) -> HeadKind:
+    """The kind ``name``; the rest is a low-rank head's (see ``LowRank``)."""
+    return LowRank(rank, length, seed) if name == LOW_RANK else _LINEAR[name]

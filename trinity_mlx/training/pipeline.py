@@ -21,15 +21,15 @@ from ..files.safetensors import read_float32
 from .answers import Answers
 from .features import Features
 from .guard import Guard, kinds_of, learn_guard
+from .head import ALPHA, Head, stacked
 from .headroom import Headroom, headroom
-from .heads import HEADS
 from .reading import Engine, Reading, base_hidden
 from .refit import chosen_fit, refitted
 from .report import render_training, training_card
 from .roles import RoleSource, default_source, fit_roles, neutral_roles, role_examples
 from .sealing import BaseIdentity, seal
 from .settings import Settings, stages_for
-from .stages import Candidate, Problem, Stage
+from .stages import Candidate, Problem, Stage, typical_length
 from .summary import Summary, summarise
 from .trainer import Generation, Limits, Progress, Trainer
 from .vector_layout import Layout
@@ -85,6 +85,7 @@ class TrainingRequest:
             "base": self.engine.key(self.reading.base),
             "text_format": str(self.reading.text_format),
             "window": repr(self.reading.window),
+            "position": str(self.reading.position),
             "settings": self.settings.to_dict(),
         }
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
@@ -140,10 +141,10 @@ def train(request: TrainingRequest, watch: Watch | None = None) -> Trained:
         progress = replace(progress, best=refitted(progress, stages, problem, validation))
     found = headroom(request.answers, hidden)
     tested = _problem(request, features, layout, hidden, "test")
-    logits = tested.hidden_at(progress.best.offsets) @ progress.best.head.T
+    logits = progress.best.head.logits(tested.hidden_at(progress.best.offsets))
     guard = _guard(progress, stages, problem)
     summary = summarise(found, progress, logits, settings, guard)
-    bundle = _sealed(request, layout, progress, found, summary)
+    bundle = _sealed(request, layout, progress, found, summary, typical_length(hidden))
     return Trained(bundle, summary, progress)
 
 
@@ -166,7 +167,7 @@ def _problem(request: TrainingRequest, features: Features, layout: Layout, hidde
         utility=settings.objective.utility(request.answers)[rows],
         hidden=hidden[rows],
         layout=layout if settings.offsets else replace(layout, spectra={}),
-        kind=HEADS[settings.head],
+        kind=settings.head_kind(typical_length(hidden[request.answers.where("train")])),
         objective=settings.objective,
         seed=settings.seed,
     )
@@ -194,10 +195,12 @@ def _recording(request: TrainingRequest, tell: Callable[[Generation], None]) -> 
     return record
 
 
-def _sealed(request: TrainingRequest, layout: Layout, progress: Progress, found: Headroom, summary: Summary) -> Bundle:
+def _sealed(
+    request: TrainingRequest, layout: Layout, progress: Progress, found: Headroom, summary: Summary, length: float
+) -> Bundle:
     """The bundle, made in the workspace and moved to its place when it is whole."""
     base, best = request.reading.base, progress.best
-    head = np.concatenate([best.head, _role_rows(request, layout, best)])
+    head = stacked(best.head, _role_rows(request, layout, best), length)
     folder = request.workspace / request.out.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -216,7 +219,7 @@ def _sealed(request: TrainingRequest, layout: Layout, progress: Progress, found:
         best.offsets,
         head,
         request.answers.agents,
-        text_format=request.reading.text_format,
+        reading=request.reading,
         made=made,
         lineage={"base": base.ref, "table": request.answers.sha256},
     )
@@ -238,11 +241,11 @@ def _moved(request: TrainingRequest, bundle: Bundle) -> Bundle:
     return open_bundle(request.out)
 
 
-def _role_rows(request: TrainingRequest, layout: Layout, best: Candidate) -> np.ndarray:
+def _role_rows(request: TrainingRequest, layout: Layout, best: Candidate) -> Head:
     hidden_size = request.reading.base.config.hidden_size
     source = request.role_source
     if source is RoleSource.NEUTRAL:
-        return neutral_roles(hidden_size)
+        return Head(neutral_roles(hidden_size))
     if source is RoleSource.KEEP:
         return _kept_roles(request)
     examples = role_examples(source, [row for row in request.answers.rows if row.split != "test"])
@@ -250,14 +253,23 @@ def _role_rows(request: TrainingRequest, layout: Layout, best: Candidate) -> np.
     features = request.engine.features(request.reading.base, layout, segments)
     offsets = {**layout.zero(), **best.offsets}
     hidden = features.hidden(np.arange(len(segments)), layout.gains(offsets))[0]
-    return fit_roles(hidden, [example.role for example in examples])
+    return Head(fit_roles(hidden, [example.role for example in examples]))
 
 
-def _kept_roles(request: TrainingRequest) -> np.ndarray:
+def _kept_roles(request: TrainingRequest) -> Head:
     kept = request.keep_roles_of
     if kept is None or kept.base_ref != request.reading.base.ref:
         raise UsageError("role rows are kept from a router on the same base: name one")
-    return np.array(read_float32(kept.head.tensor)[-len(Role) :], dtype=np.float64)
+    if kept.head.position is not request.reading.position or (kept.head.elu and kept.head.elu.alpha != ALPHA):
+        raise UsageError(
+            f"role rows are kept from a router that reads the same token, by the same ELU: {kept.name} reads the "
+            f"{kept.head.position} token"
+        )
+    matrix = np.array(read_float32(kept.head.tensor)[-len(Role) :], dtype=np.float64)
+    if kept.head.elu is None:
+        return Head(matrix)
+    used = matrix.any(axis=0)
+    return Head(matrix[:, used], np.array(read_float32(kept.head.elu.tensor), dtype=np.float64)[used])
 
 
 def _made(request: TrainingRequest, progress: Progress) -> Mapping[str, str]:
@@ -266,11 +278,12 @@ def _made(request: TrainingRequest, progress: Progress) -> Mapping[str, str]:
         "command": "trinity-mlx train",
         "algorithm": settings.algorithm,
         "stages kept": ", ".join(progress.kept) or "none: the best single agent",
-        "head": settings.head,
+        "head": settings.head_name,
         "offsets": "layers" if settings.offsets else "none",
         "embedding offsets": "trained" if settings.embedding else "off",
         "fitted on": "train and val, once all was chosen" if settings.refits else "train",
         "roles": str(request.role_source),
+        "reads": f"the {request.reading.position} token",
         "window": f"{window.head},{window.tail},{window.step}" if window else "none",
         "seed": str(settings.seed),
         "settings": hashlib.sha256(json.dumps(settings.to_dict(), sort_keys=True).encode()).hexdigest(),

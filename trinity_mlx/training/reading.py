@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..contracts.artifact import Base
+from ..contracts.artifact import Base, ReadPosition
 from ..contracts.backend import Backend, LoadedBase, PopulatedBase, Segment
 from ..contracts.errors import ContextLengthError, UsageError
 from ..contracts.routing import Window
@@ -31,11 +31,13 @@ class Reading:
         base: the base that is trained on.
         text_format: the text that a transcript becomes.
         window: which tokens of a long one are read; None reads all of them.
+        position: the token whose hidden vector routes.
     """
 
     base: Base
     text_format: TextFormat = TextFormat.ROLE_LINES
     window: Window | None = None
+    position: ReadPosition = ReadPosition.SECOND_TO_LAST
 
     def segments(self, transcripts: Sequence[Transcript]) -> list[Segment]:
         """The tokens that each transcript's hidden vector depends on.
@@ -57,7 +59,7 @@ class Reading:
                 f"{long} of {len(tokens)} transcripts have more than the {limit} tokens that this base reads: "
                 "train with a reading window, and route with the same"
             )
-        return [Segment(needed_tokens(self._windowed(each))) for each in tokens]
+        return [Segment(needed_tokens(self._windowed(each), self.position)) for each in tokens]
 
     def _windowed(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         gap = self.window.gap(len(tokens)) if self.window else None

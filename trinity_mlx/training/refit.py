@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from .head import Head
 from .stages import Candidate, HeadDescent, Problem, RidgeStage, Stage
 from .trainer import Progress
 
@@ -16,8 +17,8 @@ _Fitted = RidgeStage | HeadDescent
 def refitted(progress: Progress, stages: Sequence[Stage], train: Problem, validation: Problem) -> Candidate:
     """The best candidate with its head fitted again, by the same settings, on train and val together.
 
-    Offsets stay as they are, and so does what later stages added to the fitted head. A candidate that no fitted stage
-    had a part in is given back.
+    Offsets stay as they are, and so does what later stages added to a linear head. A candidate that no fitted stage had
+    a part in is given back, and so is a low-rank head to which later stages added something: such heads have no sum.
     """
     best = progress.best
     chosen = chosen_fit(progress, stages)
@@ -25,8 +26,13 @@ def refitted(progress: Progress, stages: Sequence[Stage], train: Problem, valida
         return best
     stage, number = chosen
     train, validation = (replace(each, hidden=each.hidden_at(best.offsets)) for each in (train, validation))
-    moved = best.head - stage.again(train, number)
-    return Candidate(best.offsets, stage.again(_union(train, validation), number) + moved)
+    before = stage.again(train, number)
+    if best.head.inner is not None and not best.head.same_as(before):
+        return best
+    fitted = stage.again(_union(train, validation), number)
+    if fitted.inner is None:
+        fitted = Head(fitted.matrix + (best.head.matrix - before.matrix))
+    return Candidate(best.offsets, fitted)
 
 
 def chosen_fit(progress: Progress, stages: Sequence[Stage]) -> tuple[RidgeStage | HeadDescent, int] | None:

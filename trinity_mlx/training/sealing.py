@@ -9,16 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from ..artifacts.bundle import ADAPTER_FILE, HEAD_FILE, HEAD_TENSOR, BundleDraft, seal_bundle
+from ..artifacts.bundle import ADAPTER_FILE, ELU_TENSOR, HEAD_FILE, HEAD_TENSOR, BundleDraft, seal_bundle
 from ..artifacts.vector import VECTOR_TENSOR
-from ..contracts.artifact import Base, Bundle
-from ..contracts.text_format import TextFormat
+from ..contracts.artifact import Base, Bundle, ReadPosition
 from ..factorization.svf import change_of, execution_for, gains
 from ..files.safetensors_writer import TensorSpec, write_safetensors
+from .head import ALPHA, Head
+from .reading import Reading
 from .vector_layout import Layout
 
 VECTOR_FILE = "vector.safetensors"
 BASE_FOLDER = "base"
+_TENSORS = {"matrix": HEAD_TENSOR, "inner": ELU_TENSOR}
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,16 @@ def seal(
     identity: BaseIdentity,
     layout: Layout,
     offsets: Mapping[str, np.ndarray],
-    head: np.ndarray,
+    head: Head,
     agents: Sequence[str],
     *,
-    text_format: TextFormat,
+    reading: Reading,
     made: Mapping[str, str],
     lineage: Mapping[str, str],
 ) -> Bundle:
-    """Write adapter, head and vector into ``folder``, which holds what else belongs to the bundle, and seal it.
+    """Write adapter and head into ``folder``, which holds what else belongs to the bundle, and seal it.
+
+    The vector is written as well where the published layout can hold it, which knows linear heads of the usual token.
 
     Args:
         folder: an existing folder without a manifest.
@@ -51,20 +55,21 @@ def seal(
         identity: what the bundle calls it.
         layout: the vector's tensors.
         offsets: by tensor; one that is all zero is not written, since it changes nothing.
-        head: [agents + 3, hidden].
+        head: with agents + 3 logits.
         agents: the label of each slot.
-        text_format: the text that the router reads.
+        reading: how transcripts were read.
         made: how it was made, for the manifest.
         lineage: hashes of what it was made from.
     """
     changed = {name: values for name, values in offsets.items() if values.any()}
     factors = {name: _factor(layout, name, values) for name, values in changed.items()}
     _write(folder / ADAPTER_FILE, factors)
-    _write(folder / HEAD_FILE, {HEAD_TENSOR: head})
-    _write(folder / VECTOR_FILE, {VECTOR_TENSOR: layout.vector(offsets, head)})
+    _write(folder / HEAD_FILE, {_TENSORS[part]: values for part, values in head.arrays().items()})
+    has_vector = head.inner is None and reading.position is ReadPosition.SECOND_TO_LAST
+    if has_vector:
+        _write(folder / VECTOR_FILE, {VECTOR_TENSOR: layout.vector(offsets, head)})
     if identity.carried:
         shutil.copytree(base.folder, folder / BASE_FOLDER)
-    ends = np.cumsum([min(shape) for shape in layout.shapes.values()]).tolist()
     draft = BundleDraft(
         name=folder.name,
         base_id=identity.id,
@@ -73,15 +78,23 @@ def seal(
         executions={name: execution_for(layout.shapes[name]) for name in changed},
         base_revision=identity.revision,
         base_folder=BASE_FOLDER if identity.carried else None,
-        text_format=text_format,
+        text_format=reading.text_format,
         made=made,
         lineage=lineage,
-        vector=[
-            {"source": name, "shape": list(shape), "start": end - min(shape), "end": end}
-            for (name, shape), end in zip(layout.shapes.items(), ends, strict=True)
-        ],
+        vector=_vector_entries(layout) if has_vector else (),
+        alpha=None if head.inner is None else ALPHA,
+        read_position=reading.position,
+        window=reading.window,
     )
     return seal_bundle(folder, draft)
+
+
+def _vector_entries(layout: Layout) -> list[dict[str, object]]:
+    ends = np.cumsum([min(shape) for shape in layout.shapes.values()]).tolist()
+    return [
+        {"source": name, "shape": list(shape), "start": end - min(shape), "end": end}
+        for (name, shape), end in zip(layout.shapes.items(), ends, strict=True)
+    ]
 
 
 def _factor(layout: Layout, name: str, offsets: np.ndarray) -> np.ndarray:

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..contracts.errors import UsageError
-from .heads import HEADS
+from .head import HeadKind
+from .heads import HEADS, LOW_RANK, head_kind
+from .low_rank import RANK
 from .objective import Objective
 from .optimizers import load_optimizer, optimizer_names
 from .stages import (
@@ -33,6 +35,7 @@ class Settings:
     Attributes:
         algorithm: a name of ``algorithm_names``; ``staged`` is the default recipe.
         head: a name of ``heads.HEADS``.
+        rank: of a low-rank head.
         offsets: whether singular values are trained too, or the head alone.
         embedding: whether the embedding's are among them; every candidate then has layers of its own from the first on.
         layers: decoder layers whose matrices may be changed; the second-to-last by default.
@@ -51,6 +54,7 @@ class Settings:
 
     algorithm: str = STAGED
     head: str = "linear"
+    rank: int = RANK
     offsets: bool = True
     embedding: bool = False
     layers: tuple[int, ...] | None = None
@@ -68,7 +72,7 @@ class Settings:
             raise UsageError(f"no algorithm {self.algorithm!r}: there are {', '.join(algorithm_names())}")
         if self.head not in HEADS:
             raise UsageError(f"no head {self.head!r}: there are {', '.join(HEADS)}")
-        least = {"iterations": 1, "population": 2, "rows": 1, "step": 1e-12}
+        least = {"rank": 2, "iterations": 1, "population": 2, "rows": 1, "step": 1e-12}
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and not value >= bound:
@@ -80,6 +84,15 @@ class Settings:
     def refits(self) -> bool:
         """Whether the head is fitted anew on train and val: by the default recipe, unless told not to."""
         return self.refit and self.algorithm == STAGED
+
+    @property
+    def head_name(self) -> str:
+        """The head's name, with its rank where it has one."""
+        return f"{self.head}, rank {self.rank}" if self.head == LOW_RANK else self.head
+
+    def head_kind(self, length: float) -> HeadKind:
+        """The kind of head, for hidden vectors of about ``length``."""
+        return head_kind(self.head, rank=self.rank, length=length, seed=self.seed)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 
 from .closed_form import PENALTIES, nearest_rows, ridge_head
 from .descent import Adam, cross_entropy, hard_labels, reinforce, soft_targets
 from .features import Features
-from .heads import HeadKind
+from .head import Head, HeadKind, all_logits
 from .objective import Objective, choose_allowed
 from .optimizers import Optimizer, OptimizerFactory
 from .optimizers.random_state import packed, unpacked
@@ -22,10 +22,10 @@ State = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Candidate:
-    """Offsets by tensor, and the agent rows of a head [agents, hidden]."""
+    """Offsets by tensor, and the part of a head that chooses the agent."""
 
     offsets: Offsets
-    head: np.ndarray
+    head: Head
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,15 @@ class Problem:
 
     def nothing(self) -> Candidate:
         """No offsets and a head of zeros."""
-        return Candidate(self.layout.zero(), np.zeros(self.head_shape))
+        return Candidate(self.layout.zero(), Head(np.zeros(self.head_shape)))
 
-    def shaped(self, head: np.ndarray) -> np.ndarray:
-        """The head of this kind that is nearest to ``head``."""
-        return self.kind.matrix(self.kind.fitted(head), *self.head_shape)
+    def shaped(self, matrix: np.ndarray) -> Head:
+        """The head of this kind that is nearest to the linear one of ``matrix`` [agents, hidden]."""
+        return self.head(self.kind.fitted(Head(matrix)))
+
+    def head(self, numbers: np.ndarray) -> Head:
+        """The head that ``numbers`` of this kind stand for."""
+        return self.kind.head(numbers, *self.head_shape)
 
     def hidden_at(self, offsets: Offsets) -> np.ndarray:
         """Hidden vectors of the train rows under ``offsets``, float64 [train rows, hidden]."""
@@ -110,7 +114,7 @@ class RidgeStage:
         self._start, self._done = start, 0
         self._hidden = self._problem.hidden_at(start.offsets)
 
-    def again(self, problem: Problem, number: int) -> np.ndarray:
+    def again(self, problem: Problem, number: int) -> Head:
         """The head of generation ``number`` (from 1), fitted on ``problem``'s rows."""
         return problem.shaped(ridge_head(problem.hidden, problem.utility, PENALTIES[number - 1]))
 
@@ -190,7 +194,7 @@ class HeadDescent:
         self._hidden = self._problem.hidden_at(start.offsets)
         self._numbers, self._adam = self._fresh()
 
-    def again(self, problem: Problem, number: int) -> np.ndarray:
+    def again(self, problem: Problem, number: int) -> Head:
         """The head of generation ``number`` (from 1), fitted on ``problem``'s rows."""
         index, rounds = divmod(number - 1, self._rounds)
         other = HeadDescent(
@@ -214,7 +218,7 @@ class HeadDescent:
         for _ in range(self._steps):
             self._numbers = self._adam.step(self._numbers, self._slope(self._aim(index)))
         self._done += 1
-        head = self._problem.kind.matrix(self._numbers, *self._problem.head_shape)
+        head = self._problem.head(self._numbers)
         return Candidate(self._start.offsets, head), worth(self._problem, self._hidden, head)
 
     def state(self) -> State:
@@ -229,7 +233,7 @@ class HeadDescent:
 
     def _fresh(self) -> tuple[np.ndarray, Adam]:
         """Numbers of a head of zeros that can still be moved, and Adam for them."""
-        numbers = self._problem.kind.fitted(np.zeros(self._problem.head_shape))
+        numbers = self._problem.kind.fitted(self._problem.nothing().head)
         return numbers, Adam(len(numbers), self._rate)
 
     def _aim(self, index: int) -> np.ndarray:
@@ -238,9 +242,8 @@ class HeadDescent:
         return self._aims[index]
 
     def _slope(self, aim: np.ndarray) -> np.ndarray:
-        head = self._problem.kind.matrix(self._numbers, *self._problem.head_shape)
-        _, slope = cross_entropy(self._hidden @ head.T, aim)
-        return self._problem.kind.pulled(slope.T @ self._hidden, self._numbers) + self._penalty * self._numbers
+        _, slope = cross_entropy(self._problem.head(self._numbers).logits(self._hidden), aim)
+        return self._problem.kind.pulled(slope, self._hidden, self._numbers) + self._penalty * self._numbers
 
 
 class ReinforceStage:
@@ -258,19 +261,17 @@ class ReinforceStage:
         """Start from zero."""
         self._start = start
         self._hidden = self._problem.hidden_at(start.offsets)
-        self._numbers = self._problem.kind.fitted(np.zeros(self._problem.head_shape))
+        self._numbers = self._problem.kind.fitted(self._problem.nothing().head)
         self._adam = Adam(len(self._numbers), self._rate)
         self._draw = np.random.default_rng(self._problem.seed)
 
     def step(self) -> tuple[Candidate, float]:
         """One batch."""
         rows = self._draw.choice(len(self._hidden), min(self._batch, len(self._hidden)), replace=False)
-        head = self._problem.kind.matrix(self._numbers, *self._problem.head_shape)
-        _, slope = reinforce(self._hidden[rows] @ head.T, self._problem.utility[rows], self._draw)
-        self._numbers = self._adam.step(
-            self._numbers, self._problem.kind.pulled(slope.T @ self._hidden[rows], self._numbers)
-        )
-        head = self._problem.kind.matrix(self._numbers, *self._problem.head_shape)
+        hidden, utility = self._hidden[rows], self._problem.utility[rows]
+        _, slope = reinforce(self._problem.head(self._numbers).logits(hidden), utility, self._draw)
+        self._numbers = self._adam.step(self._numbers, self._problem.kind.pulled(slope, hidden, self._numbers))
+        head = self._problem.head(self._numbers)
         return Candidate(self._start.offsets, head), worth(self._problem, self._hidden, head)
 
     def state(self) -> State:
@@ -317,7 +318,7 @@ class OffsetDescent:
     def step(self) -> tuple[Candidate, float]:
         """Some batches; their mean loss, with the sign turned, stands for the worth on train."""
         losses = [self._descend() for _ in range(self._batches)]
-        head = self._problem.kind.matrix(self._numbers, *self._problem.head_shape)
+        head = self._problem.head(self._numbers)
         return Candidate(self._problem.layout.split(self._offsets), head), -float(np.mean(losses))
 
     def _descend(self) -> float:
@@ -325,13 +326,14 @@ class OffsetDescent:
         problem, layout = self._problem, self._problem.layout
         count = len(problem.train)
         rows = np.sort(self._draw.choice(count, min(self._batch, count), replace=False))
-        head = problem.kind.matrix(self._numbers, *problem.head_shape)
-        slope = _HeadSlope(head, dict(zip(problem.train[rows].tolist(), self._aim[rows], strict=True)))
+        slope = _HeadSlope(
+            problem, self._numbers, dict(zip(problem.train[rows].tolist(), self._aim[rows], strict=True))
+        )
         offsets = layout.split(self._offsets)
         gains = {name: values[0] for name, values in layout.gains(offsets).items()}
         slopes = problem.features.pullback(problem.train[rows], gains, slope)
         self._offsets = self._adams[0].step(self._offsets, layout.joined(layout.offset_slopes(offsets, slopes)))
-        self._numbers = self._adams[1].step(self._numbers, problem.kind.pulled(slope.head_slope, self._numbers))
+        self._numbers = self._adams[1].step(self._numbers, slope.at_numbers)
         return slope.loss
 
     def state(self) -> State:
@@ -355,19 +357,20 @@ class OffsetDescent:
 class _HeadSlope:
     """The slope of the loss at hidden vectors, batch by batch, with the head's slope gathered on the way."""
 
-    def __init__(self, head: np.ndarray, aims: Mapping[int, np.ndarray]) -> None:
-        self.head_slope = np.zeros_like(head)
+    def __init__(self, problem: Problem, numbers: np.ndarray, aims: Mapping[int, np.ndarray]) -> None:
+        self.at_numbers = np.zeros_like(numbers)
         self.loss = 0.0
-        self._head = head
+        self._problem = problem
+        self._numbers = numbers
         self._aims = aims
 
     def __call__(self, hidden: np.ndarray, batch: list[int]) -> np.ndarray:
-        exact = hidden.astype(np.float64)
-        loss, slope = cross_entropy(exact @ self._head.T, np.stack([self._aims[index] for index in batch]))
+        exact, head = hidden.astype(np.float64), self._problem.head(self._numbers)
+        loss, slope = cross_entropy(head.logits(exact), np.stack([self._aims[index] for index in batch]))
         share = len(batch) / len(self._aims)
         self.loss += loss * share
-        self.head_slope += share * slope.T @ exact
-        return cast(np.ndarray, share * slope @ self._head)
+        self.at_numbers += self._problem.kind.pulled(share * slope, exact, self._numbers)
+        return head.pulled(share * slope, exact)
 
 
 class Search:
@@ -405,8 +408,8 @@ class Search:
         problem = self._problem
         self._start = problem.nothing() if self._zero else start
         self._hidden = problem.hidden_at(self._start.offsets)
-        self._scale = 1.0 / max(float(np.sqrt((self._hidden**2).sum(1).mean())), 1e-12)
-        numbers = problem.kind.fitted(self._start.head) / self._scale
+        self._unit = problem.kind.unit(typical_length(self._hidden))
+        numbers = problem.kind.fitted(self._start.head) / self._unit
         if self._with_offsets:
             numbers = np.concatenate([problem.layout.joined(self._start.offsets), numbers])
         self._optimizer: Optimizer = self._factory(numbers, self._step, self._population, problem.seed)
@@ -440,19 +443,23 @@ class Search:
         problem = self._problem
         size = problem.layout.size if self._with_offsets else 0
         offsets = problem.layout.split(numbers[:size]) if size else self._start.offsets
-        return Candidate(offsets, problem.kind.matrix(numbers[size:] * self._scale, *problem.head_shape))
+        return Candidate(offsets, problem.head(numbers[size:] * self._unit))
 
     def _logits(self, candidates: Sequence[Candidate], rows: np.ndarray) -> np.ndarray:
         """[candidates, rows, agents]."""
-        heads = np.stack([candidate.head for candidate in candidates])
+        heads = [candidate.head for candidate in candidates]
         if not self._with_offsets:
-            flat = self._hidden[rows] @ heads.reshape(-1, heads.shape[-1]).T
-            return cast(np.ndarray, flat.reshape(len(rows), len(heads), -1).swapaxes(0, 1))
+            return all_logits(heads, self._hidden[rows])
         gains = self._problem.layout.gains(*(candidate.offsets for candidate in candidates))
         hidden = self._problem.features.hidden(self._problem.train[rows], gains)
-        return cast(np.ndarray, hidden @ heads.swapaxes(1, 2))
+        return np.stack([head.logits(each) for head, each in zip(heads, hidden, strict=True)])
 
 
-def worth(problem: Problem, hidden: np.ndarray, head: np.ndarray) -> float:
+def worth(problem: Problem, hidden: np.ndarray, head: Head) -> float:
     """What the choices of ``head`` on the train rows are worth."""
-    return float(problem.objective.value((hidden @ head.T).argmax(-1), problem.utility))
+    return float(problem.objective.value(head.logits(hidden).argmax(-1), problem.utility))
+
+
+def typical_length(hidden: np.ndarray) -> float:
+    """The length of a row of ``hidden`` [rows, hidden], as a root of the mean square."""
+    return float(np.sqrt((hidden**2).sum(1).mean()))

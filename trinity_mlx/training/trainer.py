@@ -13,6 +13,7 @@ import numpy as np
 from ..contracts.errors import ResumeRefused
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .closed_form import constant_direction
+from .head import Head, head_of
 from .stages import Candidate, Problem, Stage, worth
 
 FALLBACK = "best single"
@@ -188,14 +189,17 @@ class Trainer:
         if candidate is None:
             return {}
         offsets = self._problem.layout.joined(candidate.offsets)
-        return {f"{name}|head": candidate.head, f"{name}|offsets": offsets}
+        heads = {f"{name}|head.{part}": values for part, values in candidate.head.arrays().items()}
+        return {**heads, f"{name}|offsets": offsets}
 
     def _unpacked(self, checkpoint: Checkpoint) -> tuple[Progress, Mapping[str, np.ndarray]]:
         values, arrays = checkpoint.values, checkpoint.arrays
         candidates = {
-            name: Candidate(self._problem.layout.split(arrays[f"{name}|offsets"]), arrays[f"{name}|head"])
+            name: Candidate(
+                self._problem.layout.split(arrays[f"{name}|offsets"]), head_of(_below(f"{name}|head.", arrays))
+            )
             for name in ("best", "stage_best")
-            if f"{name}|head" in arrays
+            if f"{name}|offsets" in arrays
         }
         progress = Progress(
             best=candidates["best"],
@@ -204,8 +208,7 @@ class Trainer:
             history=tuple(Generation(**each) for each in values["history"]),
             **{name: values[name] for name in ("stage", "stage_val", "best_val", "done", "since", "generation")},
         )
-        state = {name.removeprefix("stage."): array for name, array in arrays.items() if name.startswith("stage.")}
-        return progress, state
+        return progress, _below("stage.", arrays)
 
 
 def best_single(problem: Problem) -> Candidate:
@@ -213,4 +216,9 @@ def best_single(problem: Problem) -> Candidate:
     best = int(problem.utility.mean(0).argmax())
     head = np.zeros(problem.head_shape)
     head[best] = constant_direction(problem.hidden)
-    return Candidate(problem.layout.zero(), head)
+    return Candidate(problem.layout.zero(), Head(head))
+
+
+def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Those whose names begin with ``prefix``, by the rest of their names."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

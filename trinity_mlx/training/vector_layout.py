@@ -9,11 +9,12 @@ import numpy as np
 
 from ..artifacts.vector import LM_HEAD, adapted_shapes
 from ..contracts.artifact import Base
-from ..contracts.errors import UsageError
+from ..contracts.errors import UsageError, VectorInvalid
 from ..factorization.adapted import EMBEDDING
 from ..factorization.gram import Spectrum, gram_matrix, spectrum_of
 from ..factorization.svf import gains
 from ..files.safetensors import read_float32
+from .head import Head
 
 Offsets = dict[str, np.ndarray]
 
@@ -88,8 +89,17 @@ class Layout:
             found[name] = norm * slope - (slope @ scale) * norm**2 * spectrum.singular / spectrum.singular.sum()
         return found
 
-    def vector(self, offsets: Mapping[str, np.ndarray], head: np.ndarray) -> np.ndarray:
-        """The whole vector in float32: offsets of every tensor (0 where none was trained), then the head."""
+    def vector(self, offsets: Mapping[str, np.ndarray], head: Head) -> np.ndarray:
+        """The whole vector in float32: offsets of every tensor (0 where none was trained), then the head.
+
+        Raises:
+            VectorInvalid: the head is not linear.
+        """
+        if head.inner is not None:
+            raise VectorInvalid(
+                f"a vector of the published layout holds a linear head, and this one is low-rank ({len(head.inner)}): "
+                "its two matrices are in the bundle's router_head.safetensors"
+            )
         parts = [offsets.get(name, np.zeros(min(shape))) for name, shape in self.shapes.items()]
-        whole: np.ndarray = np.concatenate([*parts, head.ravel()]).astype("<f4")
+        whole: np.ndarray = np.concatenate([*parts, head.matrix.ravel()]).astype("<f4")
         return whole

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--out", required=True, type=PLACE, help="Folder of the new bundle.")
 @click.option("--algorithm", default="staged", show_default=True, help="The recipe; an unknown name lists them.")
 @click.option("--head", default="linear", show_default=True, help="Kind of head; an unknown name lists them.")
+@click.option("--rank", type=int, default=20, show_default=True, help="Of a low-rank head.")
 @click.option("--roles", type=click.Choice(["table", "pattern", "keep", "neutral"]), help="Where role rows come from.")
 @click.option(
     "--keep-roles-of", type=TEXT, metavar="ARTIFACT", help="With --roles keep: the router whose role rows are kept."
@@ -117,7 +118,7 @@ def _settings(options: dict[str, Any]) -> Any:
     objective = Objective(
         options["cost_weight"], options["seconds_weight"], options["entropy_floor"], options["keep_agents"]
     )
-    same = ("algorithm", "head", "iterations", "population", "step", "rows", "seed", "patience")
+    same = ("algorithm", "head", "rank", "iterations", "population", "step", "rows", "seed", "patience")
     return Settings(
         **{name: options[name] for name in same},
         offsets=not options["no_offsets"],
