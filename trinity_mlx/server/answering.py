@@ -12,10 +12,11 @@ from typing import Any
 from ..contracts.errors import TrinityError
 from . import sse
 from .access import Account
-from .asgi import EVENTS, Headers, Receive, Scope, Send, header, send_head, send_json, while_present
+from .asgi import EVENTS, Headers, Receive, Scope, Send, ended, header, send_head, send_json, while_present
 from .asking import Ask, checked
 from .drain import going_down
 from .forms import check_schema
+from .frames import Frames, Outflow
 from .models import Target
 from .narration import Narrator
 from .narrowing import read_narrowing
@@ -54,8 +55,8 @@ async def answer(service: Service, ask: Ask, interface: Interface, scope: Scope,
     account: Account = scope["account"]
     work = _Work(service, segment, interface, ask, account)
     with service.drain.work():
-        async with while_present(receive, lambda: account.is_answered) as wait:
-            await wait(_placed(service, work, scope["principal"], send))
+        async with while_present(receive, lambda: account.is_answered), service.capacity.place(scope["principal"]):
+            await work.carry_out(send)
 
 
 def _segment(service: Service, ask: Ask, target: Target, interface: Interface, scope: Scope) -> Segment:
@@ -74,11 +75,6 @@ def _patience_s(scope: Scope) -> float | None:
     return float(text) if re.fullmatch(r"[1-9]\d{0,5}(\.\d{1,3})?", text) else None
 
 
-async def _placed(service: Service, work: _Work, principal: str, send: Send) -> None:
-    async with service.capacity.place(principal):
-        await work.carry_out(send)
-
-
 class _Work:
     """One request at work; used once."""
 
@@ -88,12 +84,12 @@ class _Work:
         self._interface = interface
         self._is_streamed = ask.is_streamed
         self._voice = interface.make_voice(segment.run_id)
-        self._frames: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._frames = Frames()
         self._problem: Problem | None = None
         self._account = account
         self._narrator = Narrator(
             self._voice,
-            self._frames.put_nowait,
+            self._frames.put,
             segment.team.pool,
             shows_text=segment.shows_text and ask.is_streamed,
             stops=ask.sampling.stop,
@@ -103,20 +99,18 @@ class _Work:
     async def carry_out(self, send: Send) -> None:
         """The run beside what is sent of it; when this is cancelled, so is the run."""
         run = asyncio.create_task(self._run())
-        leaving = asyncio.create_task(self._end_early(run))
         try:
-            await (self._stream(send) if self._is_streamed else self._whole(send, run))
+            with self._service.drain.farewell(run.cancel):
+                await (self._stream(send) if self._is_streamed else self._whole(send, run))
         finally:
-            leaving.cancel()
-            run.cancel()
-            await asyncio.gather(run, leaving, return_exceptions=True)
+            await ended(run)
 
     async def _run(self) -> Ending | None:
         """The segment, whose end or problem is the last thing that the voice says."""
         try:
             ending = await self._segment.carry_out(self._narrator)
             self._narrator.begin()
-            self._frames.put_nowait(self._voice.end(ending))
+            self._frames.put(self._voice.end(ending))
         except Problem as problem:
             self._fail(problem)
         except TrinityError as error:
@@ -134,19 +128,14 @@ class _Work:
                 self._interface.when_whole(self._voice.body())
             return ending
         finally:
-            self._frames.put_nowait(None)
+            self._frames.end()
         return None
 
     def _fail(self, problem: Problem) -> None:
         self._account.outcome = problem.code or str(problem.kind)
         self._problem = problem
         if self._narrator.has_begun:
-            self._frames.put_nowait(self._voice.fail(problem))
-
-    async def _end_early(self, run: asyncio.Task[Ending | None]) -> None:
-        """Cancel the run once the server has no more time for it."""
-        await self._service.drain.ending.wait()
-        run.cancel()
+            self._frames.put(self._voice.fail(problem))
 
     async def _whole(self, send: Send, run: asyncio.Task[Ending | None]) -> None:
         await asyncio.wait({run})
@@ -158,31 +147,11 @@ class _Work:
 
     async def _stream(self, send: Send) -> None:
         """The head once there is something to say, so that what fails before has its status; then frame by frame."""
-        frame = await self._frames.get()
-        if frame is None:
+        if not await self._frames.wait():
             raise self._problem or going_down()
+        await asyncio.sleep(0)  # first the run asks whom it has told of, and then the client hears of it
         await send_head(send, 200, [("content-type", EVENTS), *sse.HEADERS, *self._headers(None)])
-        while frame is not None:
-            async with asyncio.timeout(sse.STALL_S):
-                await send({"type": "http.response.body", "body": frame, "more_body": True})
-            frame = await self._next_frame()
-        await send({"type": "http.response.body", "body": b""})
-
-    async def _next_frame(self) -> bytes | None:
-        """What has been said since, as one piece; a heartbeat where nothing was."""
-        try:
-            async with asyncio.timeout(self._service.settings.heartbeat_s):
-                frame = await self._frames.get()
-        except TimeoutError:
-            return self._voice.heartbeat()
-        pieces = [frame] if frame is not None else []
-        while frame is not None and not self._frames.empty():
-            frame = self._frames.get_nowait()
-            if frame is None:
-                self._frames.put_nowait(None)
-                break
-            pieces.append(frame)
-        return b"".join(pieces) if pieces else None
+        await Outflow(self._frames, send, self._voice.heartbeat, self._service.settings.heartbeat_s).run()
 
     def _headers(self, ending: Ending | None) -> Headers:
         told = [("x-trinity-run-id", self._segment.run_id)]

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -17,8 +17,6 @@ Headers = Iterable[tuple[str, str]]
 
 JSON = "application/json"
 EVENTS = "text/event-stream; charset=utf-8"
-
-T = TypeVar("T")
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
@@ -65,37 +63,37 @@ async def gone(receive: Receive) -> None:
 
 
 @asynccontextmanager
-async def while_present(
-    receive: Receive, is_answered: Callable[[], bool]
-) -> AsyncIterator[Callable[[Awaitable[T]], Awaitable[T]]]:
-    """Gives ``wait``: the result of an awaitable, which is cancelled, to its very end, when the client goes.
+async def while_present(receive: Receive, is_answered: Callable[[], bool]) -> AsyncIterator[None]:
+    """Cancels the block, to its very end, when the client goes.
 
     A client whose answer is whole (``is_answered``) may go: nothing is cancelled then.
 
     Raises:
-        ClientGone: from ``wait``.
+        ClientGone: the client has gone.
     """
-    leaving = asyncio.ensure_future(gone(receive))
+    task, has_gone = asyncio.current_task(), False
+    assert task is not None
 
-    async def wait(work: Awaitable[T]) -> T:
-        task = asyncio.ensure_future(work)
-        try:
-            await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            await _ended(task)
+    async def watch() -> None:
+        nonlocal has_gone
+        await gone(receive)
+        if not is_answered():
+            has_gone = task.cancel()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    except (asyncio.CancelledError, Exception):
+        if not has_gone or task.cancelling() > 1:
             raise
-        if task.done() or is_answered():
-            return await task
-        await _ended(task)
+    finally:
+        await ended(watching)
+    if has_gone:
+        task.uncancel()
         raise ClientGone
 
-    try:
-        yield wait
-    finally:
-        await _ended(leaving)
 
-
-async def _ended(task: asyncio.Future[Any]) -> None:
+async def ended(task: asyncio.Future[Any]) -> None:
     """Cancel ``task`` and see it end, whatever it makes of that."""
     task.cancel()
     with suppress(asyncio.CancelledError, Exception):

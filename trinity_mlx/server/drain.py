@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .problems import Kind, Problem
@@ -18,8 +18,8 @@ class Drain:
         self._open: set[asyncio.Task[object]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
-        self.ending = asyncio.Event()
-        """Set once streams that are still open have to say their last event."""
+        self._farewells: list[Callable[[], object]] = []
+        self._is_ending = False
         self.is_draining = False
 
     @property
@@ -47,6 +47,17 @@ class Drain:
             if not self._open:
                 self._idle.set()
 
+    @contextmanager
+    def farewell(self, say: Callable[[], object]) -> Iterator[None]:
+        """Have ``say`` called once what is still open has to say its last event."""
+        if self._is_ending:
+            say()
+        self._farewells.append(say)
+        try:
+            yield
+        finally:
+            self._farewells.remove(say)
+
     async def finish(self, grace_s: float, farewell_s: float = 5.0) -> int:
         """Let nobody in, wait ``grace_s`` for what is under way, then have the rest say goodbye within ``farewell_s``.
 
@@ -57,7 +68,9 @@ class Drain:
         if await self._is_idle_within(grace_s):
             return 0
         left = self.open
-        self.ending.set()
+        self._is_ending = True
+        for say in self._farewells:
+            say()
         if not await self._is_idle_within(farewell_s):
             for task in list(self._open):
                 task.cancel()

@@ -6,9 +6,6 @@ from typing import Any
 
 from .asgi import to_json
 
-STALL_S = 60.0
-"""A client that takes nothing for so long has gone, whatever its connection says."""
-
 HEADERS = (("cache-control", "no-store"), ("x-accel-buffering", "no"))
 
 
