@@ -203,3 +203,28 @@ def test_a_place_that_cannot_be_written_is_an_error_for_people(tmp_path: Path) -
         new_safetensors(tmp_path / "file" / "stages.safetensors", []),
     ):
         pass
+
+
+def test_what_the_disk_gives_back_otherwise_is_never_published(tmp_path: Path) -> None:
+    """A medium that loses a bit between the write and the end is found out before the file has its name."""
+    path, values = tmp_path / "x.safetensors", np.arange(6, dtype="<f4").reshape(2, 3)
+
+    def write_and_lose_a_bit() -> None:
+        with new_safetensors(path, [TensorSpec("a", "F32", (2, 3))]) as writer:
+            writer.write_block("a", values)
+            (partial,) = tmp_path.iterdir()
+            raw = bytearray(partial.read_bytes())
+            raw[-1] ^= 1
+            partial.write_bytes(raw)
+
+    with pytest.raises(FolderUnavailable, match="'a' is not read back as it was written"):
+        write_and_lose_a_bit()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_blocks_that_were_read_back_are_counted(tmp_path: Path) -> None:
+    values = np.arange(6, dtype="<f4").reshape(2, 3)
+    with new_safetensors(tmp_path / "x.safetensors", [TensorSpec("a", "F32", (2, 3))]) as writer:
+        for row in range(2):
+            writer.write_block("a", values[row : row + 1], (slice(row, row + 1), slice(None)))
+    assert writer.blocks_read_back == 2

@@ -64,6 +64,8 @@ class SafetensorsWriter:
         if len(self._specs) < len(specs):
             raise ValueError(f"a tensor is named twice: {[spec.name for spec in specs]}")
         self._blocks: list[tuple[str, Block, int]] = []
+        self.blocks_read_back = 0
+        """How many blocks were found on the disk as they were in memory."""
         self._left = sum(spec.nbytes for spec in self._specs.values())
         header, self._starts = _layout(self._specs.values())
         if path.exists():
@@ -133,7 +135,7 @@ class SafetensorsWriter:
             os.fsync(file.fileno())
 
     def read_back(self) -> None:
-        """Read every block that was written, and hold it against what was in memory then.
+        """Read every block that was written, and hold it against what was in memory then; count them.
 
         Raises:
             OSError: they differ.
@@ -144,6 +146,7 @@ class SafetensorsWriter:
             part = np.ascontiguousarray(stored[block] if stored.ndim == 2 else stored)
             if zlib.crc32(part.data) != checksum:
                 raise OSError(errno.EIO, f"tensor {name!r} is not read back as it was written", str(self._path))
+            self.blocks_read_back += 1
 
     def _begin(self, header: bytes) -> None:
         """A file of its final length, put in place at once: one that exists has its header."""

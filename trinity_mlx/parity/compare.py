@@ -9,6 +9,7 @@ other stage depends on the sign. Between bundles made from the same components n
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from ..files.safetensors import STORED, read_header
 from .checks import LIMITS, UNKNOWN, Check, Comparison
 from .difference import Advance, difference, in_silence
 from .foreign_reports import stage_files
-from .provenance import PUBLISHED, bytes_sha256
+from .provenance import PUBLISHED, published_sha256
 from .report import StageReport, read_report
 from .stages import STAGES_FILE, parse_key, stage_key
 
@@ -57,6 +58,23 @@ def open_stages(path: Path) -> StageBundle:
             raise ParitySetupError(f"{path} names two files with {min(twice)}: give the one that is meant")
         tensors |= stages
     return StageBundle(path, tensors, None)
+
+
+def matching(bundle: StageBundle, source: str) -> StageBundle:
+    """``bundle`` with the tensors alone whose names hold the regular expression ``source``.
+
+    Whether its components are another bundle's is not known any more: their hash is over all tensors.
+
+    Raises:
+        ParitySetupError: it is none, or nothing matches.
+    """
+    try:
+        tensors = {key: at for key, at in bundle.tensors.items() if re.search(source, _parse(key)[0] or "")}
+    except re.error as error:
+        raise ParitySetupError(f"{source!r:.80} is no regular expression: {error}") from None
+    if not tensors:
+        raise ParitySetupError(f"{bundle.path} has no tensor whose name holds {source!r:.80}")
+    return StageBundle(bundle.path, tensors, None if len(tensors) < len(bundle.tensors) else bundle.report)
 
 
 def _stages_in(file: Path) -> dict[str, TensorLocation]:
@@ -100,8 +118,8 @@ def compare(
 
 
 def _published_in(side: StageBundle, published: Mapping[str, str]) -> tuple[str, ...]:
-    stored = [tensor for key, tensor in side.tensors.items() if _parse(key)[1] == Stage.FINAL_BF16]
-    hashes = {bytes_sha256(tensor) for tensor in stored if len(tensor.shape) == 2}
+    finals = [(_parse(key), tensor) for key, tensor in side.tensors.items() if len(tensor.shape) == 2]
+    hashes = {published_sha256(final, name) for (name, stage), final in finals if stage == Stage.FINAL_BF16}
     return tuple(sorted(published[digest] for digest in hashes & published.keys()))
 
 

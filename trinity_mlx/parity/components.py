@@ -80,11 +80,11 @@ def reference_decomposer() -> Decomposer:
 
 def write_components(
     folder: Path, subjects: Sequence[Subject], dtype: str, source: ComponentSource, progress: Progress
-) -> None:
+) -> int:
     """Write the components of every subject in ``dtype`` (``float32`` or ``float64``); those of a shared source once.
 
     Where ``source`` decomposes, a whole matrix, its factors and what that needs are held at a time. What was written is
-    read back and compared.
+    read back and compared; gives how many blocks that were.
 
     Raises:
         BaseInvalid: a source holds NaN or infinity.
@@ -101,6 +101,7 @@ def write_components(
             components = source.components(shared[0], np.dtype(dtype))
             for subject in shared:
                 _write(file, subject.name, components)
+    return file.blocks_read_back
 
 
 def add_to_digest(digest: hashlib._Hash, components: Components) -> None:

@@ -12,13 +12,15 @@ from ..files.regular import read_regular
 
 SCHEMAS = ("trinity_sakana_python_svd_parity_trace.v2", "trinity_sakana_svd_parity_trace.v2")
 _LAYOUT = "torch_v"
+_LAYOUT_KEYS = ("v_layout", "python_v_layout")
 
 
 def stage_files(report: Path) -> tuple[Path, ...]:
     """The files with stages that ``report`` names: that of all tensors, else that of one, else those of its replays.
 
-    Replays of another layout than ``torch_v`` are known to be wrong, and are left out. A file lies where the report
-    says, read from the report's folder, or in that folder itself.
+    Replays of another layout than ``torch_v`` are known to be wrong, and are left out. Reports tell paths from where
+    their tool was started, as in ``tmp/parity/components/FILE``: a file is looked for under that path and each shorter
+    ending of it, from the report's folder.
 
     Raises:
         ParitySetupError: the report cannot be read, has another schema, or names no file, or one that is not there.
@@ -32,6 +34,15 @@ def stage_files(report: Path) -> tuple[Path, ...]:
             f"{report} names no stage file (stage_debug.stage_tensor_file): it was written without stages"
         )
     return tuple(_beside(report, name) for name in names)
+
+
+def sources_file(path: Path) -> Path:
+    """The file that holds sources: ``path`` itself, or the first one that it names where it is a report.
+
+    Raises:
+        ParitySetupError: as ``stage_files``.
+    """
+    return stage_files(path)[0] if path.suffix == ".json" else path
 
 
 def _read(report: Path) -> dict[str, Any]:
@@ -52,7 +63,7 @@ def _names(content: dict[str, Any]) -> list[str]:
             return [name]
     replays = content.get("semantic_python_component_variants")
     replays = replays if isinstance(replays, list) else []
-    used = [each for each in replays if isinstance(each, dict) and each.get("v_layout") == _LAYOUT]
+    used = [each for each in replays if isinstance(each, dict) and _LAYOUT in map(each.get, _LAYOUT_KEYS)]
     return [name for each in used if (name := _stage_file(each, "stage_tensor_file"))]
 
 
@@ -63,10 +74,11 @@ def _stage_file(content: dict[str, Any], key: str) -> str:
 
 
 def _beside(report: Path, name: str) -> Path:
-    places = (report.parent / name, report.parent / Path(name).name)
-    for place in places:
+    parts = Path(name).parts
+    for start in range(len(parts)):
+        place = report.parent.joinpath(*parts[start:])
         if is_file(place):
             return place
     raise ParitySetupError(
-        f"{report} names the stages {name[:200]!r}: there is no file {' or '.join(map(str, places))}"
+        f"{report} names the stages {name[:200]!r}: there is no such file in {report.parent}; put it there"
     )

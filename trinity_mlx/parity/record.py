@@ -24,9 +24,10 @@ from ..files.safetensors import read_header, require
 from ..files.safetensors_writer import SafetensorsWriter, new_safetensors
 from .component_export import write_component_export
 from .components import ComponentSource, ComponentStore, reference_decomposer, write_components
+from .foreign_reports import sources_file
 from .makers import Engine, GivenComponents, Made, Origin, OwnGram
 from .progress import SILENCE, Progress
-from .provenance import PUBLISHED, PUBLISHED_TENSOR, RULE, bytes_sha256, is_reproduced
+from .provenance import PUBLISHED, PUBLISHED_TENSOR, RULE, bytes_sha256, is_reproduced, published_sha256
 from .report import begin_report, write_report
 from .stages import STAGES_FILE, Layout, Subject, stored_source, write_stages
 
@@ -56,7 +57,8 @@ def plan(
     """The task for every tensor that ``vector`` adapts, for those whose names hold ``source``, or for ``tensor`` alone.
 
     ``source`` is a regular expression; a bundle of what it matches names its stages as one of all tensors does. Sources
-    are the ``source_f32`` of the file ``source_stages`` where that is given, and else the base's.
+    are the ``source_f32`` of the file ``source_stages`` where that is given (or of the one that a report of another
+    system names), and else the base's.
 
     Raises:
         ParitySetupError: the base has a single layer, the vector does not adapt ``tensor``, or nothing that ``source``
@@ -73,6 +75,7 @@ def plan(
     names = _matching(list(shapes), source) if tensor is None else [tensor]
     is_single, digest, stored = tensor is not None, None, None
     if source_stages is not None:
+        source_stages = sources_file(source_stages)
         digest, stored = FileHashes().sha256(source_stages), read_header(source_stages)
 
     def locate(name: str) -> TensorLocation:
@@ -123,11 +126,11 @@ def record_reference(
     """
     chosen = components or reference_decomposer()
     begin_report(folder, MANIFEST)
-    write_components(folder, task.subjects, dtype, chosen, progress)
+    read_back = write_components(folder, task.subjects, dtype, chosen, progress)
     write_component_export(folder, task.subjects, task.head, task.vector_sha256)
     engine = Engine("numpy", {"numpy": np.__version__}, "cpu", None, np.matmul)
     origin = GivenComponents(ComponentStore(folder), engine.product, f"{chosen.name} {chosen.version}")
-    return _record(task, folder, "reference", engine, origin, dtype, progress)
+    return _record(task, folder, "reference", engine, origin, dtype, progress, read_back)
 
 
 def record_run(
@@ -163,16 +166,26 @@ def record_run(
 
 
 def _record(
-    task: Task, folder: Path, kind: str, engine: Engine, origin: Origin, dtype: str, progress: Progress
+    task: Task,
+    folder: Path,
+    kind: str,
+    engine: Engine,
+    origin: Origin,
+    dtype: str,
+    progress: Progress,
+    components_read_back: int | None = None,
 ) -> dict[str, Any]:
     layouts = [Layout(subject, task.is_single) for subject in task.subjects]
     specs = [spec for layout in layouts for spec in layout.specs()]
     with new_safetensors(folder / STAGES_FILE, specs) as file:
         tensors = [_record_tensor(file, layout, origin, progress) for layout in layouts]
     stored = read_header(folder / STAGES_FILE)
+    published: dict[str, str] = {}
     for entry, layout in zip(tensors, layouts, strict=True):
-        entry["final_bf16_sha256"] = bytes_sha256(stored[layout.key(Stage.FINAL_BF16)])
-        entry["final_bf16_published"] = PUBLISHED.get(entry["final_bf16_sha256"])
+        final, name = stored[layout.key(Stage.FINAL_BF16)], layout.subject.name
+        published[name] = published_sha256(final, None if task.is_single else name)
+        entry["final_bf16_sha256"] = bytes_sha256(final)
+        entry["final_bf16_published"] = PUBLISHED.get(published[name])
     return write_report(
         folder,
         {
@@ -182,8 +195,9 @@ def _record(
             "vector_sha256": task.vector_sha256,
             "source_stages_sha256": task.source_stages_sha256,
             "components": origin.describe(),
-            "reference_hash_reproducible": is_reproduced(kind, task.vector_sha256, _published_bytes(tensors)),
+            "reference_hash_reproducible": is_reproduced(kind, task.vector_sha256, published.get(PUBLISHED_TENSOR)),
             "reference_hash_rule": RULE,
+            "read_back": {"components": components_read_back, "stages": file.blocks_read_back},
             "arithmetic": {
                 "engine": engine.name,
                 "versions": engine.versions,
@@ -214,10 +228,3 @@ def _source(base: Base, name: str, shape: tuple[int, int]) -> TensorLocation:
     """Where ``name`` lies; ``lm_head`` of a base that ties it and does not store it is the embedding."""
     is_tied = name == LM_HEAD and name not in base.tensors and base.config.tied_embeddings
     return require(base.tensors, EMBEDDING if is_tied else name, shape, base.folder)
-
-
-def _published_bytes(tensors: list[dict[str, Any]]) -> str | None:
-    """The hash of the published tensor in the published orientation, where a bundle holds that."""
-    wanted = (PUBLISHED_TENSOR, "transposed")
-    hashes = (each["final_bf16_sha256"] for each in tensors if (each["name"], each["final_orientation"]) == wanted)
-    return next(hashes, None)

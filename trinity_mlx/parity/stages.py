@@ -21,6 +21,7 @@ from ..factorization.tiles import blocks
 from ..files.safetensors import as_floats, map_tensor, to_bfloat16
 from ..files.safetensors_writer import Block, SafetensorsWriter, TensorSpec
 from .difference import Advance
+from .provenance import TRANSPOSED
 
 STAGES_FILE = "stages.safetensors"
 
@@ -49,7 +50,7 @@ class Layout:
     @property
     def transposed(self) -> bool:
         """Whether the final stages are the transpose of the source's orientation."""
-        return self.is_single and self.subject.name.startswith("model.layers.")
+        return self.is_single and self.subject.name.startswith(TRANSPOSED)
 
     def key(self, stage: str) -> str:
         """The tensor's name in the file."""

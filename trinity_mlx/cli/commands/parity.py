@@ -59,7 +59,10 @@ def _subject_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--source", type=TEXT, metavar="REGEX", help="The tensors that the vector adapts whose names match."
         ),
         click.option(
-            "--source-stage", type=PLACE, metavar="FILE", help="Take sources from the source_f32 of a stages file."
+            "--source-stage",
+            type=PLACE,
+            metavar="FILE",
+            help="Take sources from the stages in a file, or in a report.",
         ),
         click.option(
             "--tensor", type=TEXT, metavar="NAME", help="One tensor, as model.layers.26.mlp.gate_proj.weight."
@@ -153,10 +156,13 @@ def run(
 @parity.command()
 @click.argument("reference", type=PLACE)
 @click.argument("candidate", type=PLACE)
+@click.option("--source", type=TEXT, metavar="REGEX", help="Compare the tensors alone whose names match.")
 @click.option("--strict-bytes", is_flag=True, help="Fail also where the stored bfloat16 bytes differ.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_context
-def compare(ctx: click.Context, reference: Path, candidate: Path, strict_bytes: bool, as_json: bool) -> None:
+def compare(
+    ctx: click.Context, reference: Path, candidate: Path, source: str | None, strict_bytes: bool, as_json: bool
+) -> None:
     """Hold the stages of CANDIDATE against those of REFERENCE.
 
     Each is the folder of a stage bundle, or what another system wrote: a safetensors file of stages, or the JSON report
@@ -167,9 +173,11 @@ def compare(ctx: click.Context, reference: Path, candidate: Path, strict_bytes: 
       trinity-mlx parity compare reference here --json > comparison.json
     """
     from ...parity.compare import compare as compare_stages
-    from ...parity.compare import open_stages, volume
+    from ...parity.compare import matching, open_stages, volume
 
     sides = open_stages(reference), open_stages(candidate)
+    if source is not None:
+        sides = matching(sides[0], source), matching(sides[1], source)
     with _progress() as progress:
         progress.begin("comparing", volume(*sides))
         found = compare_stages(*sides, strict_bytes=strict_bytes, advance=progress.advance)

@@ -38,7 +38,7 @@ def print_report(report: dict[str, Any], out: Path) -> None:
     show.print(
         f"{out}: {report['kind']}, components {components['method']} ({components['dtype']}, "
         f"{components['sha256'][:12]}), stages by {arithmetic['engine']} on {arithmetic['device']} "
-        f"in {arithmetic['dtype']}",
+        f"in {arithmetic['dtype']}; {sum(filter(None, report['read_back'].values()))} blocks read back as they were",
         style="dim",
         markup=False,
     )
