@@ -14,7 +14,7 @@ from trinity_mlx.contracts.backend import Variant
 from trinity_mlx.contracts.events import Event
 from trinity_mlx.contracts.pool import Agent, Pool, Price
 from trinity_mlx.contracts.provider import ENTRY_POINT_GROUP
-from trinity_mlx.contracts.routing import ArtifactIdentity, Role, RouteLogits
+from trinity_mlx.contracts.routing import ArtifactIdentity, Guard, Role, RouteLogits
 from trinity_mlx.contracts.text_format import TextFormat
 from trinity_mlx.contracts.transcript import Transcript
 from trinity_mlx.routing.router import RouterIdentity
@@ -47,7 +47,7 @@ class FixedRead:
 class FixedRouter:
     """Decides by how many replies a transcript holds: as in ``plan``, and then like its last entry."""
 
-    def __init__(self, *plan: RouteLogits | Exception, slots: int = 7) -> None:
+    def __init__(self, *plan: RouteLogits | Exception, slots: int = 7, guard: Guard | None = None) -> None:
         self.plan = plan
         self.identity = RouterIdentity(
             artifact=ArtifactIdentity("fixed", "a" * 64, "b" * 64),
@@ -60,6 +60,7 @@ class FixedRouter:
             dtype="float32",
             variant=Variant(),
             load_ms=1.0,
+            guard=guard,
         )
 
     async def read(self, transcript: Transcript) -> FixedRead:

@@ -129,7 +129,8 @@ class MlxBase:
             exact=self._exact,
             merge=_merge if merged else None,
         )
-        projection = Projection(head, _read([head.tensor, *([head.elu.tensor] if head.elu else [])], mx.float32))
+        tensors = (head.tensor, head.elu and head.elu.tensor, head.kinds)
+        projection = Projection(head, _read((tensor for tensor in tensors if tensor), mx.float32))
         return MlxRoutingModel(self._backbone(adapted), projection, self._owner, adapted.nbytes + projection.nbytes)
 
     def population(self, vectors: Mapping[str, np.ndarray]) -> MlxPopulation:

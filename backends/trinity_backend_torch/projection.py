@@ -18,15 +18,27 @@ class Projection:
         self._matrix = read_tensor(head.tensor, device)
         self._first = read_tensor(head.elu.tensor, device) if head.elu else None
         self._alpha = head.elu.alpha if head.elu else 1.0
+        self._kinds = read_tensor(head.kinds, device) if head.kinds else None
 
     @property
     def nbytes(self) -> int:
         """Bytes of its matrices."""
-        return self._matrix.nbytes + (0 if self._first is None else self._first.nbytes)
+        return sum(each.nbytes for each in (self._matrix, self._first, self._kinds) if each is not None)
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        """Logits in float32 [segments, slots + 3] of ``hidden`` [segments, hidden] in any float type."""
-        values = hidden.float()
+        """Logits in float32 [segments, slots + 3] of ``hidden`` [segments, hidden] in any float type.
+
+        Where the head knows kinds, the square of the distance from the nearest follows.
+        """
+        logits = self._logits(hidden.float())
+        if self._kinds is None:
+            return logits
+        return torch.cat([logits, self._squares(hidden.float(), self._kinds).amin(-1, keepdim=True)], -1)
+
+    def _squares(self, values: Tensor, kinds: Tensor) -> Tensor:
+        return functional.normalize(values, dim=-1) @ kinds[:, :-1].T + kinds[:, -1]
+
+    def _logits(self, values: Tensor) -> Tensor:
         if self._first is not None:
             values = functional.elu(values @ self._first.T, self._alpha)
         return values @ self._matrix.T

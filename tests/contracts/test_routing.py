@@ -140,7 +140,7 @@ def test_decision_as_dict_has_exactly_the_documented_keys() -> None:
         "profile": None,
         "timings_ms": {"load", "route"},
     }
-    beyond = {"ties", "probabilities", "reused_tokens", "left_out"}
+    beyond = {"ties", "probabilities", "reused_tokens", "left_out", "guard"}
     assert set(record) == set(documented) | beyond
     assert {key: set(record[key]) for key, inner in documented.items() if inner} == {
         key: inner for key, inner in documented.items() if inner
@@ -155,6 +155,7 @@ def test_decision_as_dict_says_what_the_decision_says() -> None:
         "margins": {"agent": 1.5, "role": 1.0},
         "ranking": [2, 0, 1],
         "ties": {"agent": [], "role": []},
+        "guard": {"heard": True, "spoke": None, "distance": None},
         "selection": {"agent": "argmax", "role": "argmax", "temperature": 1.0, "seed": None},
         "probabilities": None,
         "token_count": 15,
@@ -223,7 +224,7 @@ def test_a_split_that_is_not_named_uses_argmax() -> None:
 
 @pytest.mark.parametrize("text", ["", "best", "ARGMAX", "agent=best", "agent=", "slot=sample", "=sample", "sample,"])
 def test_an_unknown_selection_is_refused_with_what_to_write_instead(text: str) -> None:
-    with pytest.raises(SelectionError, match=r"argmax, softmax, sample|agent= or role="):
+    with pytest.raises(SelectionError, match=r"argmax, softmax, sample|agent=, role= or guard="):
         Selection.parse(text)
 
 

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from trinity_mlx.contracts.errors import SelectionError
-from trinity_mlx.contracts.routing import Role, RouteLogits, Selection, SelectionMode
+from trinity_mlx.contracts.routing import Guard, GuardRule, Role, RouteLogits, Selection, SelectionMode
 from trinity_mlx.rules.choice import choose, margin, softmax, uniform
 
 FLOATS = st.floats(-1e4, 1e4, width=32)
@@ -234,3 +234,48 @@ def test_uniform_fills_the_interval_evenly() -> None:
     points = np.array([uniform(7, str(key)) for key in range(20_000)])
     counts, _ = np.histogram(points, bins=20, range=(0.0, 1.0))
     assert float(((counts - 1000) ** 2 / 1000).sum()) < 49.5  # 1 in 10,000 at nineteen degrees of freedom
+
+
+GUARD = Guard(slot=2, margin=0.5, distance=3.0)
+
+
+@pytest.mark.parametrize(
+    ("agent", "distance", "slot", "rule"),
+    [
+        ((0.0, 2.0, 1.0), 2.0, 1, None),
+        ((0.0, 2.0, 1.6), 2.0, 2, GuardRule.MARGIN),
+        ((0.0, 2.0, 1.0), 3.5, 2, GuardRule.DISTANCE),
+        ((0.0, 2.0, 1.6), 3.5, 2, GuardRule.DISTANCE),
+        ((0.0, 2.0, 1.0), None, 1, None),
+    ],
+)
+def test_a_guard_takes_what_is_unclear_or_unlike_all_that_was_trained_on(
+    agent: tuple[float, ...], distance: float | None, slot: int, rule: GuardRule | None
+) -> None:
+    logits = RouteLogits(agent, (0.0, 1.0, 0.0), distance)
+    choice, bare = choose(logits, guard=GUARD), choose(logits)
+    assert (choice.slot, choice.guarded) == (slot, rule)
+    assert (choice.margins, choice.ranking, choice.role) == (bare.margins, bare.ranking, bare.role)
+
+
+@pytest.mark.parametrize("limit", [{"margin": 0.5}, {"distance": 3.0}])
+def test_a_limit_that_is_not_set_is_not_looked_at(limit: dict[str, float]) -> None:
+    logits = RouteLogits((0.0, 2.0, 1.9), (0.0, 1.0, 0.0), 9.0)
+    assert choose(logits, guard=Guard(2, **limit)).guarded == GuardRule(next(iter(limit)))
+    assert choose(logits, guard=Guard(2)).guarded is None
+
+
+def test_a_guard_is_not_heard_where_it_is_off_or_its_slot_is_not_allowed() -> None:
+    logits = RouteLogits((0.0, 2.0, 1.9), (0.0, 1.0, 0.0), 9.0)
+    off = choose(logits, Selection.parse("argmax,guard=off"), guard=GUARD)
+    assert (off.slot, off.guarded) == (1, None)
+    barred = choose(logits, allow_slots=[0, 1], guard=GUARD)
+    assert (barred.slot, barred.guarded) == (1, None)
+    with pytest.raises(SelectionError, match="guard=on or guard=off"):
+        Selection.parse("guard=no")
+
+
+@pytest.mark.parametrize("broken", [{"slot": -1}, {"slot": 0, "margin": -1.0}, {"slot": 0, "distance": math.nan}])
+def test_a_guard_of_impossible_limits_is_refused(broken: dict[str, Any]) -> None:
+    with pytest.raises(SelectionError, match="is no guard"):
+        Guard(**broken)

@@ -31,6 +31,7 @@ def test_what_the_shipped_policies_say() -> None:
         "review": "none",
         "sticky_margin": None,
         "floor_margin": None,
+        "floor_distance": None,
         "default_slot": None,
         "bypass_slot": None,
         "low_agent_margin": 0.0,
@@ -51,6 +52,7 @@ def test_what_the_shipped_policies_say() -> None:
         "call_form": "dialogue",
         "fallback": True,
         "on_refusal": "fallback",
+        "own_guard": True,
     }
     assert Policy.named("published").to_dict() == common | {
         "name": "published",
@@ -64,6 +66,7 @@ def test_what_the_shipped_policies_say() -> None:
         "call_form": "plain",
         "fallback": False,
         "on_refusal": "end",
+        "own_guard": False,
     }
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -40,7 +41,7 @@ from trinity_mlx.contracts.events import (
 )
 from trinity_mlx.contracts.pool import Agent, Pool, Price
 from trinity_mlx.contracts.provider import Finish, OnText, Reply, Request, Usage
-from trinity_mlx.contracts.routing import Role, RouteLogits, Window
+from trinity_mlx.contracts.routing import Guard, Role, RouteLogits, Window
 from trinity_mlx.contracts.transcript import Message, Transcript
 from trinity_mlx.routing.router import Router
 from trinity_mlx.rules.choice import choose
@@ -237,6 +238,38 @@ def test_the_margin_floor_hands_unclear_turns_to_the_default() -> None:
     result = carry_out(*agents, router=router, policy=Policy(floor_margin=1.0, default_slot=2))
     assert [turn.slot for turn in result.turns] == [2, 1]
     assert result.turns[0].adjustments == ("margin_floor",)
+
+
+def far(slot: int, role: Role) -> RouteLogits:
+    return replace(toward(slot, role), distance=4.0)
+
+
+@pytest.mark.parametrize(
+    ("policy", "slots", "adjustments"),
+    [
+        (Policy(), [2, 1], ("distance_floor",)),
+        (Policy(own_guard=False), [0, 1], ()),
+        (Policy(default_slot=1, floor_margin=0.1), [0, 1], ()),
+        (Policy(default_slot=1, floor_distance=3.9), [1, 1], ("distance_floor",)),
+    ],
+)
+def test_the_routers_own_guard_stands_where_the_policy_has_none(
+    policy: Policy, slots: list[int], adjustments: tuple[str, ...]
+) -> None:
+    heard = Listener()
+    agents = [scripted(slot, {"role": "Verifier", "text": "ACCEPT"}, "42") for slot in range(3)]
+    router = FixedRouter(far(0, W), toward(1, V), guard=Guard(2, distance=3.0))
+    result = carry_out(*agents, router=router, policy=policy, run={"sinks": [heard]})
+    assert [turn.slot for turn in result.turns] == slots
+    assert result.turns[0].adjustments == adjustments
+    assert heard.of(Routed)[0].logits == far(0, W), "a trace holds what the guard judged by"
+    assert heard.of(RunStarted)[0].policy["default_slot"] == (2 if policy == Policy() else policy.default_slot)
+
+
+def test_a_guard_whose_slot_has_no_agent_is_not_heard() -> None:
+    agents = [scripted(slot, {"role": "Verifier", "text": "ACCEPT"}, "42") for slot in range(2)]
+    router = FixedRouter(far(0, W), toward(1, V), guard=Guard(6, distance=3.0))
+    assert [turn.slot for turn in carry_out(*agents, router=router).turns] == [0, 1]
 
 
 def test_roles_are_kept() -> None:

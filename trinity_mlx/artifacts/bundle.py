@@ -19,7 +19,7 @@ from ..contracts.artifact import (
 )
 from ..contracts.canonical import canonical_sha256
 from ..contracts.errors import ArtifactError, ArtifactNotFound, BaseMismatch, BundleInvalid, TensorFileInvalid
-from ..contracts.routing import Role, Window
+from ..contracts.routing import Guard, Role, Window
 from ..contracts.text_format import PartFormat, TextFormat
 from ..factorization.adapted import EMBEDDING
 from ..files import safetensors
@@ -33,6 +33,8 @@ HEAD_FILE = "router_head.safetensors"
 HEAD_TENSOR = "trinity_router_head"
 ELU_TENSOR = "trinity_router_head_elu"
 """The first matrix of a low-rank head; ``HEAD_TENSOR`` is then the second."""
+GUARD_FILE = "guard.safetensors"
+GUARD_TENSOR = "trinity_guard_kinds"
 
 
 def open_bundle(folder: Path, hashes: FileHashes | None = None) -> Bundle:
@@ -62,6 +64,7 @@ def open_bundle(folder: Path, hashes: FileHashes | None = None) -> Bundle:
         head=_head(folder, manifest),
         part_format=manifest.part_format,
         window=Window(**manifest.window.model_dump()) if manifest.window else None,
+        guard=_guard(folder, manifest),
     )
 
 
@@ -90,13 +93,15 @@ class BundleDraft:
     """Of the ELU of a low-rank head, whose first matrix the head's file then holds as well."""
     read_position: ReadPosition = ReadPosition.SECOND_TO_LAST
     window: Window | None = None
+    guard: Guard | None = None
+    """With a limit on the distance, its kinds lie in ``GUARD_FILE``."""
 
     def describe(self) -> dict[str, object]:
         """What the manifest says before anything is known of the bundle's files."""
         newer = self._newer()
         return {
             "schema": schema.SCHEMA,
-            "version": 2 if newer or self.alpha is not None else 1,
+            "version": 2 if newer or self.guard or self.alpha is not None else 1,
             "name": self.name,
             "complete": True,
             "base": {
@@ -144,6 +149,7 @@ def seal_bundle(folder: Path, draft: BundleDraft) -> Bundle:
         "adapter_ref": _adapter_ref(draft.base_ref, entries, _sha256_of(files, ADAPTER_FILE)),
         "adapter": {"file": ADAPTER_FILE, "entries": entries},
         "head": _head_entry(folder / HEAD_FILE, draft.alpha),
+        **({"guard": _guard_entry(folder / GUARD_FILE, draft.guard)} if draft.guard else {}),
         "files": files,
     }
     write_atomically(folder / schema.MANIFEST_NAME, json_bytes(content))
@@ -162,6 +168,14 @@ def _head_entry(path: Path, alpha: float | None) -> dict[str, object]:
         return entry
     elu = safetensors.find(tensors, ELU_TENSOR, path)
     return entry | {"elu": {"tensor": ELU_TENSOR, "shape": list(elu.shape), "alpha": alpha}}
+
+
+def _guard_entry(path: Path, guard: Guard) -> dict[str, object]:
+    entry: dict[str, object] = {**asdict(guard), "kinds": None}
+    if guard.distance is None:
+        return entry
+    shape = list(safetensors.find(safetensors.read_header(path), GUARD_TENSOR, path).shape)
+    return entry | {"kinds": {"file": GUARD_FILE, "tensor": GUARD_TENSOR, "shape": shape}}
 
 
 def _shape(tensors: Mapping[str, TensorLocation], name: str, folder: Path) -> list[int]:
@@ -185,6 +199,8 @@ def check_fit(bundle: Bundle, base: Base) -> None:
         rank = elu.tensor.shape[0]
         safetensors.require({head.name: head}, head.name, (rows, rank), head.path)
         safetensors.require({elu.tensor.name: elu.tensor}, elu.tensor.name, (rank, hidden), elu.tensor.path)
+    if kinds := bundle.head.kinds:
+        safetensors.require({kinds.name: kinds}, kinds.name, (kinds.shape[0], hidden + 1), kinds.path)
     shapes = base.config.backbone_shapes()
     for entry in bundle.adapter.entries:
         needed = _change_shape(entry, shapes.get(entry.source, ()))
@@ -229,7 +245,8 @@ def _verify_files(folder: Path, manifest: schema.Manifest, hashes: FileHashes) -
     paths = [entry.path for entry in manifest.files]
     if len(set(paths)) < len(paths):
         raise BundleInvalid(f"{folder}: the manifest lists a file twice")
-    for needed in (manifest.adapter.file, manifest.head.file):
+    kinds = manifest.guard.kinds if manifest.guard else None
+    for needed in (manifest.adapter.file, manifest.head.file, *([kinds.file] if kinds else [])):
         if needed not in paths:
             raise BundleInvalid(f"{folder}: the manifest gives no hash for {needed}")
     for entry in manifest.files:
@@ -300,7 +317,22 @@ def _head(folder: Path, manifest: schema.Manifest) -> Head:
             f"{section.elu.shape[0]}"
         )
     elu = _elu(tensors, section.elu, path) if section.elu else None
-    return Head(_float32(tensor), manifest.agents, _head_ref(manifest), elu, manifest.read_position)
+    kinds = _kinds(folder, manifest.guard.kinds) if manifest.guard and manifest.guard.kinds else None
+    return Head(_float32(tensor), manifest.agents, _head_ref(manifest), elu, manifest.read_position, kinds)
+
+
+def _kinds(folder: Path, section: schema.KindsSection) -> TensorLocation:
+    path = folder / section.file
+    return _float32(safetensors.require(safetensors.read_header(path), section.tensor, section.shape, path))
+
+
+def _guard(folder: Path, manifest: schema.Manifest) -> Guard | None:
+    section = manifest.guard
+    if section is None:
+        return None
+    if section.slot >= len(manifest.agents):
+        raise BundleInvalid(f"{folder}: the guard names slot {section.slot}, and there are {len(manifest.agents)}")
+    return Guard(section.slot, section.margin, section.distance)
 
 
 def _elu(tensors: Mapping[str, TensorLocation], section: schema.EluSection, path: Path) -> Elu:
@@ -310,10 +342,16 @@ def _elu(tensors: Mapping[str, TensorLocation], section: schema.EluSection, path
 def _head_ref(manifest: schema.Manifest) -> str:
     """The hash of the head's file; of what the manifest adds as well, where that is not the usual."""
     digest, elu, position = _file_sha256(manifest, manifest.head.file), manifest.head.elu, manifest.read_position
-    if elu is None and position is ReadPosition.SECOND_TO_LAST:
+    if elu is None and position is ReadPosition.SECOND_TO_LAST and manifest.guard is None:
         return digest
     before = elu and {"tensor": elu.tensor, "shape": list(elu.shape), "alpha": repr(elu.alpha)}
-    return canonical_sha256({"elu": before, "read_position": str(position), "sha256": digest})
+    guard = {"guard": _guard_words(manifest, manifest.guard)} if manifest.guard else {}
+    return canonical_sha256({"elu": before, "read_position": str(position), "sha256": digest, **guard})
+
+
+def _guard_words(manifest: schema.Manifest, guard: schema.GuardSection) -> dict[str, object]:
+    kinds = guard.kinds and {"tensor": guard.kinds.tensor, "sha256": _file_sha256(manifest, guard.kinds.file)}
+    return {"slot": guard.slot, "margin": repr(guard.margin), "distance": repr(guard.distance), "kinds": kinds}
 
 
 def _float32(tensor: TensorLocation) -> TensorLocation:

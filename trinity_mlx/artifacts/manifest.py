@@ -16,7 +16,7 @@ MANIFEST_NAME = "manifest.json"
 SCHEMA = "trinity-mlx.bundle"
 VERSIONS = (1, 2)
 """Version 2 is written where a bundle says what version 1 has no word for, so that old releases refuse only those."""
-NEWER = ("read_position", "window")
+NEWER = ("read_position", "window", "guard")
 """Keys that version 2 brought; they are left out where they say what is usual."""
 FAULTS = Faults(BundleInvalid, whole="manifest")
 
@@ -102,6 +102,31 @@ class WindowSection(Strict):
         return self
 
 
+class KindsSection(Strict):
+    """What a guard knows of the prompts that were trained on: its file and tensor, [kinds, hidden + 1]."""
+
+    file: InnerPath
+    tensor: str
+    shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=2)]]
+
+
+class GuardSection(Strict):
+    """When the router stands aside (``contracts.routing.Guard``): one limit at least."""
+
+    slot: Annotated[int, Field(ge=0)]
+    margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    distance: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    kinds: KindsSection | None
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.margin is None and self.distance is None:
+            raise ValueError("a guard without a limit guards nothing")
+        if (self.distance is None) != (self.kinds is None):
+            raise ValueError("a guard's distance and its kinds belong together")
+        return self
+
+
 class OffsetsEntry(Strict):
     """The part of the trained vector that adapts one tensor: offsets ``[start, end)``, one a singular value."""
 
@@ -143,6 +168,7 @@ class Manifest(Strict):
     vector: tuple[OffsetsEntry, ...] = ()
     read_position: ReadPosition = Field(default=ReadPosition.SECOND_TO_LAST, strict=False)
     window: WindowSection | None = None
+    guard: GuardSection | None = None
 
     @model_validator(mode="after")
     def _is_of_its_version(self) -> Self:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .canonical import canonical_sha256
-from .routing import Window
+from .routing import Guard, Window
 from .text_format import PartFormat, TextFormat
 
 
@@ -140,6 +140,10 @@ class Head:
     A linear head is ``tensor @ hidden``, with ``tensor`` float32 [slots + 3, hidden]; one with ``elu`` is low-rank,
     ``tensor @ elu(...)``, with ``tensor`` [slots + 3, rank]. ``ref`` stands for all of it: the file's sha256 where the
     head is linear and reads the second-to-last token, else a hash over what the head is besides.
+
+    ``kinds`` [kinds, hidden + 1] says what was trained on: with ``u`` the hidden vector at length 1, the square of the
+    distance from a kind is the product of its row with ``u`` and a 1 after it (docs/method.md, section 1). A row of
+    such a head has the smallest of these squares after its logits.
     """
 
     tensor: TensorLocation
@@ -147,6 +151,7 @@ class Head:
     ref: str
     elu: Elu | None = None
     position: ReadPosition = ReadPosition.SECOND_TO_LAST
+    kinds: TensorLocation | None = None
 
     @property
     def width(self) -> int:
@@ -160,7 +165,7 @@ class Bundle:
 
     ``base_folder`` is set where the bundle carries its base; otherwise ``base_id`` and ``base_revision`` name it.
     ``base_ref`` is None where the bundle does not record which content its base had. ``window`` is how it read long
-    transcripts in its training, where it was trained on some.
+    transcripts in its training, where it was trained on some, and ``guard`` when it stands aside.
     """
 
     name: str
@@ -174,6 +179,7 @@ class Bundle:
     head: Head
     part_format: PartFormat = PartFormat.BRIEF
     window: Window | None = None
+    guard: Guard | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,7 +155,8 @@ class RoutingModel(Protocol):
     def logits(self, segments: Sequence[Segment]) -> tuple[list[Row], tuple[Past | None, ...]]:
         """Logits at the last token of each segment, in the order given, and the past of each that asks to keep it.
 
-        A row is ``hidden @ W.T`` in float32, of ``slots + 3`` values, where ``hidden`` is taken after the final norm.
+        A row is ``hidden @ W.T`` in float32, of ``slots + 3`` values, where ``hidden`` is taken after the final norm;
+        of a head with ``kinds`` one more, the square of the distance from the nearest of them.
         Nothing about one segment depends on the others, up to rounding. All is computed when this returns.
         """
 

@@ -29,15 +29,19 @@ class Role(IntEnum):
 class RouteLogits:
     """The head's output for one transcript, float32 values: ``agent[slots]`` and ``role[3]``.
 
+    ``distance`` says how unlike the transcript is to all that the router was trained on: 1 is as far from the nearest
+    kind of prompt as its own prompts are. It is None for a head that knows no kinds (docs/method.md, section 1).
+
     Raises:
         NonFiniteLogits: a value is NaN or infinite.
     """
 
     agent: tuple[float, ...]
     role: tuple[float, ...]
+    distance: float | None = None
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(value) for value in self.agent + self.role):
+        if not all(math.isfinite(value) for value in (*self.agent, *self.role, self.distance or 0.0)):
             raise NonFiniteLogits(
                 f"the router's logits are not finite (agent {self.agent}, role {self.role}): "
                 "the base, the adapter or the head holds NaN or overflows; verify the files, or try float32"
@@ -49,9 +53,14 @@ class RouteLogits:
         return self.agent + self.role
 
     @classmethod
-    def split(cls, values: Sequence[float]) -> RouteLogits:
-        """Split one row of the head's output: all but the last three choose the slot, the last three the role."""
-        return cls(tuple(values[: -len(Role)]), tuple(values[-len(Role) :]))
+    def split(cls, values: Sequence[float], measured: bool = False) -> RouteLogits:
+        """Split one row of the head's output: all but the last three choose the slot, the last three the role.
+
+        ``measured`` says that the square of the distance follows them.
+        """
+        distance = math.sqrt(max(values[-1], 0.0)) if measured else None
+        logits = values[:-1] if measured else values
+        return cls(tuple(logits[: -len(Role)]), tuple(logits[-len(Role) :]), distance)
 
 
 class SelectionMode(StrEnum):
@@ -71,6 +80,7 @@ class Selection:
 
     ``temperature`` divides the logits before the softmax (> 0). ``seed`` fixes the draw of ``sample``; any
     non-negative integer is a seed, 0 too. ``None`` asks for a fresh seed, which the decision then records.
+    ``guarded`` is whether the router's own guard is heard, where it has one.
 
     Raises:
         SelectionError: the temperature is not a positive number, or the seed is negative.
@@ -80,6 +90,7 @@ class Selection:
     role: SelectionMode = SelectionMode.ARGMAX
     temperature: float = 1.0
     seed: int | None = None
+    guarded: bool = True
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
@@ -89,19 +100,23 @@ class Selection:
 
     @classmethod
     def parse(cls, text: str, temperature: float = 1.0, seed: int | None = None) -> Selection:
-        """From ``"sample"`` (both splits) or ``"agent=sample,role=argmax"`` (each its own).
+        """From ``"sample"`` (both splits) or ``"agent=sample,role=argmax"`` (each its own); ``"guard=off"`` besides.
 
         Raises:
             SelectionError: a mode or a split has no such name.
         """
         modes = {"agent": SelectionMode.ARGMAX, "role": SelectionMode.ARGMAX}
+        guarded = True
         for part in text.split(","):
             split, named, mode = part.strip().rpartition("=")
+            if split == "guard":
+                guarded = _is_on(mode)
+                continue
             if named and split not in modes:
-                raise SelectionError(f"unknown split {split!r} in selection {text!r}: use agent= or role=")
+                raise SelectionError(f"unknown split {split!r} in selection {text!r}: use agent=, role= or guard=")
             for target in [split] if named else list(modes):
                 modes[target] = _mode(mode)
-        return cls(modes["agent"], modes["role"], temperature, seed)
+        return cls(modes["agent"], modes["role"], temperature, seed, guarded)
 
 
 def _mode(text: str) -> SelectionMode:
@@ -109,6 +124,42 @@ def _mode(text: str) -> SelectionMode:
         return SelectionMode(text)
     except ValueError:
         raise SelectionError(f"unknown selection {text!r}: use {', '.join(SelectionMode)}") from None
+
+
+def _is_on(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise SelectionError(f"guard={text} is neither: use guard=on or guard=off")
+    return text == "on"
+
+
+class GuardRule(StrEnum):
+    """Why a guard took a decision out of the router's hands."""
+
+    MARGIN = "margin"
+    """No agent led clearly."""
+    DISTANCE = "distance"
+    """Nothing like the transcript was trained on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """When a router stands aside (docs/method.md, section 1).
+
+    ``slot`` takes over where the agent margin is under ``margin``, or where the transcript is unlike all that was
+    trained on by more than ``distance``. A limit that is None is not looked at.
+
+    Raises:
+        SelectionError: the slot is negative, or a limit is not a number of at least 0.
+    """
+
+    slot: int
+    margin: float | None = None
+    distance: float | None = None
+
+    def __post_init__(self) -> None:
+        limits = [limit for limit in (self.margin, self.distance) if limit is not None]
+        if self.slot < 0 or not all(math.isfinite(limit) and limit >= 0 for limit in limits):
+            raise SelectionError(f"{self} is no guard: slot and limits must be 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +184,8 @@ class Choice:
 
     ``ranking`` lists the allowed slots from the largest logit down. ``tied_slots`` and ``tied_roles`` hold the
     indices that share the largest logit, and are empty where one leads alone. ``probabilities`` is ``None`` when
-    both splits use argmax.
+    both splits use argmax. ``guarded`` says why ``slot`` is the guard's and not the router's; all the rest is as the
+    router has it.
     """
 
     slot: int
@@ -144,6 +196,7 @@ class Choice:
     tied_slots: tuple[int, ...] = ()
     tied_roles: tuple[Role, ...] = ()
     probabilities: Probabilities | None = None
+    guarded: GuardRule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +350,11 @@ class RouteDecision:
             "margins": {"agent": choice.margins.agent, "role": choice.margins.role},
             "ranking": list(choice.ranking),
             "ties": {"agent": list(choice.tied_slots), "role": [int(role) for role in choice.tied_roles]},
+            "guard": {
+                "heard": choice.selection.guarded,
+                "spoke": choice.guarded and str(choice.guarded),
+                "distance": self.logits.distance,
+            },
             "selection": _selection_dict(choice.selection),
             "probabilities": _probabilities_dict(choice.probabilities),
             "token_count": self.token_count,

@@ -184,7 +184,7 @@ class Tracer:
         backend = load_backend(chosen.backend)
         tokens = self._encode(transcript)
         hidden, row = self._read(backend, device, chosen.dtype, tokens)
-        logits, info = RouteLogits.split(row), backend.info()
+        logits, info = RouteLogits.split(row, self.bundle.head.kinds is not None), backend.info()
         return RouteTrace(
             profile=chosen.name,
             backend=info.backend_id,

@@ -121,7 +121,7 @@ class ModelRegistry:
             try:
                 make_room(demand.adapter)
                 model = lease.value.attach(adapter, head, merged=merged)
-                return LeasedModel(model, Reader(model, position=head.position), lease)
+                return LeasedModel(model, Reader(model, position=head.position, measured=head.kinds is not None), lease)
             except BaseException:
                 lease.release()
                 raise

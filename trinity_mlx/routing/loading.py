@@ -141,6 +141,7 @@ def load_router(
         variant=variant,
         load_ms=(time.perf_counter() - started) * 1000,
         window=window,
+        guard=bundle.guard,
         receipt=PatchReceipt.of(
             source,
             bundle.adapter,

@@ -65,15 +65,20 @@ class Reader:
     as the most generous user allows (``admit``); with ``remember=False`` a sequence is read without both memories.
 
     What several callers ask at once is read together (``batcher``), and a long beginning that they share is read once.
-    ``position`` says which token's hidden vector routes.
+    ``position`` says which token's hidden vector routes, ``measured`` that the head knows kinds.
     """
 
     def __init__(
-        self, model: RoutingModel, cache_bytes: int = 0, position: ReadPosition = ReadPosition.SECOND_TO_LAST
+        self,
+        model: RoutingModel,
+        cache_bytes: int = 0,
+        position: ReadPosition = ReadPosition.SECOND_TO_LAST,
+        *,
+        measured: bool = False,
     ) -> None:
         self._position = position
         self._batch_tokens = model.batch_tokens
-        self._passes = _Passes(model, cache_bytes)
+        self._passes = _Passes(model, cache_bytes, measured)
         self._batcher = Batcher(self._passes.prepare, self._passes.read, model.batch_tokens)
 
     def read(self, tokens: Tokens, remember: bool = True) -> Answer:
@@ -126,8 +131,9 @@ class Reader:
 class _Passes:
     """A model and its memories, used by one thread alone."""
 
-    def __init__(self, model: RoutingModel, cache_bytes: int) -> None:
+    def __init__(self, model: RoutingModel, cache_bytes: int, measured: bool) -> None:
         self._model = model
+        self._measured = measured
         self._worth = max(model.batch_tokens // _WORTH, 1)
         self._allowed = Counter([cache_bytes])
         self._prefixes = PrefixCache(cache_bytes)
@@ -196,7 +202,7 @@ class _Passes:
 
     def _settle(self, asks: Sequence[Ask], segment: Segment, row: Row) -> None:
         try:
-            answer = Answer(RouteLogits.split(row), segment.reuse)
+            answer = Answer(RouteLogits.split(row, self._measured), segment.reuse)
         except NonFiniteLogits as error:
             for ask in asks:
                 ask.fail(error)

@@ -14,7 +14,7 @@ from typing import Literal, overload
 from ..contracts.artifact import PatchReceipt
 from ..contracts.backend import Variant
 from ..contracts.errors import ContextLengthError, TranscriptError, TrinityError, UsageError
-from ..contracts.routing import ArtifactIdentity, Gap, Read, RouteDecision, Selection, Timings, Window
+from ..contracts.routing import ArtifactIdentity, Gap, Guard, Read, RouteDecision, Selection, Timings, Window
 from ..contracts.text_format import PartFormat, TextFormat
 from ..contracts.transcript import Transcript, TranscriptSource
 from ..rules.choice import choose
@@ -40,6 +40,7 @@ class RouterIdentity:
     window: Window | None = None
     part_format: PartFormat = PartFormat.BRIEF
     receipt: PatchReceipt | None = None
+    guard: Guard | None = None
 
 
 @dataclass(frozen=True)
@@ -269,7 +270,7 @@ class Router:
         allow_slots: Collection[int] | None,
         route_ms: float,
     ) -> RouteDecision:
-        choice = choose(read.logits, selection, allow_slots, draw_key=read.transcript_hash)
+        choice = choose(read.logits, selection, allow_slots, draw_key=read.transcript_hash, guard=self.identity.guard)
         return RouteDecision(
             choice=choice,
             label=self.identity.labels[choice.slot],

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..contracts.errors import PoolInvalid
-from ..contracts.routing import Choice, Margins, Role, RouteLogits
-from .choice import choose, margin, pick_role, pick_slot
+from ..contracts.routing import Choice, GuardRule, Margins, Role, RouteLogits
+from .choice import choose, guard_rule, margin, pick_role, pick_slot
 from .policy import EarlyVerifier, Policy
 
 Seats = Mapping[int, frozenset[Role]]
@@ -44,6 +44,8 @@ class Adjustment(StrEnum):
     """The agent that spoke last."""
     MARGIN_FLOOR = "margin_floor"
     """The default slot, because none led clearly."""
+    DISTANCE_FLOOR = "distance_floor"
+    """The default slot, because nothing like the transcript was trained on."""
     FALLBACK = "fallback"
     """The next best slot, because an agent failed."""
     GOES_ON = "goes_on"
@@ -225,8 +227,6 @@ def _preferred(policy: Policy, situation: Situation, logits: RouteLogits, choice
         lead = logits.agent[choice.slot] - logits.agent[last]
         if lead < policy.sticky_margin:
             return last, Adjustment.STICKY
-    margin = choice.margins.agent
-    is_unclear = policy.floor_margin is not None and margin is not None and margin < policy.floor_margin
-    if default is not None and is_unclear and default in choice.ranking:
-        return default, Adjustment.MARGIN_FLOOR
-    return choice.slot, Adjustment.MARGIN_FLOOR
+    rule = guard_rule(policy.guard, choice.margins.agent, logits.distance)
+    named = Adjustment.DISTANCE_FLOOR if rule is GuardRule.DISTANCE else Adjustment.MARGIN_FLOOR
+    return (default if rule and default is not None and default in choice.ranking else choice.slot), named

@@ -12,7 +12,17 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from ..contracts.errors import SelectionError
-from ..contracts.routing import Choice, Margins, Probabilities, Role, RouteLogits, Selection, SelectionMode
+from ..contracts.routing import (
+    Choice,
+    Guard,
+    GuardRule,
+    Margins,
+    Probabilities,
+    Role,
+    RouteLogits,
+    Selection,
+    SelectionMode,
+)
 
 _MASKED = -math.inf
 
@@ -22,6 +32,7 @@ def choose(
     selection: Selection | None = None,
     allow_slots: Collection[int] | None = None,
     draw_key: str = "",
+    guard: Guard | None = None,
 ) -> Choice:
     """Choose the slot and the role (docs/method.md, section 1).
 
@@ -30,14 +41,17 @@ def choose(
         selection: how to choose; argmax by default.
         allow_slots: the slots that may be chosen; the others are masked. ``None`` allows all.
         draw_key: what ``sample`` mixes with its seed, so that one seed gives each transcript a draw of its own.
+        guard: whom to ask where the router is not to be followed; not heard where its slot is not allowed.
 
     Raises:
         SelectionError: no slot is allowed, or one that the head does not have.
     """
     selection = _with_seed(selection or Selection())
     agent = _mask(logits.agent, allow_slots)
+    is_heard = selection.guarded and guard is not None and agent[guard.slot] != _MASKED
+    rule = guard_rule(guard, margin(agent), logits.distance) if is_heard else None
     return Choice(
-        slot=pick_slot(agent, selection, draw_key),
+        slot=guard.slot if guard and rule else pick_slot(agent, selection, draw_key),
         role=pick_role(logits, selection, draw_key),
         margins=Margins(margin(agent), margin(logits.role)),
         ranking=_ranking(agent),
@@ -45,7 +59,21 @@ def choose(
         tied_slots=_tied(agent),
         tied_roles=tuple(Role(index) for index in _tied(logits.role)),
         probabilities=_probabilities(agent, logits.role, selection),
+        guarded=rule,
     )
+
+
+def guard_rule(guard: Guard | None, margin: float | None, distance: float | None) -> GuardRule | None:
+    """Why ``guard`` takes a choice of this agent margin and distance out of the router's hands; None where it does not.
+
+    A router and a run ask here alike. Distance comes first: a large margin on something never seen says nothing.
+    """
+    if guard is None:
+        return None
+    if guard.distance is not None and distance is not None and distance > guard.distance:
+        return GuardRule.DISTANCE
+    is_unclear = guard.margin is not None and margin is not None and margin < guard.margin
+    return GuardRule.MARGIN if is_unclear else None
 
 
 def pick_slot(agent: Sequence[float], selection: Selection, draw_key: str = "") -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
 from ..contracts.errors import PolicyInvalid, SelectionError
-from ..contracts.routing import Selection, SelectionMode
+from ..contracts.routing import Guard, Selection, SelectionMode
 from .roles import CallForm
 from .verdict import VerdictWords
 
@@ -113,7 +113,11 @@ class Policy:
     """Keep the agent that spoke last unless another's logit leads by at least this; above 0."""
     floor_margin: float | None = None
     """Under this agent margin, ``default_slot`` takes the turn; above 0."""
+    floor_distance: float | None = None
+    """Beyond this distance from all that the router was trained on, ``default_slot`` takes the turn; above 0."""
     default_slot: int | None = None
+    own_guard: bool = True
+    """Whether the guard that the router brings stands where the policy names no default slot."""
     bypass_slot: int | None = None
     """The agent of every turn; the router is asked for the role alone."""
     low_agent_margin: float = 0.0
@@ -160,6 +164,19 @@ class Policy:
     def selection(self) -> Selection:
         """How slot and role are chosen from the logits."""
         return Selection(self.agent_selection, self.role_selection, self.temperature, self.seed)
+
+    @property
+    def guard(self) -> Guard | None:
+        """Whose turn it is where the router is not to be followed, and when."""
+        slot = self.default_slot
+        return None if slot is None else Guard(slot, self.floor_margin, self.floor_distance)
+
+    def guarded_by(self, guard: Guard | None, slots: Collection[int]) -> Self:
+        """This policy with a router's own ``guard``, unless it has one, wants none, or nobody sits in its slot."""
+        if guard is None or not self.own_guard or self.default_slot is not None or guard.slot not in slots:
+            return self
+        limits = {"floor_margin": guard.margin or None, "floor_distance": guard.distance or None}
+        return self.with_options(default_slot=guard.slot, **limits) if any(limits.values()) else self
 
     @property
     def samples(self) -> bool:
@@ -248,15 +265,18 @@ def _check_ranges(policy: Policy) -> None:
         value = getattr(policy, name)
         if value is not None and value < least:
             raise PolicyInvalid(f"policy option {name} is {value}: it must be {least} or more")
-    for name in ("sticky_margin", "floor_margin"):
+    for name in ("sticky_margin", "floor_margin", "floor_distance"):
         value = getattr(policy, name)
         if value is not None and value <= 0:
             raise PolicyInvalid(f"policy option {name} is {value}: it must be above 0, or none to switch it off")
 
 
 def _check_pairs(policy: Policy) -> None:
-    if (policy.floor_margin is None) != (policy.default_slot is None):
-        raise PolicyInvalid("policy options floor_margin and default_slot belong together: give both or neither")
+    has_floor = policy.floor_margin is not None or policy.floor_distance is not None
+    if has_floor != (policy.default_slot is not None):
+        raise PolicyInvalid(
+            "policy options floor_margin or floor_distance and default_slot belong together: give both or neither"
+        )
     for low, high in zip(_MARKS[:2], _MARKS[2:], strict=True):
         if getattr(policy, high) < getattr(policy, low):
             raise PolicyInvalid(
@@ -279,6 +299,7 @@ POLICIES = {
         call_form=CallForm.PLAIN,
         fallback=False,
         on_refusal=OnRefusal.END,
+        own_guard=False,
     ),
 }
 """``default``, and ``published``: what the published port does, rule by rule."""

@@ -105,6 +105,7 @@ class Coordinator:
         if identity is not None:
             _check_size(self.pool, len(identity.labels), identity.artifact.name)
         self._router_info = _describe_router(identity)
+        self._guard = identity.guard if identity else None
         _check_prices(self.pool, self.limits)
         if providers is None:
             self._check_live(agent for agent in self.pool.agents if row_of(agent.provider).is_offline is False)
@@ -230,6 +231,7 @@ class Coordinator:
         if self._needs_review:
             rules = rules.with_options(review=Review.ASK)
         seats = _seats(self.pool, transcript, bool(definitions), deny, frozenset(roles))
+        rules = rules.guarded_by(self._guard, seats)
         state = RunState(
             run_id=run_id or uuid.uuid4().hex,
             machine=machine.begin(_with_seed(rules), transcript, seats, last_slot, worker_slot),
