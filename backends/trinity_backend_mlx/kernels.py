@@ -85,10 +85,20 @@ def _composed_attend(queries: mx.array, keys: mx.array, values: mx.array) -> mx.
     scores = ops.cast(ops.matmul(stacked, ops.swapaxes(keys, -1, -2)), mx.float32)
     seen = ops.less_equal(ops.arange(total), ops.expand_dims(ops.arange(total - fresh, total), 1))
     masked = ops.where(seen, ops.reshape(scores, (1, heads, fresh, total)), -mx.inf)
-    weights = ops.reshape(ops.cast(ops.softmax(masked, axis=-1), values.dtype), (1, kv_heads, -1, total))
+    weights = ops.reshape(ops.cast(_softmax(masked), values.dtype), (1, kv_heads, -1, total))
     mixed: mx.array = ops.reshape(ops.matmul(weights, values), queries.shape)
     return mixed
 
 
+def _softmax(scores: mx.array) -> mx.array:
+    """Over the last axis. (MLX's own, and so its fused attention, has a gradient that runs on the default device.)"""
+    peaks = ops.stop_gradient(ops.maximum(scores, axis=-1, keepdims=True))
+    shares = ops.exp(ops.subtract(scores, peaks))
+    weights: mx.array = ops.divide(shares, ops.total(shares, axis=-1, keepdims=True))
+    return weights
+
+
 FUSED = KernelSet(ops.rms_norm, _fused_rotate, _fused_attend)
 COMPOSED = KernelSet(_composed_rms_norm, _composed_rotate, _composed_attend)
+DIFFERENTIABLE = KernelSet(ops.rms_norm, _fused_rotate, _composed_attend)
+"""What has gradients that stay on a thread's own device."""

@@ -53,11 +53,13 @@ contiguous = _explicit(mx.contiguous)
 cos = _explicit(mx.cos)
 dequantize = _explicit(mx.dequantize)
 divide = _explicit(mx.divide)
+exp = _explicit(mx.exp)
 expand_dims = _explicit(mx.expand_dims)
 eye = _explicit(mx.eye)
 isfinite = _explicit(mx.isfinite)
 less_equal = _explicit(mx.less_equal)
 matmul = _explicit(mx.matmul)
+maximum = _explicit(mx.max)
 mean = _explicit(mx.mean)
 multiply = _explicit(mx.multiply)
 ones = _explicit(mx.ones)
@@ -68,11 +70,12 @@ reshape = _explicit(mx.reshape)
 rsqrt = _explicit(mx.rsqrt)
 sigmoid = _explicit(mx.sigmoid)
 sin = _explicit(mx.sin)
-softmax = _explicit(mx.softmax)
 split = _explicit(mx.split)
 square = _explicit(mx.square)
 squeeze = _explicit(mx.squeeze)
+stop_gradient = _explicit(mx.stop_gradient)
 subtract = _explicit(mx.subtract)
+total = _explicit(mx.sum)
 swapaxes = _explicit(mx.swapaxes)
 transpose = _explicit(mx.transpose)
 view = _explicit(mx.view)
@@ -124,3 +127,12 @@ def parts(array: mx.array, ends: Sequence[int]) -> list[mx.array]:
     """``array`` cut along its first axis at ``ends``, the last of which is its length."""
     cut: list[mx.array] = split(array, list(ends[:-1])) if len(ends) > 1 else [array]
     return cut
+
+
+def pulled_back(function: Callable[..., mx.array], places: Sequence[mx.array], slope: mx.array) -> list[mx.array]:
+    """The slopes at ``places`` that ``slope`` at the result of ``function`` comes from.
+
+    MLX copies a place to the device of what computes it, and to its default one where it lies there computed.
+    """
+    anchored = [multiply(place, mx.array(1, place.dtype)) for place in places]
+    return mx.vjp(lambda *arguments: [function(*arguments)], anchored, [slope])[1]

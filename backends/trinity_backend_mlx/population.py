@@ -17,6 +17,7 @@ from trinity_mlx.contracts.backend import Pull, Segment
 from trinity_mlx.factorization.adapted import EMBEDDING, first_changed_layer, layer_names
 
 from . import ops
+from .kernels import DIFFERENTIABLE, KernelSet
 from .owner import MlxThread
 from .qwen3 import Backbone, Layer, Packing
 
@@ -92,17 +93,22 @@ class MlxPopulation:
     ) -> dict[str, np.ndarray]:
         packing, states, names = Packing.of(segments), self._array(trunk), list(gains)
 
-        def rest(*rows: mx.array) -> list[mx.array]:
-            return [self._rest(states, packing, dict(zip(names, rows, strict=True)))]
+        def rest(*rows: mx.array) -> mx.array:
+            return self._rest(states, packing, dict(zip(names, rows, strict=True)), DIFFERENTIABLE)
 
-        _, slopes = mx.vjp(rest, [self._array(gains[name]) for name in names], [self._array(slope)])
+        slopes = ops.pulled_back(rest, [self._array(gains[name]) for name in names], self._array(slope))
         return {name: _floats(each) for name, each in zip(names, slopes, strict=True)}
 
-    def _rest(self, states: mx.array, packing: Packing, gains: Mapping[str, mx.array]) -> mx.array:
+    def _rest(
+        self, states: mx.array, packing: Packing, gains: Mapping[str, mx.array], kernels: KernelSet | None = None
+    ) -> mx.array:
+        """Hidden vectors of one candidate, by other ``kernels`` than the base's where that is said."""
         scaled = {name: replace(self._spectral[name], gains=row) for name, row in gains.items()}
         if EMBEDDING in scaled:
             states = scaled[EMBEDDING](states)
         layers = tuple(_scaled(layer, index, scaled) for index, layer in enumerate(self._backbone.layers))
+        if kernels:
+            layers = tuple(replace(layer, kernels=kernels) for layer in layers)
         return replace(self._backbone, layers=layers).rest(states, packing, self.first_layer)
 
     def _array(self, values: np.ndarray) -> mx.array:

@@ -59,6 +59,18 @@ def test_a_lane_computes_whatever_the_default_device_is(
     assert mx.default_device() == NOWHERE
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.usefixtures("no_default")
+def test_gradients_are_computed_where_the_lane_is(tiny_base: Base, dtype: str) -> None:
+    segments = fresh(*BATCH)
+    base: Any = load_backend("mlx").load_base(tiny_base, device="cpu", dtype=dtype)
+    for name in builders.adapted_names(tiny_base)[:8]:
+        gains = {name: np.ones(min(tiny_base.tensors[name].shape))}
+        population = base.population({name: np.eye(len(gains[name]))})
+        slopes = population.pullback(segments, population.trunk(segments), gains, np.ones_like)
+        assert np.abs(slopes[name]).max() > 0
+
+
 @pytest.mark.usefixtures("no_default")
 def test_exports_and_candidates_too(tiny_base: Base, tiny_offsets: dict[str, np.ndarray]) -> None:
     backend: Any = load_backend("mlx")
