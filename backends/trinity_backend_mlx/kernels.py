@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from . import ops
 
 CPU_BLOCK = 128
 """Queries that attend at once on the CPU; from 64 to 256 they are about equally fast."""
+
+STREAMS = os.cpu_count() or 1
+"""Streams of work that run side by side on the CPU where a sequence is long."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +39,43 @@ def _fused_rotate(x: mx.array, offset: int, theta: float) -> mx.array:
 
 
 def _fused_attend(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
-    """In blocks of queries on the CPU, which computes the masked half of the square as well."""
-    fresh, total = queries.shape[2], keys.shape[2]
-    if fresh <= CPU_BLOCK or not ops.is_cpu():
+    """On the CPU in float32, which MLX computes faster there than shorter numbers, and long sequences in parts."""
+    if not ops.is_cpu():
         return _fused_block(queries, keys, values)
+    attend = side_by_side if queries.shape[2] > CPU_BLOCK else _fused_block
+    mixed = attend(*(ops.cast(each, mx.float32) for each in (queries, keys, values)))
+    return ops.cast(mixed, queries.dtype)
+
+
+def side_by_side(queries: mx.array, keys: mx.array, values: mx.array, streams: int = STREAMS) -> mx.array:
+    """Attention on the CPU, groups of heads on streams of their own: one stream is one thread's work on the CPU."""
+    kv_heads = keys.shape[1]
+    count = min(streams, kv_heads)
+    ends = [kv_heads * (index + 1) // count for index in range(count)]
+    groups = [_apart(each, ends, kv_heads) for each in (queries, keys, values)]
+    mixed = []
+    for stream, *group in zip(ops.streams(count), *groups, strict=True):
+        with ops.on(stream):
+            mixed.append(_block_by_block(*group))
+    joined: mx.array = ops.concatenate(mixed, axis=1)
+    return joined
+
+
+def _apart(heads: mx.array, ends: list[int], kv_heads: int) -> list[mx.array]:
+    """Heads in groups that end at the key heads ``ends``; query heads stay with the key head that they share."""
+    shared = heads.shape[1] // kv_heads
+    found: list[mx.array] = ops.split(heads, [end * shared for end in ends[:-1]], axis=1)
+    return found
+
+
+def _block_by_block(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+    """In blocks of queries, since the CPU computes the masked half of a square as well."""
+    fresh, total = queries.shape[2], keys.shape[2]
     ends = [min(start + CPU_BLOCK, fresh) for start in range(0, fresh, CPU_BLOCK)]
-    cut = ops.split(queries, ends[:-1], axis=2)
     seen = [total - fresh + end for end in ends]
     blocks = [
         _fused_block(block, ops.first(keys, count, 2), ops.first(values, count, 2))
-        for block, count in zip(cut, seen, strict=True)
+        for block, count in zip(ops.split(queries, ends[:-1], axis=2), seen, strict=True)
     ]
     mixed: mx.array = ops.concatenate(blocks, axis=2)
     return mixed

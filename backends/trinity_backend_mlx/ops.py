@@ -15,11 +15,14 @@ from typing import Any
 
 import mlx.core as mx
 
+Place = mx.DeviceType | mx.Stream
+"""A device, or one of several streams of work on it."""
+
 _here = local()
 
 
 @contextmanager
-def on(device: mx.DeviceType) -> Iterator[None]:
+def on(device: Place) -> Iterator[None]:
     """The calling thread works on ``device``; MLX's own default stays where it is."""
     before, _here.device = device_here(), device
     try:
@@ -28,15 +31,24 @@ def on(device: mx.DeviceType) -> Iterator[None]:
         _here.device = before
 
 
-def device_here() -> mx.DeviceType | None:
+def device_here() -> Place | None:
     """What the calling thread works on; None where that is MLX's default."""
     return getattr(_here, "device", None)
 
 
 def is_cpu() -> bool:
     """Whether the calling thread works on the CPU."""
-    device = device_here()
-    return (mx.default_device() if device is None else mx.Device(device)) == mx.Device(mx.cpu)
+    place = device_here()
+    if isinstance(place, mx.Stream):
+        return place.device == mx.Device(mx.cpu)
+    return (mx.default_device() if place is None else mx.Device(place)) == mx.Device(mx.cpu)
+
+
+def streams(count: int) -> list[mx.Stream]:
+    """``count`` streams of work on the CPU that run side by side; a thread makes its own once, and keeps them."""
+    own: list[mx.Stream] = _here.__dict__.setdefault("streams", [])
+    own.extend(mx.new_stream(mx.cpu) for _ in range(len(own), count))
+    return own[:count]
 
 
 def _explicit(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ import pytest
 import trinity_backend_mlx
 from trinity_backend_mlx import ops
 from trinity_backend_mlx.factorize import MlxFactorizer
+from trinity_backend_mlx.kernels import side_by_side
 from trinity_backend_mlx.owner import MlxThread
 
 from trinity_mlx.contracts.artifact import Base, Bundle, Execution
@@ -138,3 +139,24 @@ def test_a_gpu_without_memory_is_an_error_in_words(said: str) -> None:
     with pytest.raises(NotEnoughMemory, match=r"MLX ran out of memory: \[.*; free some"):
         thread.run(work)
     thread.close()
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (6, 3), (16, 8), (5, 5)])
+@pytest.mark.parametrize(("fresh_count", "total"), [(129, 129), (300, 300), (200, 431)])
+@pytest.mark.usefixtures("no_default")
+def test_no_bit_depends_on_how_many_streams_share_the_heads(
+    heads: int, kv_heads: int, fresh_count: int, total: int
+) -> None:
+    draw = np.random.default_rng(heads + total)
+
+    def array(count: int, length: int) -> mx.array:
+        return mx.array(draw.normal(size=(1, count, length, 32)).astype(np.float32))
+
+    given = array(heads, fresh_count), array(kv_heads, total), array(kv_heads, total)
+    thread = MlxThread(mx.cpu)
+    one, *others = (
+        thread.run(lambda _, count=count: np.array(side_by_side(*given, streams=count))) for count in (1, 2, 3, 64)
+    )
+    thread.close()
+    assert one.shape == given[0].shape
+    assert all(np.array_equal(one, other) for other in others)
