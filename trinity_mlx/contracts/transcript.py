@@ -80,7 +80,9 @@ class Message:
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """The calls of tools that it holds, in order."""
-        return tuple(part for part in self.parts if isinstance(part, ToolCall))
+        if isinstance(self.content, str):
+            return ()
+        return tuple(part for part in self.content if isinstance(part, ToolCall))
 
     def hashed(self) -> dict[str, Any]:
         """The object that stands for it in a transcript's hash: role, content, and the name where there is one."""

@@ -40,13 +40,17 @@ class Limits:
 
     def within(self, other: Limits) -> Limits:
         """Each limit, or that of ``other`` where it is tighter or the only one."""
-        pairs = ((field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        if self == other:
+            return self
+        pairs = ((name, getattr(self, name), getattr(other, name)) for name in _NAMES)
         return Limits(**{name: min((each for each in both if each is not None), default=None) for name, *both in pairs})
 
     def to_dict(self) -> dict[str, float]:
         """The limits that are set, by name."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name in _NAMES if (value := getattr(self, name)) is not None}
+
+
+_NAMES = tuple(field.name for field in fields(Limits))
 
 
 def _check_limit(name: str, value: float) -> None:

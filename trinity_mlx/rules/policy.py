@@ -190,8 +190,11 @@ class Policy:
 
     def to_dict(self) -> dict[str, Any]:
         """Every option as a JSON-ready plain value; ``with_options`` takes them back."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {name: getattr(self, name) for name in _NAMES}
         return {name: str(value) if isinstance(value, StrEnum) else value for name, value in values.items()}
+
+
+_NAMES = tuple(field.name for field in fields(Policy))
 
 
 def _whole(value: Any) -> int:

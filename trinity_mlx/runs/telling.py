@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cache
 from typing import Any, TypeVar
 
 from ..contracts.events import (
@@ -34,8 +35,13 @@ E = TypeVar("E")
 
 def _event(kind: type[E], source: object, **rest: Any) -> E:
     """An event of ``kind``: what it has in common with ``source``, by name, and the rest."""
-    common = {field.name for field in fields(kind)} - set(rest)  # type: ignore[arg-type]
+    common = [name for name in _field_names(kind) if name not in rest]  # type: ignore[arg-type]
     return kind(**{name: getattr(source, name) for name in common}, **rest)
+
+
+@cache
+def _field_names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
 def started(

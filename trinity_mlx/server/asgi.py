@@ -27,7 +27,10 @@ class ClientGone(Exception):
 def header(scope: Scope, name: str) -> str | None:
     """The first header of that name, decoded as latin-1; None where there is none."""
     wanted = name.lower().encode("latin-1")
-    return next((value.decode("latin-1") for key, value in scope.get("headers", ()) if key == wanted), None)
+    for key, value in scope.get("headers", ()):
+        if key == wanted:
+            return bytes(value).decode("latin-1")
+    return None
 
 
 async def send_head(send: Send, status: int, headers: Headers) -> None:

@@ -84,6 +84,8 @@ def denied_slots(narrowing: Narrowing, pool: Pool) -> tuple[int, ...]:
 def narrowed_limits(operator: Limits, asked: Limits) -> Limits:
     """The lower of both, limit by limit."""
     own, wanted = operator.to_dict(), asked.to_dict()
+    if not wanted:
+        return operator
     values: dict[str, Any] = {name: min(own.get(name, value), value) for name, value in wanted.items()}
     return Limits(**{**own, **values})
 
