@@ -26,8 +26,13 @@ if threading.current_thread() is threading.main_thread():
 torch.set_num_threads(1)  # small models gain nothing from a second thread, and lose much on a busy machine
 
 settings.register_profile(
-    "shared", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    "shared",
+    max_examples=50,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+settings.register_profile("thorough", settings.get_profile("shared"), max_examples=1000)  # --hypothesis-profile
 settings.load_profile("shared")
 
 

@@ -12,7 +12,7 @@ from trinity_mlx.profiles.registry import ProfileRegistry
 from trinity_mlx.routing.selfcheck import SHORT
 
 
-@pytest.mark.parametrize("name", ["cpu", "mlx"])
+@pytest.mark.parametrize("name", ["cpu", pytest.param("mlx", marks=pytest.mark.slow)])
 def test_a_profile_is_measured_in_every_part(name: str) -> None:
     found = examine(ProfileRegistry().get(name), "cpu", longest=SHORT)
     assert found["self_check"]["failures"] == ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import shutil
@@ -185,13 +184,6 @@ class Browser:
         assert "exceptionDetails" not in reply, reply["exceptionDetails"]
         return reply["result"].get("value")
 
-    def screenshot(self, path: Path, height: int = 4000) -> None:
-        """Keep a picture of the page from its top, at most ``height`` pixels of it."""
-        size = self.value("[innerWidth, document.scrollingElement.scrollHeight]")
-        clip = {"x": 0, "y": 0, "width": size[0], "height": min(size[1], height), "scale": 1}
-        reply = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
-        path.write_bytes(base64.b64decode(reply["data"]))
-
     def close(self) -> None:
         """Ask the browser to end."""
         self._session = None
@@ -282,11 +274,8 @@ def test_the_checks_find_what_they_look_for(browser: Browser, pages: dict[str, P
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", MAKERS)
-def test_nothing_overflows_or_overlaps(
-    browser: Browser, pages: dict[str, Path], tmp_path: Path, name: str, width: int
-) -> None:
+def test_nothing_overflows_or_overlaps(browser: Browser, pages: dict[str, Path], name: str, width: int) -> None:
     browser.open(pages[name], width)
-    browser.screenshot(tmp_path / f"{name}-{width}.png")
     assert browser.value(OVERFLOWS) == []
     assert browser.value(OVERLAPS) == []
 
@@ -294,11 +283,10 @@ def test_nothing_overflows_or_overlaps(
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", ["failing", "hostile"])
 def test_nothing_overflows_when_everything_is_unfolded(
-    browser: Browser, pages: dict[str, Path], tmp_path: Path, name: str, width: int
+    browser: Browser, pages: dict[str, Path], name: str, width: int
 ) -> None:
     browser.open(pages[name], width)
     browser.value("for (const details of document.querySelectorAll('details')) details.open = true")
-    browser.screenshot(tmp_path / f"{name}-{width}-unfolded.png")
     assert browser.value(OVERFLOWS) == []
     assert browser.value(OVERLAPS) == []
 
@@ -306,11 +294,10 @@ def test_nothing_overflows_when_everything_is_unfolded(
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["failing", "reported"])
 def test_every_text_stands_out_from_what_is_behind_it(
-    browser: Browser, pages: dict[str, Path], tmp_path: Path, name: str, scheme: str
+    browser: Browser, pages: dict[str, Path], name: str, scheme: str
 ) -> None:
     browser.open(pages[name], 1280, scheme)
     browser.value("for (const details of document.querySelectorAll('details')) details.open = true")
-    browser.screenshot(tmp_path / f"{name}-{scheme}.png")
     assert browser.value(FAINT_TEXTS) == []
 
 

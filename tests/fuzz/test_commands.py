@@ -11,12 +11,13 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import click
 import pytest
@@ -45,6 +46,8 @@ FILES: dict[str, bytes] = {
     "object.json": b'{"schema": "x", "version": 1e999, "cases": null}',
     "head.safetensors": (8).to_bytes(8, "little") + b'{"a": 1}',
     "vector.npy": b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f4'}\n",
+    "keys.txt": b"# who may ask\nfirst-key\n\n  second key  \n",
+    "no-keys.txt": b"# nobody\n\n",
 }
 TEXTS = [
     "",
@@ -83,7 +86,29 @@ ENVIRONMENT: dict[str, list[str]] = {
     "TERM": ["dumb", "", "xterm"],
     "HOME": ["/", "/nosuch", ""],
     "FORCE_COLOR": ["1"],
+    "TRINITY_API_KEY": ["key", "", " ", "x" * 5000, "é😀", "\udcff"],
 }
+SERVE: dict[str, list[str]] = {
+    "pools": ["demo", "pool.toml", "a=pool.toml", "a=demo", "=demo", "a=", "a b=demo", "odd.toml", "junk", "nosuch"],
+    "options": ["max_turns=2", "max-turns=0", "seed=x", "=", "nosuch=1", "default_slot=99"],
+    "policy": ["default", "published", "nosuch"],
+    "artifact": ["nano", "bundle", "sakana", "nosuch"],
+    "profile": ["mlx", "auto", "nosuch"],
+    "window": ["auto", "none", "8,8", "0,0", "4096,4096", "-1,5", "8", "a,b", "9" * 400 + ",1"],
+    "host": ["127.0.0.1", "localhost", "::1", "[::1]", "0.0.0.0", "::", "256.1.1.1", "127.1", "", ".", "x" * 70 + ".y"],
+    "port": ["0", "1", "TAKEN", "65535", "65536", "-1"],
+    "api_key_file": ["keys.txt", "no-keys.txt", "empty", "junk", "nosuch", "/dev/zero", "/proc/self/mem", "."],
+    "names": ["home.example", "*", "", "é"],
+    "origins": ["https://a.example", "*", "null", ""],
+    "aliases": ["claude-*=trinity", "*=trinity-route", "a=nosuch", "a", "=", "*=*", "[=trinity"],
+    "allowed": ["max_turns", "seed", "nosuch", "agent-selection", ""],
+    "trace_out": ["trace.jsonl", "junk", "/dev/null", "/proc/nosuch/t", ".", "empty"],
+}
+"""What the options of ``serve`` are mostly given, by their names; ``TAKEN`` is a port that another program holds."""
+
+
+Named: TypeAlias = tuple[tuple[str, ...], click.Command]
+"""A command, and the words that name it."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +134,7 @@ class Case:
         return {name: value for name, value in self.environment.items() if name in ENVIRONMENT}
 
 
-def walk(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def walk(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[Named]:
     """Every command below ``group`` with the words that name it."""
     context = click.Context(group)
     for name in group.list_commands(context):
@@ -120,12 +145,16 @@ def walk(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple
             yield from walk(command, (*path, name))
 
 
-COMMANDS = [each for each in walk(main) if each[0] != ("serve",)]
+COMMANDS = list(walk(main))
+SERVING = [each for each in COMMANDS if each[0] == ("serve",)]
+OTHERS = [each for each in COMMANDS if each not in SERVING]
 
 
-def value(draw: random.Random, parameter: click.Parameter) -> bytes:
+def value(draw: random.Random, parameter: click.Parameter, hints: Mapping[str, list[str]]) -> bytes:
     """What stands for a parameter: mostly of its kind, at times anything."""
     kind = parameter.type
+    if parameter.name in hints and draw.random() < 0.8:
+        return os.fsencode(draw.choice(hints[parameter.name]))
     if isinstance(kind, click.Choice) and draw.random() < 0.8:
         return os.fsencode(str(draw.choice(list(kind.choices))))
     if isinstance(kind, click.types.IntParamType | click.types.FloatParamType) and draw.random() < 0.8:
@@ -136,39 +165,45 @@ def value(draw: random.Random, parameter: click.Parameter) -> bytes:
     return os.fsencode(draw.choice(TEXTS)) if pick < 0.9 else draw.choice(RAW)
 
 
-def arguments(draw: random.Random) -> list[bytes]:
-    """A command with some of its options and arguments."""
-    path, command = draw.choice(COMMANDS)
+def arguments(draw: random.Random, commands: Sequence[Named], hints: Mapping[str, list[str]]) -> list[bytes]:
+    """One of the commands with some of its options and arguments."""
+    path, command = draw.choice(commands)
     words: list[bytes] = [os.fsencode(each) for each in path]
     for parameter in command.params:
         wanted = draw.random() < (0.9 if parameter.required else 0.6 if isinstance(parameter, click.Argument) else 0.2)
         if not wanted:
             continue
         if isinstance(parameter, click.Argument):
-            words.append(value(draw, parameter))
+            words.append(value(draw, parameter, hints))
         elif isinstance(parameter, click.Option) and parameter.is_flag:
             words.append(os.fsencode(parameter.opts[0]))
         else:
-            words += [os.fsencode(parameter.opts[0]), value(draw, parameter)]
+            words += [os.fsencode(parameter.opts[0]), value(draw, parameter, hints)]
     if draw.random() < 0.05:
         words.insert(draw.randrange(len(words) + 1), draw.choice([b"--help", b"--nosuch", b"--version", b""]))
     return words
 
 
-def drawn(draw: random.Random, folder: Path) -> Case:
+def served(draw: random.Random, port: int) -> list[bytes]:
+    """``serve``, mostly to check and exit; what listens goes on until it is interrupted."""
+    words = [word.replace(b"TAKEN", str(port).encode()) for word in arguments(draw, SERVING, SERVE)]
+    return words if draw.random() < 0.35 else [*words, b"--check"]
+
+
+def drawn(draw: random.Random, folder: Path, words: list[bytes]) -> Case:
     """A case; most have one thing that is odd beside the arguments."""
-    odd = draw.random() < 0.5
+    odd, listens = draw.random() < 0.5, words[0] == b"serve" and b"--check" not in words
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "HF_HUB_OFFLINE": "1"}
     environment |= {"TRINITY_MLX_CONFIG": "config", "TRINITY_MLX_CACHE": "cache", "TRINITY_PROFILE": "mlx"}
     for name in draw.sample(sorted(ENVIRONMENT), draw.choice([0, 0, 1, 2])):
         environment[name] = draw.choice(ENVIRONMENT[name])
     streams = {name: draw.choice(places) if odd else places[0] for name, places in PLACES.items()}
     return Case(
-        argv=[each.hex() for each in arguments(draw)],
+        argv=[each.hex() for each in words],
         environment=environment,
         encoding=draw.choice(["utf-8", "utf-8", "ascii", "latin-1"]),
         folder=str(folder),
-        interrupt_s=draw.random() if draw.random() < 0.1 else None,
+        interrupt_s=draw.random() * (20 if listens else 1) if listens or draw.random() < 0.1 else None,
         **streams,
     )
 
@@ -256,17 +291,32 @@ def json_fault(path: Path) -> str | None:
 
 
 def test_no_command_breaks(server: Server, tmp_path: Path, seed: int, cases: int | None) -> None:
+    faults = search(server, tmp_path, f"{seed}", cases or SHORT, lambda draw: arguments(draw, OTHERS, {}))
+    assert not faults, "\n".join(faults)
+
+
+def test_serve_does_not_break(server: Server, tmp_path: Path, seed: int, cases: int | None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        faults = search(server, tmp_path, f"serve/{seed}", cases or SHORT, lambda draw: served(draw, port))
+    assert not faults, "\n".join(faults)
+
+
+def search(
+    server: Server, place: Path, seed: str, cases: int, words: Callable[[random.Random], list[bytes]]
+) -> list[str]:
+    """What broke in ``cases`` commands."""
     faults = []
-    for number in range(cases or SHORT):
+    for number in range(cases):
         draw = random.Random(f"{seed}/{number}")
         if number % 20 == 0:
-            folder = new_folder(tmp_path / "work")
+            folder = new_folder(place / "work")
         for name in ("out", "err"):
             (folder / name).unlink(missing_ok=True)
-        case = drawn(draw, folder)
+        case = drawn(draw, folder, words(draw))
         if what := fault(case, server.code_of(case)):
             faults.append(f"case {number}: {what}: {case}\n    {shown(folder / 'err')}")
-    assert not faults, "\n".join(faults)
+    return faults
 
 
 def shown(path: Path) -> str:

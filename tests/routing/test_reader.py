@@ -316,17 +316,18 @@ def test_users_share_what_the_most_generous_allows(watched: WatchedModel) -> Non
 
 @pytest.mark.parametrize("length", [4, 40, 400])
 def test_remembered_answers_take_what_they_are_counted_as(length: int) -> None:
-    answers = Answers(2_000_000)
+    budget = 500_000
+    answers = Answers(budget)
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    for number in range(12_000):
+    for number in range(3_000):
         values = [number + 0.5 + place for place in range(10)]
         answers.store((number, *range(300, 300 + length)), RouteLogits.split(values))
     taken = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    assert 0 < len(answers) < 12_000
-    assert answers.nbytes <= 2_000_000
-    assert taken <= 1.1 * 2_000_000
+    assert 0 < len(answers) < 3_000
+    assert answers.nbytes <= budget
+    assert taken <= 1.1 * budget
 
 
 def test_threads_may_share_a_reader(any_model: RoutingModel) -> None:

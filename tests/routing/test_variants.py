@@ -402,7 +402,7 @@ def test_an_unsupported_variant_leaves_the_registry_usable(tiny_base: Base, tiny
 
 # --- the embedded artifact --------------------------------------------------------------------------------------------
 
-TRANSCRIPTS = [example.messages for example in examples("heldout", 30, seed=7)]
+TRANSCRIPTS = [example.messages for example in examples("heldout", 12, seed=7)]
 
 
 def routed(profile: str, **options: Any) -> tuple[list[tuple[int, int]], np.ndarray]:

@@ -21,8 +21,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from trinity_mlx.cli.main import main
+from trinity_mlx.contracts.errors import EnvironmentUnavailable, InputFileError
 from trinity_mlx.server.assembly import named_pools, parse_window, read_keys, secret_of
 from trinity_mlx.server.auth import Keys
+from trinity_mlx.server.process import listen
 from trinity_mlx.server.routers import LEAST_WINDOW, measured_size, window_of
 from trinity_mlx.tracing.reader import read_trace
 
@@ -221,6 +223,18 @@ def test_keys_come_from_a_file_one_a_line(tmp_path: Path) -> None:
     place.write_text("# ours\n one \n\ntwo\n")
     assert read_keys(place) == ["one", "two"]
     assert secret_of(Keys(["one", "two"]).digests) == secret_of(Keys(["two", "one"]).digests)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no such device")
+def test_keys_without_an_end_are_refused() -> None:
+    with pytest.raises(InputFileError, match="it holds more than"):
+        read_keys(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize("host", ["256.1.1.1", "é" * 70, "\udcff", "a..b", "::ffff:1.2.3"])
+def test_a_host_that_is_none_is_said(host: str) -> None:
+    with pytest.raises(EnvironmentUnavailable, match="cannot listen on"):
+        listen(host, 0)
 
 
 def test_a_window_is_two_numbers_or_none() -> None:

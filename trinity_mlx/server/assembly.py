@@ -11,12 +11,15 @@ from ..contracts.access import Hub
 from ..contracts.errors import InputFileError, UsageError
 from ..contracts.routing import Window
 from ..contracts.transcript import Transcript
+from ..files.regular import read_bounded
 from ..routing.router import Router
 from .routers import measured_size, window_of
 
 _FILLER = "The next step follows from what was said before. "
 NO_WINDOW = "none"
 AUTO_WINDOW = "auto"
+_KEYS_BYTES = 1 << 20
+"""No file of keys is larger."""
 
 
 def read_keys(path: Path) -> list[str]:
@@ -26,7 +29,8 @@ def read_keys(path: Path) -> list[str]:
         InputFileError: the file cannot be read, or holds none.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open("rb") as file:  # a pipe too, as a shell makes it of what a keeper of secrets prints
+            lines = read_bounded(file, path, _KEYS_BYTES).decode("utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise InputFileError(f"cannot read the keys in {path}: {getattr(error, 'strerror', None) or error}") from None
     keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]

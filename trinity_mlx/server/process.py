@@ -23,14 +23,15 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that listens; port 0 takes any that is free.
 
     Raises:
-        EnvironmentUnavailable: the address is taken, or not this machine's.
+        EnvironmentUnavailable: the address is taken, none, or not this machine's.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host.strip("[]"), port), family=family, backlog=BACKLOG)
-    except (OSError, OverflowError) as error:
+        name = host.strip("[]").encode("idna").decode()
+        return socket.create_server((name, port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or error
-        raise EnvironmentUnavailable(f"cannot listen on {host} port {port}: {why}; choose another port") from None
+        raise EnvironmentUnavailable(f"cannot listen on {host} port {port}: {why}; choose another") from None
 
 
 class Server(uvicorn.Server):

@@ -46,7 +46,9 @@ KEY = "TRINITY_API_KEY"
     envvar="TRINITY_POLICY",
     help="default, or published: the port's behaviour.",
 )
-@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Set an option of the policy.")
+@click.option(
+    "--option", "options", multiple=True, type=NAME, metavar="NAME=VALUE", help="Set an option of the policy."
+)
 @limit_options
 @click.option("--live", is_flag=True, help="Allow calls to providers outside this process: they may cost money.")
 @artifact_option
@@ -61,7 +63,9 @@ KEY = "TRINITY_API_KEY"
 )
 @click.option("--route-timeout", type=FiniteRange(min=0, min_open=True), help="Seconds that a route may take.")
 @click.option("--default-slot", type=click.IntRange(min=0), help="Who takes a turn whose route is late or failed.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; beyond this machine with a key.")
+@click.option(
+    "--host", type=NAME, default="127.0.0.1", show_default=True, help="Where to listen; beyond this machine with a key."
+)
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option(
     "--api-key-file",
@@ -70,14 +74,24 @@ KEY = "TRINITY_API_KEY"
     help=f"The keys that are accepted, one a line; {KEY} in the environment is one more.",
 )
 @click.option(
-    "--server-name", "names", multiple=True, metavar="NAME", help="A further name to answer to (Host header)."
+    "--server-name",
+    "names",
+    multiple=True,
+    type=NAME,
+    metavar="NAME",
+    help="A further name to answer to (Host header).",
 )
-@click.option("--allow-origin", "origins", multiple=True, metavar="ORIGIN", help="A web page that may call (CORS).")
-@click.option("--alias", "aliases", multiple=True, metavar="NAME=MODEL", help="A further name; NAME may hold *.")
+@click.option(
+    "--allow-origin", "origins", multiple=True, type=NAME, metavar="ORIGIN", help="A web page that may call (CORS)."
+)
+@click.option(
+    "--alias", "aliases", multiple=True, type=NAME, metavar="NAME=MODEL", help="A further name; NAME may hold *."
+)
 @click.option(
     "--allow-option",
     "allowed",
     multiple=True,
+    type=NAME,
     metavar="NAME",
     help="An option of the policy that a request may set; max_turns may be lowered always.",
 )
