@@ -271,6 +271,19 @@ def test_a_bfloat16_base(run: Callable[..., ImportReport], tmp_path: Path, offse
     assert max(differences(base, report.folder, PlainRecipe(base.folder, meant))) <= EXACT
 
 
+@pytest.mark.parametrize(("key", "layout"), [("python_v_layout", "vh"), ("v_layout", "nx")])
+def test_v_may_lie_with_its_vectors_as_rows_where_the_manifest_says_so(
+    run: Callable[..., ImportReport], export: Path, key: str, layout: str
+) -> None:
+    expected = run(export).adapter_ref
+    turn = {name: np.ascontiguousarray(v.T) for name, v in numpy_files.load_file(export / COMPONENTS).items()}
+    edit_file(COMPONENTS, lambda held: held.update({name: turn[name] for name in held if ".V." in name}))(export)
+    with pytest.raises(TensorFileInvalid, match="it lies as vh"):
+        run(export, force=True)
+    edit_manifest(export, lambda manifest: [entry.update({key: layout}) for entry in manifest["svf"]["entries"]])
+    assert run(export, force=True).adapter_ref == expected
+
+
 def test_the_bundle_says_where_it_comes_from(run: Callable[..., ImportReport], export: Path, tiny_base: Base) -> None:
     manifest = own_manifest(run(export))
     assert manifest.name == "sakana"
@@ -376,7 +389,7 @@ EXPORT_VIOLATIONS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another version": (lambda e: edit_manifest(e, lambda m: m.update(version=2)), "version"),
     "no entries": (lambda e: edit_manifest(e, lambda m: m["svf"].update(entries=[])), "entries"),
     "V already transposed": (
-        lambda e: edit_manifest(e, lambda m: m["svf"]["entries"][0].update(python_v_layout="vh")),
+        lambda e: edit_manifest(e, lambda m: m["svf"]["entries"][0].update(python_v_layout="vhh")),
         "torch_v",
     ),
     "entry twice": (lambda e: edit_manifest(e, lambda m: m["svf"]["entries"].append(m["svf"]["entries"][0])), "twice"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from ..artifacts.component_files import COMPONENTS, HEAD, HEAD_TENSOR, MANIFEST, OFFSETS, component_key, offsets_key
 from ..artifacts.manifest import Sha256
@@ -32,7 +32,9 @@ class _Routing(Lenient):
 
 class _Entry(Lenient):
     source_parameter: str
-    python_v_layout: Literal["torch_v"] = "torch_v"
+    python_v_layout: Annotated[
+        Literal["torch_v", "vh", "nx"], Field(validation_alias=AliasChoices("python_v_layout", "v_layout"))
+    ] = "torch_v"
 
 
 class _Svf(Lenient):
@@ -69,6 +71,7 @@ def read_component_export(folder: Path, base: Base) -> Content:
 
 def _components(folder: Path, manifest: _Manifest, base: Base) -> dict[str, OffsetComponents]:
     shapes = adaptable_shapes(base)
+    layouts = {entry.source_parameter: entry.python_v_layout for entry in manifest.svf.entries}
     names = [entry.source_parameter for entry in manifest.svf.entries]
     unknown = [name for name in names if name not in shapes]
     if unknown or len(set(names)) < len(names):
@@ -78,16 +81,27 @@ def _components(folder: Path, manifest: _Manifest, base: Base) -> dict[str, Offs
     _check_keys(folder / COMPONENTS, factors, {component_key(part, name) for name in names for part in "USV"})
     _check_keys(folder / OFFSETS, offsets, {offsets_key(name) for name in names})
     return {
-        name: checked_components(_parts(folder, factors, offsets, name), shapes[name], f"{folder / COMPONENTS}: {name}")
+        name: checked_components(
+            _parts(folder, factors, offsets, name, layouts[name] == "torch_v"),
+            shapes[name],
+            f"{folder / COMPONENTS}: {name}",
+        )
         for name in names
         if name != LM_HEAD
     }
 
 
 def _parts(
-    folder: Path, factors: Mapping[str, TensorLocation], offsets: Mapping[str, TensorLocation], name: str
+    folder: Path,
+    factors: Mapping[str, TensorLocation],
+    offsets: Mapping[str, TensorLocation],
+    name: str,
+    in_columns: bool,
 ) -> dict[str, np.ndarray]:
+    """U, S and offsets, and V with its vectors as columns, however it lies."""
     parts = {part: _array(factors, component_key(part, name), folder / COMPONENTS) for part in "USV"}
+    if not in_columns:
+        parts["V"] = parts["V"].T
     return parts | {"offsets": _array(offsets, offsets_key(name), folder / OFFSETS)}
 
 

@@ -50,8 +50,12 @@ def checked_components(parts: Mapping[str, np.ndarray], shape: tuple[int, int], 
     count = min(shape)
     needed = {"U": (rows, count), "S": (count,), "V": (columns, count), "offsets": (count,)}
     for part, wanted in needed.items():
-        if parts[part].shape != wanted:
-            raise TensorFileInvalid(f"{what}: {part} is shaped {list(parts[part].shape)}, and {list(wanted)} is needed")
+        shape_of_part = parts[part].shape
+        if shape_of_part != wanted:
+            lies = " (it lies as vh, called nx too: vectors as rows)" if shape_of_part == wanted[::-1] else ""
+            raise TensorFileInvalid(
+                f"{what}: {part} is shaped {list(shape_of_part)}{lies}, and {list(wanted)} is needed"
+            )
     return OffsetComponents(Components(parts["U"], parts["S"], parts["V"]), parts["offsets"])
 
 
