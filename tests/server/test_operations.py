@@ -16,6 +16,7 @@ from trinity_mlx.server.app import create_router
 from trinity_mlx.server.auth import Keys, accepted_hosts, check_exposure, host_name
 from trinity_mlx.server.capacity import Room
 from trinity_mlx.server.limits import RequestLimits
+from trinity_mlx.server.narrowing import ALLOWED_OPTIONS
 from trinity_mlx.server.service import Settings
 
 from ..run_cases import V, W, toward
@@ -428,13 +429,30 @@ def test_limits_that_are_reached_give_the_best_answer_as_unverified() -> None:
     assert last["response"]["trinity"]["outcome"] == "unverified"
 
 
-def test_an_answer_that_a_person_has_to_release_is_not_released() -> None:
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("by_request", [False, True])
+@pytest.mark.parametrize("model", ["trinity", "trinity-route", "agent-0"])
+def test_an_answer_that_a_person_has_to_release_is_neither_asked_for_nor_shown(
+    stream: bool, by_request: bool, model: str
+) -> None:
+    """Nobody can be asked over HTTP: so nothing is spent, and no text is streamed that nobody has released."""
     from trinity_mlx.rules.policy import Policy
 
-    served = team(coordinator={"policy": Policy().with_options(review="ask")})
-    answered = asyncio.run(Direct(served)("/v1/chat/completions", ASK))
-    assert (answered.status, answered.json["error"]["code"]) == (502, "awaiting_review")
+    told: list[Request] = []
+
+    def says(request: Request) -> str:
+        told.append(request)
+        return "The answer is 42."
+
+    policy = Policy() if by_request else Policy().with_options(review="ask")
+    open_to_all = Settings(allowed_options=ALLOWED_OPTIONS | {"review"})
+    served = team(says, coordinator={"policy": policy}, settings=open_to_all)
+    asked = Direct(served, **({"x_trinity_review": "ask"} if by_request else {"x_trinity_review": "none"}))
+    answered = asyncio.run(asked("/v1/chat/completions", {**ASK, "model": model, "stream": stream}))
     assert b"42" not in answered.body
+    assert b"review_required" in answered.body
+    assert answered.status == 501
+    assert told == []
 
 
 def test_a_conversation_keeps_its_agent_where_the_policy_says_so() -> None:

@@ -257,3 +257,9 @@ def test_the_window_is_what_a_second_reads(per_token: float, square: float, most
     assert size == LEAST_WINDOW or sum(seconds_of(size)[1:]) <= 1.0
     window = window_of(size)
     assert window.size == size
+
+
+def test_a_server_that_could_ask_nobody_to_release_an_answer_does_not_start() -> None:
+    refused = finished("--option", "review=ask", "--check")
+    assert refused.exit_code == 2
+    assert "over HTTP nobody can be asked" in refused.stderr

@@ -15,7 +15,7 @@ from ..contracts.events import Event, ProviderCalled, ProviderFailed, Routed, Tu
 from ..contracts.provider import Finish, Usage
 from ..contracts.routing import Role
 from ..contracts.transcript import Message, Refusal, Text, ToolCall, ToolResult, Transcript
-from ..rules.policy import Policy
+from ..rules.policy import Policy, Review
 from ..runs.coordinator import Coordinator
 from ..runs.result import RunResult, RunStatus, TurnRecord
 from .access import Account
@@ -77,8 +77,10 @@ class Segment:
         """The whole of it, told by ``narrator``.
 
         Raises:
-            Problem: there is no answer.
+            Problem: there is no answer, or a person would have to release it: that is said before anybody is called.
         """
+        if self._team.asks_review or self._policy().review is Review.ASK:
+            raise _nobody_to_ask()
         result = await self._run(narrator)
         self._remember(result)
         if result.status is RunStatus.AWAITING_TOOLS:
@@ -86,8 +88,7 @@ class Segment:
         if result.status is RunStatus.REFUSED:
             return self._refuse(result, narrator)
         if result.status is RunStatus.AWAITING_REVIEW:
-            told = "the answer waits for a person's decision, which nobody can be asked for here: review it in a run"
-            raise Problem(Kind.SERVER, told, status=502, code="awaiting_review")
+            raise _nobody_to_ask()
         return await self._answer(result, narrator)
 
     async def _run(self, narrator: Narrator) -> RunResult:
@@ -299,6 +300,11 @@ class Segment:
             metrics.tokens.labels(pool, event.agent, "output").inc(event.usage.output_tokens)
         if event.cost_usd:
             metrics.cost.labels(pool).inc(event.cost_usd)
+
+
+def _nobody_to_ask() -> Problem:
+    told = "a person has to release the answers of this pool, and over HTTP nobody can be asked: nothing was called"
+    return Problem(Kind.SERVER, told, status=501, code="review_required")
 
 
 def last_calls(messages: Sequence[Message]) -> Sequence[ToolCall]:

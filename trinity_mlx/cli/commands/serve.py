@@ -251,14 +251,20 @@ def _service(asked: ServeOptions, router: Router, pools: Mapping[str, Pool], key
 
 def _coordinator(asked: ServeOptions, router: Any, pool: Pool) -> Coordinator:
     from ...rules.budgets import Limits
-    from ...rules.policy import Policy
+    from ...rules.policy import Policy, Review
     from ...runs.coordinator import Coordinator, TraceFile
 
     options = {name.replace("-", "_"): value for name, value in (_pair(text, "--option") for text in asked.options)}
+    policy = Policy.named(asked.policy).with_options(**options)
+    if policy.review is Review.ASK:
+        raise UsageError(
+            "review=ask has a person release each answer, and over HTTP nobody can be asked: leave it out, or use "
+            "trinity-mlx run, which asks in the terminal"
+        )
     return Coordinator(
         router,
         pool,
-        Policy.named(asked.policy).with_options(**options),
+        policy,
         limits=Limits(**asked.limits),
         environment=settings.environment(),
         live=asked.live,
