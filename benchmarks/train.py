@@ -114,6 +114,7 @@ def _unseen(path: Path, answers: Answers, hidden: np.ndarray) -> tuple[Answers, 
         scores=answers.scores[keep],
         costs=answers.costs[keep],
         seconds=answers.seconds[keep],
+        turns=answers.turns[keep],
         splits=splits[keep],
     )
     return chosen, hidden[keep]

@@ -34,6 +34,7 @@ def test_a_row_has_what_it_was_given(tmp_path: Path) -> None:
         "runs": {"z": [0.0, 1.0]},
         "costs": {"x": 0.25},
         "seconds": {"x": 3},
+        "turns": {"x": 2},
         "category": "chat",
         "split": "val",
         "role": "Verifier",
@@ -42,7 +43,8 @@ def test_a_row_has_what_it_was_given(tmp_path: Path) -> None:
     table = table_of(tmp_path / "t.jsonl", [row])
     found = table.rows[0]
     assert found.scores == {"x": 1.0, "z": 0.5}
-    assert (found.costs, found.seconds, found.runs) == ({"x": 0.25}, {"x": 3.0}, {"z": (0.0, 1.0)})
+    assert (found.costs, found.seconds, found.turns) == ({"x": 0.25}, {"x": 3.0}, {"x": 2.0})
+    assert found.runs == {"z": (0.0, 1.0)}
     assert (found.category, found.split, found.role, found.line) == ("chat", "val", Role.VERIFIER, 1)
     assert table.unread == ("colour",)
 

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from tests.builders import make_base, skip_without_nano
 from tests.training_tables import AGENTS, answers_of, records, write_jsonl
+from trinity_mlx.artifacts.manifest import read_manifest
 from trinity_mlx.artifacts.vector import read_vector, split_vector
 from trinity_mlx.cli.main import main
 from trinity_mlx.contracts.errors import ContextLengthError, OutputExists, ResumeRefused, TableInvalid, UsageError
@@ -170,20 +171,71 @@ def test_a_text_too_long_for_the_base_needs_a_window_and_reads_as_the_router_doe
     windowed = Reading(reading.base, window=window)
     trained = train(request(answers, windowed, tmp_path / "out"))
     test = answers.where("test").tolist()
-    with load_router(trained.bundle.folder, reading.base.folder, "cpu", window=window) as router:
+    assert trained.bundle.window == window
+    with load_router(trained.bundle.folder, reading.base.folder, "cpu") as router:
+        assert router.identity.window == window
         found = [each.slot for each in router.route_many([answers.rows[row].transcript for row in test])]
     assert np.array_equal(found, trained.summary.choices)
+    with load_router(trained.bundle.folder, reading.base.folder, "cpu", window=Window(8, 8, 8)) as router:
+        assert router.identity.window == Window(8, 8, 8)
 
 
-def test_the_objective_s_costs_must_be_there(reading: Reading, tmp_path: Path) -> None:
-    answers = answers_of(tmp_path / "t.jsonl", records(120))
-    with pytest.raises(TableInvalid, match="weighs costs"):
-        train(request(answers, reading, tmp_path / "out", settings=Settings(objective=Objective(cost=1.0))))
-    rows = [{**row, "costs": {"alpha": 0.0, "beta": 9.0, "gamma": 9.0}} for row in records(120)]
+@pytest.mark.parametrize("is_long", [True, False])
+def test_a_window_for_what_does_not_fit_is_the_bundle_s_where_it_was_used(
+    is_long: bool, reading: Reading, tmp_path: Path
+) -> None:
+    rows = records(90)
+    if is_long:
+        rows[0]["prompt"] += " and on" * 900
+    answers = answers_of(tmp_path / "t.jsonl", rows)
+    fitting = Reading(reading.base, window=Window(300, 300, 256), spare=True)
+    trained = train(request(answers, fitting, tmp_path / "out", settings=Settings("ridge", offsets=False)))
+    assert trained.bundle.window == (fitting.window if is_long else None)
+    assert read_manifest(trained.bundle.folder).version == (2 if is_long else 1)
+
+
+def test_an_answer_too_long_for_the_base_makes_the_window_the_bundle_s(reading: Reading, tmp_path: Path) -> None:
+    rows = [{**row, "responses": {"alpha": "so" + " and on" * 900}} for row in records(60)]
+    fitting = Reading(reading.base, window=Window(300, 300, 256), spare=True)
+    settings = Settings("ridge", offsets=False)
+    trained = train(request(answers_of(tmp_path / "t.jsonl", rows), fitting, tmp_path / "out", settings=settings))
+    assert trained.bundle.window == fitting.window
+
+
+@pytest.mark.parametrize(("field", "weight"), [("costs", "cost"), ("seconds", "seconds"), ("turns", "turns")])
+def test_what_counts_against_the_score_must_be_there_and_counts(
+    field: str, weight: str, reading: Reading, tmp_path: Path
+) -> None:
+    settings = Settings("ridge", offsets=False, objective=Objective(**{weight: 1.0}))
+    for name, given in (("none", {}), ("some", {field: {"alpha": 1.0, "gamma": 2.0}})):
+        answers = answers_of(tmp_path / f"{name}.jsonl", [{**row, **given} for row in records(120)])
+        with pytest.raises(TableInvalid, match=f"weighs {field}, and the train rows have none for (alpha|beta)"):
+            train(request(answers, reading, tmp_path / name, settings=settings))
+    rows = [{**row, field: {"alpha": 0.0, "beta": 9.0, "gamma": 9.0}} for row in records(120)]
     costly = answers_of(tmp_path / "c.jsonl", rows)
-    settings = Settings("ridge", offsets=False, objective=Objective(cost=1.0))
     cheap = train(request(costly, reading, tmp_path / "cheap", settings=settings))
     assert np.mean(cheap.summary.choices == 0) > 0.9
+
+
+def test_what_is_unknown_counts_as_the_agent_s_mean_on_train(tmp_path: Path) -> None:
+    rows = [
+        {**row, "turns": {"alpha": 5.0, "beta": 1.0, "gamma": 2.0}, "split": ("train", "val", "test")[index % 3]}
+        for index, row in enumerate(records(90))
+    ]
+    for row in rows[2::3]:
+        row["turns"] = {"alpha": 500.0}
+    answers = answers_of(tmp_path / "t.jsonl", rows)
+    lost = answers.filled() - Objective(turns=0.1).utility(answers)
+    assert np.allclose(lost[answers.where("test")], [50.0, 0.1, 0.2])
+    assert np.allclose(lost[answers.where("train")], [0.5, 0.1, 0.2])
+
+
+def test_an_agent_that_is_not_named_is_left_out(reading: Reading, tmp_path: Path) -> None:
+    table = read_table(write_jsonl(tmp_path / "t.jsonl", records(120)))
+    answers = Answers.of(table, ("gamma", "alpha"))
+    trained = train(request(answers, reading, tmp_path / "out", settings=Settings("ridge", offsets=False)))
+    assert trained.bundle.head.labels == ("gamma", "alpha")
+    assert trained.bundle.head.tensor.shape[0] == 2 + len(Role)
 
 
 @pytest.mark.parametrize("count", [1, 20, 64])
@@ -247,6 +299,39 @@ def test_the_tutorial_runs_as_written(tmp_path: Path, monkeypatch: pytest.Monkey
         assert command[0] == "trinity-mlx"
         result = run(*command[1:])
         assert result.exit_code == 0, (command, result.output)
+
+
+def test_ablations_and_kinds_of_head_are_options_and_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    skip_without_nano()
+    monkeypatch.setenv("TRINITY_MLX_CACHE", str(tmp_path / "cache"))
+    path, out = write_jsonl(tmp_path / "t.jsonl", records(90)), tmp_path / "out"
+    options = ["--algorithm", "ridge", "--head", "low-rank", "--rank", "6", "--read-position", "last", "--no-offsets"]
+    result = run("train", str(path), "--out", str(out), *options, "--tensorboard", str(tmp_path / "board"))
+    assert result.exit_code == 0, result.output
+    described = json.loads(run("inspect", str(out), "--json").stdout)
+    assert (described["head"]["kind"], described["head"]["reads"]) == ("low-rank", "last")
+    assert described["head"]["elu"]["alpha"] == 0.1
+    assert described["made"]["head"] == "low-rank, rank 6"
+    assert (described["made"]["reads"], described["made"]["offsets"]) == ("the last token", "none")
+    assert described["made"]["embedding offsets"] == "off"
+    assert "at the last token" in run("inspect", str(out)).stdout
+    assert "hold linear heads of the second-to-last token" in described["in_published_layout"][0]["how"]
+    decided = json.loads(run("route", "--artifact", str(out), "--json", "Add 3 and 4.").stdout)
+    assert decided["agent"]["label"] in AGENTS
+    _check_events(tmp_path / "board", out / "metrics.jsonl")
+
+
+def _check_events(board: Path, metrics: Path) -> None:
+    """TensorBoard's own reader finds every generation's scores."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(board))
+    events.Reload()
+    generations = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert set(events.Tags()["scalars"]) == {"ridge/train", "ridge/val", "ridge/best"}
+    for name in ("train", "val", "best"):
+        found = [(event.step, event.value) for event in events.Scalars(f"ridge/{name}")]
+        assert found == [(each["number"], pytest.approx(each[name])) for each in generations]
 
 
 def test_wrong_options_give_a_line_and_no_traceback(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def choose_base(base: str, profile: str, window: str | None, text_format: str) -
     cached = _SNAPSHOT.search(model.folder.absolute().as_posix())
     name, revision = (f"{cached[1]}/{cached[2]}", cached[3]) if cached else (model.folder.resolve().name, None)
     return BaseChoice(
-        Reading(model, TextFormat(text_format), _window(window, model.config.max_positions)),
+        Reading(model, TextFormat(text_format), _window(window, model.config.max_positions), spare=window is None),
         BaseIdentity(f"{base}-base" if carried else name, revision, carried=carried is not None),
         Engine(load_backend(chosen.backend), device, "float32", settings.cache_dir() / "training"),
     )

@@ -24,6 +24,7 @@ class Answers:
         scores: float64 [rows, agents], NaN where an agent was not asked.
         costs: float64 [rows, agents], NaN where unknown.
         seconds: float64 [rows, agents], NaN where unknown.
+        turns: float64 [rows, agents], NaN where unknown.
         splits: ``train``, ``val`` or ``test`` for each row.
         dropped: how many rows of the table have no score of these agents.
         sha256: the table's.
@@ -34,6 +35,7 @@ class Answers:
     scores: np.ndarray
     costs: np.ndarray
     seconds: np.ndarray
+    turns: np.ndarray
     splits: np.ndarray
     dropped: int
     sha256: str
@@ -61,6 +63,7 @@ class Answers:
             scores=_matrix([row.scores for row in rows], agents),
             costs=_matrix([row.costs for row in rows], agents),
             seconds=_matrix([row.seconds for row in rows], agents),
+            turns=_matrix([row.turns for row in rows], agents),
             splits=splits,
             dropped=len(table.rows) - len(rows),
             sha256=table.sha256,

@@ -26,7 +26,7 @@ from .headroom import Headroom, headroom
 from .reading import Engine, Reading, base_hidden
 from .refit import chosen_fit, refitted
 from .report import render_training, training_card
-from .roles import RoleSource, default_source, fit_roles, neutral_roles, role_examples
+from .roles import RoleExample, RoleSource, default_source, fit_roles, neutral_roles, role_examples
 from .sealing import BaseIdentity, seal
 from .settings import Settings, stages_for
 from .stages import Candidate, Problem, Stage, typical_length
@@ -121,9 +121,12 @@ def train(request: TrainingRequest, watch: Watch | None = None) -> Trained:
     """
     watch = watch or Watch()
     _check_out(request)
+    transcripts = [row.transcript for row in request.answers.rows]
+    examples = [example.transcript for example in _role_examples(request)]
+    request = replace(request, reading=request.reading.settled([*transcripts, *examples]))
     base, settings = request.reading.base, request.settings
     layout = Layout.of(base, settings.layers, embedding=settings.embedding)
-    segments = request.reading.segments([row.transcript for row in request.answers.rows])
+    segments = request.reading.segments(transcripts)
     features = request.engine.features(base, layout, segments)
     hidden = base_hidden(features, layout, request.engine, base, watch.rows).astype(np.float64)
     problem = _problem(request, features, layout, hidden, "train")
@@ -248,12 +251,16 @@ def _role_rows(request: TrainingRequest, layout: Layout, best: Candidate) -> Hea
         return Head(neutral_roles(hidden_size))
     if source is RoleSource.KEEP:
         return _kept_roles(request)
-    examples = role_examples(source, [row for row in request.answers.rows if row.split != "test"])
+    examples = _role_examples(request)
     segments = request.reading.segments([example.transcript for example in examples])
     features = request.engine.features(request.reading.base, layout, segments)
     offsets = {**layout.zero(), **best.offsets}
     hidden = features.hidden(np.arange(len(segments)), layout.gains(offsets))[0]
     return Head(fit_roles(hidden, [example.role for example in examples]))
+
+
+def _role_examples(request: TrainingRequest) -> list[RoleExample]:
+    return role_examples(request.role_source, [row for row in request.answers.rows if row.split != "test"])
 
 
 def _kept_roles(request: TrainingRequest) -> Head:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +32,15 @@ class Reading:
         text_format: the text that a transcript becomes.
         window: which tokens of a long one are read; None reads all of them.
         position: the token whose hidden vector routes.
+        spare: whether the window was given only for what would not fit: it is then no part of how the router reads
+            where it left nothing out.
     """
 
     base: Base
     text_format: TextFormat = TextFormat.ROLE_LINES
     window: Window | None = None
     position: ReadPosition = ReadPosition.SECOND_TO_LAST
+    spare: bool = False
 
     def segments(self, transcripts: Sequence[Transcript]) -> list[Segment]:
         """The tokens that each transcript's hidden vector depends on.
@@ -49,8 +52,7 @@ class Reading:
         limit = self.base.config.max_positions
         if self.window and self.window.size > limit:
             raise UsageError(f"a window of {self.window.size} tokens, and this base reads at most {limit}")
-        tokenizer = Tokenizer(self.base.tokenizer)
-        tokens = [tokenizer.encode(self.text_format.render(transcript)) for transcript in transcripts]
+        tokens = self._tokens(transcripts)
         if any(not each for each in tokens):
             raise UsageError("a transcript of the table gives no token at all")
         long = sum(len(each) > limit for each in tokens)
@@ -60,6 +62,17 @@ class Reading:
                 "train with a reading window, and route with the same"
             )
         return [Segment(needed_tokens(self._windowed(each), self.position)) for each in tokens]
+
+    def settled(self, transcripts: Sequence[Transcript]) -> Reading:
+        """How a router must read that was trained on ``transcripts``: through a spare window only where it was used."""
+        if not self.spare or self.window is None:
+            return self
+        was_used = any(len(each) > self.window.size for each in self._tokens(transcripts))
+        return replace(self, window=self.window if was_used else None, spare=False)
+
+    def _tokens(self, transcripts: Sequence[Transcript]) -> list[tuple[int, ...]]:
+        tokenizer = Tokenizer(self.base.tokenizer)
+        return [tokenizer.encode(self.text_format.render(transcript)) for transcript in transcripts]
 
     def _windowed(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         gap = self.window.gap(len(tokens)) if self.window else None

@@ -457,7 +457,7 @@ class Search:
 
 def worth(problem: Problem, hidden: np.ndarray, head: Head) -> float:
     """What the choices of ``head`` on the train rows are worth."""
-    return float(problem.objective.value(head.logits(hidden).argmax(-1), problem.utility))
+    return problem.objective.worth(head.logits(hidden), problem.utility)
 
 
 def typical_length(hidden: np.ndarray) -> float:

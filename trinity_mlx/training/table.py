@@ -15,7 +15,10 @@ from ..contracts.text_format import TextFormat
 from ..contracts.transcript import Transcript
 from .table_files import read_records
 
-FIELDS = ("id", "prompt", "messages", "scores", "costs", "seconds", "runs", "responses", "category", "split", "role")
+FIELDS = (
+    *("id", "prompt", "messages", "scores", "costs", "seconds", "turns", "runs", "responses"),
+    *("category", "split", "role"),
+)
 """What is read of a row; any other field is passed over, and ``Table.unread`` names it."""
 SPLITS = ("train", "val", "test")
 _HELD_OUT = {"train": range(6), "val": range(6, 8), "test": range(8, 10)}
@@ -29,6 +32,7 @@ class Row:
         scores: how good it was, in [0, 1]; an agent that was not asked is missing.
         costs: what it cost, in any one unit.
         seconds: how long it took.
+        turns: how many turns it took, where an answer is a run.
         runs: the scores of repeated answers, where there were several; ``scores`` is then their mean.
         responses: the answers themselves, where they were kept.
         category: the kind of prompt.
@@ -42,6 +46,7 @@ class Row:
     scores: Mapping[str, float]
     costs: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    turns: Mapping[str, float] = field(default_factory=dict)
     runs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     responses: Mapping[str, str] = field(default_factory=dict)
     category: str | None = None
@@ -62,6 +67,7 @@ class Row:
         optional = {
             "costs": dict(self.costs),
             "seconds": dict(self.seconds),
+            "turns": dict(self.turns),
             "runs": {agent: list(scores) for agent, scores in self.runs.items()},
             "responses": dict(self.responses),
             "category": self.category,
@@ -169,6 +175,7 @@ def _joined(earlier: Row, later: Row) -> Row:
         scores={**earlier.scores, **later.scores},
         costs={**earlier.costs, **later.costs},
         seconds={**earlier.seconds, **later.seconds},
+        turns={**earlier.turns, **later.turns},
         runs={**earlier.runs, **later.runs},
         responses={**earlier.responses, **later.responses},
     )
@@ -198,6 +205,7 @@ def _checked(line: int, record: Mapping[str, Any]) -> Row:
         scores=scores,
         costs=_numbers(record, "costs"),
         seconds=_numbers(record, "seconds"),
+        turns=_numbers(record, "turns"),
         runs=runs,
         responses=_responses(record),
         category=_text(record, "category"),

@@ -25,15 +25,15 @@ _COMPRESSED: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
     b"\xfd7zXZ": lambda file: cast(IO[bytes], lzma.LZMAFile(file)),  # noqa: SIM115  the caller closes it
 }
 _PARQUET = b"PAR1"
-_NESTED = ("scores", "costs", "seconds", "runs", "responses")
+_NESTED = ("scores", "costs", "seconds", "turns", "runs", "responses")
 _UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
 def read_records(path: Path) -> Iterator[tuple[int, Record]]:
     """The rows of a file as they stand there, each with its number: of the line, in Parquet of the row, from 1.
 
-    In CSV and in Parquet a column named ``scores.AGENT`` (or ``costs.``, ``seconds.``, ``runs.``) is one agent's; an
-    empty cell is a missing value, and repeated scores in one cell of CSV are separated by semicolons.
+    In CSV and in Parquet a column named ``scores.AGENT`` (or ``costs.``, ``seconds.``, ``turns.``, ``runs.``) is one
+    agent's; an empty cell is a missing value, and repeated scores in one cell of CSV are separated by semicolons.
 
     Raises:
         TableInvalid: the file cannot be read, or a line is none.

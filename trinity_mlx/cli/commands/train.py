@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...contracts.artifact import ReadPosition
 from ...contracts.errors import UsageError
 from ...contracts.text_format import TextFormat
 from ..options import NAME, PLACE, TEXT, FiniteRange, json_option, profile_option
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 @click.option("--rows", type=int, help="Train rows that each generation of a search sees.  [default: all]")
 @click.option("--cost-weight", type=FiniteRange(0), default=0.0, help="Score that one unit of cost is worth.")
 @click.option("--seconds-weight", type=FiniteRange(0), default=0.0, help="Score that one second is worth.")
+@click.option("--turns-weight", type=FiniteRange(0), default=0.0, help="Score that one turn is worth.")
 @click.option("--entropy-floor", type=FiniteRange(0), default=0.0, help="Least entropy of the agents' shares, in nats.")
 @click.option("--keep-agents", type=int, metavar="K", help="Let each generation choose among K agents at random.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Fixes all that is drawn.")
@@ -52,6 +55,13 @@ if TYPE_CHECKING:
     type=TEXT,
     metavar="HEAD,TAIL",
     help="Tokens read of a long transcript, or none.  [default: all that fit]",
+)
+@click.option(
+    "--read-position",
+    type=click.Choice(["second-to-last", "last"]),
+    default="second-to-last",
+    show_default=True,
+    help="The token whose hidden vector routes.",
 )
 @click.option(
     "--text-format",
@@ -98,7 +108,7 @@ def _request(table: Path, options: dict[str, Any]) -> TrainingRequest:
         raise UsageError("--roles keep and --keep-roles-of go together")
     return TrainingRequest(
         answers=Answers.of(rows, agents_of(rows, options["agents"])),
-        reading=choice.reading,
+        reading=replace(choice.reading, position=ReadPosition(options["read_position"])),
         identity=choice.identity,
         engine=choice.engine,
         settings=_settings(options),
@@ -116,7 +126,11 @@ def _settings(options: dict[str, Any]) -> Any:
     from ...training.settings import Settings
 
     objective = Objective(
-        options["cost_weight"], options["seconds_weight"], options["entropy_floor"], options["keep_agents"]
+        cost=options["cost_weight"],
+        seconds=options["seconds_weight"],
+        turns=options["turns_weight"],
+        entropy_floor=options["entropy_floor"],
+        keep=options["keep_agents"],
     )
     same = ("algorithm", "head", "rank", "iterations", "population", "step", "rows", "seed", "patience")
     return Settings(
