@@ -307,6 +307,8 @@ class FakeHub:
     committed: dict[str, bytes] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
+    validated: list[str] = field(default_factory=list)
+    """Cards that were shown for validation before the commit."""
     visibility: str | None = None
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
@@ -319,6 +321,7 @@ class FakeHub:
                 return 403, {"error": "this is not yours"}
             return 200, {"url": f"{self.url}/me/router"}
         if path == "/api/validate-yaml":
+            self.validated.append(json.loads(body)["content"])
             return 200, {"errors": [], "warnings": []}
         if path.startswith(f"{repo}/revision/"):
             known = path.rpartition("/")[2] in self.tags
@@ -397,6 +400,7 @@ def test_a_bundle_is_published_in_one_commit_and_tagged(hub: FakeHub, tiny_bundl
     assert set(hub.committed) == {"manifest.json", "adapter.safetensors", "router_head.safetensors", "README.md"}
     assert hub.committed["manifest.json"] == (tiny_bundle.folder / "manifest.json").read_bytes()
     assert b"amber" in hub.committed["README.md"]
+    assert [card.encode() for card in hub.validated] == [hub.committed["README.md"]]
     assert (hub.tags, hub.visibility) == (["v1.0.0"], "private")
     again = publish(hub, tmp_path, *arguments)
     assert again.returncode == 2

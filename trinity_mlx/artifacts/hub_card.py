@@ -16,6 +16,9 @@ from .manifest import MANIFEST_NAME
 CARD = "README.md"
 TRAINING_RECORD = "report.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_FIELDS = re.compile(r"\s*---(?:\r\n|\r|\n).*?(?:\r\n|\r|\n)---[ \t]*(?:\r\n|\n|$)", re.DOTALL)
+"""Fields on top of a card, as the Hub's tools tell them from a rule that is drawn there."""
+_NO_YAML = re.compile(r"[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _MARKED = re.compile(r"([\\`*_\[\]<>#|~])")
 
 
@@ -25,8 +28,8 @@ def card_of(bundle: Bundle) -> str:
     A card that brings fields of its own keeps them as they are.
     """
     own = bundle.folder / CARD
-    text = own.read_bytes().decode("utf-8", "replace") if own.is_file() else _short_card(bundle)
-    return text if text.startswith("---") else _front_matter(bundle) + text
+    text = own.read_bytes().decode("utf-8-sig", "replace") if own.is_file() else _short_card(bundle)
+    return text if _FIELDS.match(text) else _front_matter(bundle) + text
 
 
 def _front_matter(bundle: Bundle) -> str:
@@ -56,7 +59,8 @@ def _result(bundle: Bundle, score: float) -> dict[str, object]:
     task = {"type": "text-classification", "name": "choosing an agent"}
     table = {"type": "table", "name": "the table of its training, held-out split"}
     metrics = [{"type": "score", "value": round(score, 6), "name": "mean score"}]
-    return {"name": plain(bundle.name), "results": [{"task": task, "dataset": table, "metrics": metrics}]}
+    name = _NO_YAML.sub("\ufffd", plain(bundle.name))
+    return {"name": name, "results": [{"task": task, "dataset": table, "metrics": metrics}]}
 
 
 def signed(card: str, by: str, date: str) -> str:
