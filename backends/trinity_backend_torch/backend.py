@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from trinity_mlx.factorization.adapted import EMBEDDING, FINAL_NORM, AdaptedTens
 
 from . import products, svd_weights
 from .attention import attention_for
-from .conditions import at_most, full_float32, threads_for, within_memory
+from .conditions import at_most, full_float32, reproducing, threads_for, within_memory
 from .factorize import TorchFactorizer
 from .packed import packs
 from .population import TorchPopulation
@@ -102,6 +103,10 @@ class TorchBackend:
         """The backbone's tensors on ``device``; on the CPU they stay memory-mapped where the file has ``dtype``."""
         _check_quantization(variant, device)
         return within_memory(TorchBase)(base, torch.device(device), DTYPES[dtype], variant)
+
+    def reproducing(self, device: str) -> AbstractContextManager[Mapping[str, str]]:
+        """Deterministic algorithms; see ``conditions``."""
+        return reproducing(torch.device(device))
 
     def factorizer(self, device: str) -> TorchFactorizer:
         """Decompositions on ``device``."""

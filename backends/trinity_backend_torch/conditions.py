@@ -6,6 +6,7 @@ float32 and the head mean what they say whatever the host wants.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
@@ -18,6 +19,10 @@ from trinity_mlx.sharing.shortage import within_memory_of
 
 SMALL = 1 << 18
 """Entries of a layer's largest matrix up to which one thread is the fastest: starting a second takes as long."""
+
+
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+"""By this variable cuBLAS is given a fixed work space, and with it the same order of sums every time."""
 
 
 class _FullFloat32:
@@ -66,6 +71,24 @@ def at_most(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def reproducing(device: torch.device) -> Iterator[dict[str, str]]:
+    """Deterministic algorithms on CUDA, and what bears on it besides; elsewhere there is nothing to choose.
+
+    cuBLAS reads its variable once, when it is first used, so it must be set before the process starts or computes.
+    Where an operation has no deterministic algorithm, torch warns, and the runs are held against each other anyway.
+    """
+    if device.type != "cuda":
+        yield {}
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield {"deterministic algorithms": "on", WORKSPACE: os.environ.get(WORKSPACE, "not set")}
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def threads_for(config: BackboneConfig) -> int | None:

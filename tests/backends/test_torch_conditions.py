@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Iterator
 from threading import Barrier, Thread
@@ -11,7 +12,7 @@ import pytest
 import torch
 from trinity_backend_torch.attention import ComposedAttention, ExpandedAttention, FusedAttention, attention_for
 from trinity_backend_torch.backend import devices_of, tokens_that_fit
-from trinity_backend_torch.conditions import at_most, full_float32, threads_for, within_memory
+from trinity_backend_torch.conditions import WORKSPACE, at_most, full_float32, reproducing, threads_for, within_memory
 
 from trinity_mlx.contracts.artifact import Base, Bundle
 from trinity_mlx.contracts.errors import NotEnoughMemory
@@ -76,6 +77,26 @@ def test_small_models_take_one_thread_and_give_the_others_back(tiny_base: Base) 
             assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_on_cuda_deterministic_algorithms_are_asked_for_as_long_as_bits_are_compared() -> None:
+    torch.use_deterministic_algorithms(True, warn_only=False)
+    try:
+        with reproducing(torch.device("cuda:1")) as settings:
+            assert torch.are_deterministic_algorithms_enabled()
+            assert torch.is_deterministic_algorithms_warn_only_enabled()
+            assert settings["deterministic algorithms"] == "on"
+            assert settings[WORKSPACE] == os.environ.get(WORKSPACE, "not set")
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_elsewhere_there_is_nothing_to_ask_for(device: str) -> None:
+    with reproducing(torch.device(device)) as settings:
+        assert settings == {}
+        assert not torch.are_deterministic_algorithms_enabled()
 
 
 class Held:

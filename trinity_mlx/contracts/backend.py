@@ -7,6 +7,7 @@ opaque things, ``Hidden`` and ``Past``, that only the backend which made them ca
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
@@ -268,6 +269,14 @@ class TellsSettings(Protocol):
 
     def settings(self) -> Mapping[str, str]:
         """What it does, by what for."""
+
+
+@runtime_checkable
+class Reproduces(Protocol):
+    """What a backend may offer besides: asking its framework for the same bits every time, where that is a choice."""
+
+    def reproducing(self, device: str) -> AbstractContextManager[Mapping[str, str]]:
+        """While inside, what there is to set for ``device`` is set; gives each setting, also those left unset."""
 
 
 @runtime_checkable

@@ -22,6 +22,7 @@ from ..routing.loading import load_router
 from ..routing.router import Router, RouterIdentity
 from ..routing.selfcheck import LENGTHS, SHORT, SelfCheck, check_device
 from ..rules.distance import Distance
+from .determinism import reproducing
 from .gates import Gates, Outcome, evaluate, route_suite
 from .lane import Lane, LaneFloors, measured_lane
 from .results import Evaluation, Floors
@@ -96,7 +97,7 @@ def certify(
         TrinityError: the router cannot be loaded, the suite does not fit it, or a fresh process died.
     """
     with source.load() as router:
-        evaluation = evaluate(router, suite, Gates(NO_FLOORS, determinism_runs=runs), tick)
+        evaluation = evaluate(router, suite, Gates(NO_FLOORS, determinism_runs=runs), tick, source.config_dir)
         identity = router.identity
     faults = [f"{result.case.id}: {reason}" for result in evaluation.failed for reason in result.reasons]
     for number in range(1, processes + 1):
@@ -115,7 +116,9 @@ def certify(
         agent=margin_floor(evaluation.worst_agent.value, floor_ratio),
         role=margin_floor(evaluation.worst_role.value, floor_ratio),
     )
-    environment = {key: evaluation.environment[key] for key in ("device", "dtype", "kernels", "quantize")}
+    environment = {
+        key: evaluation.environment[key] for key in ("device", "dtype", "kernels", "quantize", "determinism")
+    }
     receipt = {"receipt": identity.receipt.recorded} if identity.receipt else {}
     measured = {"runs": runs, "fresh_processes": processes, "floor_ratio": floor_ratio} | receipt
     machine = {key: dict(evaluation.environment[key]) for key in ("machine", "software")}
@@ -135,7 +138,7 @@ def _in_fresh_process(source: RouterSource, suite: Suite) -> list[Outcome]:
 
 
 def _load_and_route(source: RouterSource, suite: Suite) -> list[Outcome]:
-    with source.load() as router:
+    with source.load() as router, reproducing(router.identity, source.config_dir):
         return route_suite(router, suite)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..contracts.errors import NonFiniteLogits, SuiteInvalid, TrinityError
 from ..contracts.routing import RouteDecision
 from ..routing.router import Router, RouterIdentity
 from ..rules.distance import Distance
+from .determinism import reproducing
 from .provenance import describe_machine, describe_software
 from .results import CaseResult, Evaluation, Floors, Status
 from .snapshot import Snapshot, SnapshotCase, distance
@@ -31,10 +33,17 @@ class Gates:
     notes: tuple[str, ...] = ()
 
 
-def evaluate(router: Router, suite: Suite, gates: Gates, tick: Callable[[], None] = lambda: None) -> Evaluation:
+def evaluate(
+    router: Router,
+    suite: Suite,
+    gates: Gates,
+    tick: Callable[[], None] = lambda: None,
+    config_dir: Path | None = None,
+) -> Evaluation:
     """Run ``suite`` on ``router`` and hold every case against the gates; ``tick`` is called after each route.
 
-    Each run computes every case from nothing, one case at a time, so that a result depends on the case alone.
+    Each run computes every case from nothing, one case at a time, so that a result depends on the case alone, and
+    under the settings that ``determinism`` finds for the router's profile, which may be one of ``config_dir``.
 
     Raises:
         SuiteInvalid: a case expects a slot that the router does not have.
@@ -42,7 +51,8 @@ def evaluate(router: Router, suite: Suite, gates: Gates, tick: Callable[[], None
     """
     check_fit(suite, router.identity)
     started = time.perf_counter()
-    runs = [route_suite(router, suite, tick) for _ in range(gates.determinism_runs)]
+    with reproducing(router.identity, config_dir) as settings:
+        runs = [route_suite(router, suite, tick) for _ in range(gates.determinism_runs)]
     results = tuple(_judge(case, outcomes, gates) for case, *outcomes in zip(suite.cases, *runs, strict=True))
     return Evaluation(
         suite=suite,
@@ -52,7 +62,7 @@ def evaluate(router: Router, suite: Suite, gates: Gates, tick: Callable[[], None
         labels=router.identity.labels,
         determinism_runs=gates.determinism_runs,
         elapsed_s=time.perf_counter() - started,
-        environment=describe_environment(router.identity),
+        environment={**describe_environment(router.identity), "determinism": dict(settings)},
         notes=(*gates.notes, *_coverage_notes(results, gates.snapshot)),
     )
 

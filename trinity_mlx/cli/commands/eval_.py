@@ -117,7 +117,7 @@ def _evaluate(options: LaneOptions, asked: EvalOptions) -> Evaluation:
         )
         suite = suite.only(asked.cases)
         with counter(f"routing {suite.name}", len(suite.cases) * gates.determinism_runs) as tick:
-            return evaluate(router, suite, gates, lambda: tick(1))
+            return evaluate(router, suite, gates, lambda: tick(1), settings.config_dir())
 
 
 def _compare_window(ctx: click.Context, options: LaneOptions, asked: EvalOptions) -> None:
