@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from trinity_mlx.factorization.adapted import LAYER_MATRICES
 from trinity_mlx.profiles.backends import load_backend
 from trinity_mlx.training.answers import Answers
 from trinity_mlx.training.features import Features
-from trinity_mlx.training.guard import kinds_of, learn_guard
+from trinity_mlx.training.guard import learn_guard
 from trinity_mlx.training.head import Head
 from trinity_mlx.training.headroom import headroom
 from trinity_mlx.training.heads import head_kind
@@ -42,6 +42,17 @@ from trinity_mlx.training.stages import Problem, typical_length
 from trinity_mlx.training.table import read_table
 from trinity_mlx.training.trainer import Limits, Trainer, best_single
 from trinity_mlx.training.vector_layout import Layout
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of one training, on test with and without the guard that it learned, and the stages that it kept."""
+
+    val: float
+    test: float
+    guarded: float
+    kept: tuple[str, ...]
+
 
 METHODS = ("ridge", "soft-targets", "hard-labels", "knn", "sep-cma-es", "random-search", "reinforce", "staged")
 
@@ -61,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table.add_argument("--ood", action="store_true", help="test on the rows marked ood, trained without their tasks")
     table.add_argument("--no-baselines", action="store_true", help="leave out headroom, which takes a minute")
     table.add_argument("--offsets", action="store_true")
+    table.add_argument("--no-guard", action="store_true", help="leave out the guard: ten fits for each seed")
     table.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "trinity-mlx-benchmark")
     known = commands.add_parser("known", help="a generated pool whose best routing is known")
     known.add_argument("--seeds", type=int, default=5)
@@ -94,7 +106,10 @@ def _table(options: argparse.Namespace) -> None:
         print(f"  {method.name:32} {method.setting:16} {method.estimate.mean:.4f}")
     for algorithm in options.algorithms.split(","):
         settings = [Settings(algorithm, offsets=options.offsets, seed=seed) for seed in range(options.seeds)]
-        scores = [_score(answers, features, layout, hidden, each) for each in settings]
+        scores = []
+        for each in settings:
+            scores.append(_score(answers, features, layout, hidden, each, not options.no_guard))
+            print(f"  {algorithm}, seed {each.seed}: {scores[-1]}", flush=True)
         _tell(algorithm, scores)
 
 
@@ -121,9 +136,14 @@ def _unseen(path: Path, answers: Answers, hidden: np.ndarray) -> tuple[Answers, 
 
 
 def _score(
-    answers: Answers, features: Features | None, layout: Layout, hidden: np.ndarray, settings: Settings
-) -> tuple[float, float, tuple[str, ...]]:
-    """Val and test scores of one training, and the stages that it kept."""
+    answers: Answers,
+    features: Features | None,
+    layout: Layout,
+    hidden: np.ndarray,
+    settings: Settings,
+    with_guard: bool,
+) -> Scored:
+    """One training, measured on test."""
     problems = {
         split: _problem(answers, features, layout, hidden, settings, split) for split in ("train", "val", "test")
     }
@@ -131,17 +151,19 @@ def _score(
     trained = Trainer(problems["train"], problems["val"], stages, limits=Limits(patience=settings.patience)).run()
     if settings.refits:
         trained = replace(trained, best=refitted(trained, stages, problems["train"], problems["val"]))
-    test = problems["test"]
-    logits = trained.best.head.logits(test.hidden_at(trained.best.offsets))
-    choices = logits.argmax(1)
+    test, offsets = problems["test"], trained.best.offsets
+    routed, rows = test.hidden_at(offsets), np.arange(len(test.train))
+    logits = trained.best.head.logits(routed)
+    bare = guarded = float(test.utility[rows, logits.argmax(1)].mean())
     chosen = chosen_fit(trained, stages)
-    if chosen:
-        kinds = kinds_of(problems["train"].hidden, settings.seed)
-        guard = learn_guard(problems["train"], kinds, lambda rows: chosen[0].again(rows, chosen[1]))
+    if chosen and with_guard:
+        train, val = (replace(problems[split], hidden=problems[split].hidden_at(offsets)) for split in ("train", "val"))
+        categories = answers.categories[np.concatenate([train.train, val.train])]
+        guard = learn_guard(train, val, lambda some: chosen[0].again(some, chosen[1]), [categories])
         if guard:
-            guarded = test.utility[np.arange(len(choices)), guard.choose(logits)].mean()
-            print(f"  {guard}; test guarded {guarded:.4f}", flush=True)
-    return trained.best_val, float(test.utility[np.arange(len(choices)), choices].mean()), trained.kept
+            print(f"  guard: distance {guard.limit:.3f}, {guard.chosen}", flush=True)
+            guarded = float(test.utility[rows, guard.choose(logits, routed)].mean())
+    return Scored(trained.best_val, bare, guarded, trained.kept)
 
 
 def _problem(
@@ -165,15 +187,16 @@ def _problem(
     )
 
 
-def _tell(name: str, scores: list[tuple[float, float, tuple[str, ...]]]) -> None:
-    val, test = (np.array([each[index] for each in scores]) for index in (0, 1))
-    kept = sorted({", ".join(each[2]) or "none" for each in scores})
-    error = test.std(ddof=1) / np.sqrt(len(test)) if len(test) > 1 else 0.0
-    print(
-        f"{name:16} val {val.mean():.4f}  test mean {test.mean():.4f} ± {error:.4f}, "
-        f"{test.min():.4f} to {test.max():.4f} over {len(test)} seeds; kept: {' | '.join(kept)}",
-        flush=True,
-    )
+def _tell(name: str, scores: list[Scored]) -> None:
+    kept = sorted({", ".join(each.kept) or "none" for each in scores})
+    print(f"{name:16} val {np.mean([each.val for each in scores]):.4f}; {len(scores)} seeds; kept: {' | '.join(kept)}")
+    print(f"{'':16} test {_spread([each.test for each in scores])}")
+    print(f"{'':16} test, guarded {_spread([each.guarded for each in scores])}", flush=True)
+
+
+def _spread(values: list[float]) -> str:
+    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+    return f"{np.mean(values):.4f} ± {error:.4f}, {min(values):.4f} to {max(values):.4f}"
 
 
 def _known(options: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from trinity_mlx.artifacts.manifest import read_manifest
 from trinity_mlx.artifacts.vector import read_vector, split_vector
 from trinity_mlx.cli.main import main
 from trinity_mlx.contracts.errors import ContextLengthError, OutputExists, ResumeRefused, TableInvalid, UsageError
-from trinity_mlx.contracts.routing import Role, Window
+from trinity_mlx.contracts.routing import Guard, Role, Window
 from trinity_mlx.profiles.backends import load_backend
 from trinity_mlx.routing.loading import load_router
 from trinity_mlx.training.answers import Answers
@@ -94,6 +94,11 @@ def test_a_bundle_tells_how_it_was_made_and_what_it_came_to(reading: Reading, tm
     assert manifest["made"]["roles"] == "neutral"
     assert manifest["lineage"]["table"] == answers.sha256
     assert record["score"]["mean"] == pytest.approx(trained.summary.score.mean)
+    guard = trained.summary.guard
+    assert guard
+    assert trained.bundle.guard == Guard(guard.slot, distance=guard.limit)
+    assert record["guard"]["distance"] == manifest["guard"]["distance"]
+    assert trained.summary.caution() in (folder / "README.md").read_text()
     assert trained.summary.verdict() in (folder / "README.md").read_text()
     page = (folder / "report.html").read_text()
     assert "<script" not in page

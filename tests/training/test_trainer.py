@@ -16,7 +16,7 @@ import pytest
 
 from trinity_mlx.contracts.errors import ResumeRefused, UsageError
 from trinity_mlx.training.checkpoint import RECORD, load_checkpoint
-from trinity_mlx.training.guard import learn_guard
+from trinity_mlx.training.guard import KnownKinds, learn_guard
 from trinity_mlx.training.head import Head
 from trinity_mlx.training.heads import HEADS, head_kind
 from trinity_mlx.training.objective import Objective
@@ -251,21 +251,47 @@ def test_settings_out_of_range_are_refused(changes: dict[str, object], message: 
         Settings(**changes)  # type: ignore[arg-type]
 
 
-def test_a_guard_falls_back_where_what_was_learned_does_not_carry_over() -> None:
+def lonely(rows: int, seed: int) -> tuple[Problem, np.ndarray]:
     """Each kind has an agent of its own and vectors of its own: on a kind never seen, only the best single helps."""
-    draw = np.random.default_rng(0)
-    kinds = np.repeat(np.arange(10), 40)
-    hidden = draw.normal(size=(400, 24)) * 0.1
-    hidden[np.arange(400), kinds] += 3.0
-    utility = draw.random((400, 4)) * 0.1
-    utility[np.arange(400), kinds % 3] += 0.3
+    draw = np.random.default_rng(seed)
+    kinds = np.arange(rows) % 10
+    hidden = draw.normal(size=(rows, 24)) * 0.1
+    hidden[np.arange(rows), kinds] += 3.0
+    utility = draw.random((rows, 4)) * 0.1
+    utility[np.arange(rows), kinds % 3] += 0.3
     utility[:, 3] += 0.25
-    lonely = replace(problem(), utility=utility, hidden=hidden, train=np.arange(400))
-    stage = RidgeStage(lonely)
-    guard = learn_guard(lonely, kinds, lambda rows: stage.again(rows, 4))
+    return replace(problem(), utility=utility, hidden=hidden, train=np.arange(rows)), kinds
+
+
+def test_a_guard_falls_back_where_what_was_learned_does_not_carry_over() -> None:
+    (train, kinds), (validation, more) = lonely(400, 0), lonely(200, 1)
+    stage = RidgeStage(train)
+    fit = lambda rows: stage.again(rows, 4)  # noqa: E731
+    guard = learn_guard(train, validation, fit, [np.concatenate([kinds, more])])
     assert guard
     assert guard.slot == 3
-    assert guard.guarded >= max(guard.unguarded, 0.0)
-    certain = np.array([[0.0, 0.0, 1e6, 0.0], [1.0, 1.0, 1.0, 1.0]])
-    assert guard.choose(certain).tolist() == [2, 3]
-    assert learn_guard(lonely, np.zeros(400), lambda rows: stage.again(rows, 4)) is None
+    assert guard.chosen.holds
+    assert guard.chosen.worst >= guard.trials[0].worst
+    head = fit(train)
+    strange = np.random.default_rng(2).normal(size=(50, 24))
+    assert (guard.choose(head.logits(strange), strange) == 3).all(), "nothing of that kind was ever seen"
+    seen = guard.choose(head.logits(validation.hidden), validation.hidden)
+    assert (seen == head.logits(validation.hidden).argmax(1)).mean() >= guard.chosen.share - 0.01
+
+
+def test_there_is_no_guard_for_one_agent_or_one_kind() -> None:
+    train, _ = lonely(40, 0)
+    stage = RidgeStage(train)
+    alone = replace(train, utility=train.utility[:, :1])
+    same = replace(train, hidden=np.ones_like(train.hidden))
+    assert learn_guard(alone, alone, lambda rows: stage.again(rows, 4)) is None
+    assert learn_guard(same, same, lambda rows: stage.again(rows, 4)) is None
+
+
+def test_distances_from_known_kinds_are_those_of_the_definition() -> None:
+    draw = np.random.default_rng(5)
+    hidden, asked = draw.normal(size=(200, 16)), draw.normal(size=(30, 16))
+    kinds = KnownKinds.of(hidden, count=12)
+    unit = asked / np.linalg.norm(asked, axis=1, keepdims=True)
+    apart = np.linalg.norm(unit[:, None] - kinds.centres[None], axis=2) / kinds.spreads
+    np.testing.assert_allclose(kinds.distances(asked), apart.min(1), rtol=1e-9)

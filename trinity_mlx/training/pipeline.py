@@ -20,7 +20,7 @@ from ..files.atomic import write_file
 from ..files.safetensors import read_float32
 from .answers import Answers
 from .features import Features
-from .guard import Guard, kinds_of, learn_guard
+from .guard import Guard, learn_guard
 from .head import ALPHA, Head, stacked
 from .headroom import Headroom, headroom
 from .reading import Engine, Reading, base_hidden
@@ -144,9 +144,9 @@ def train(request: TrainingRequest, watch: Watch | None = None) -> Trained:
         progress = replace(progress, best=refitted(progress, stages, problem, validation))
     found = headroom(request.answers, hidden)
     tested = _problem(request, features, layout, hidden, "test")
-    logits = progress.best.head.logits(tested.hidden_at(progress.best.offsets))
-    guard = _guard(progress, stages, problem)
-    summary = summarise(found, progress, logits, settings, guard)
+    routed = tested.hidden_at(progress.best.offsets)
+    guard = _guard(request, progress, stages, problem, validation)
+    summary = summarise(found, progress, progress.best.head.logits(routed), routed, settings, guard)
     bundle = _sealed(request, layout, progress, found, summary, typical_length(hidden))
     return Trained(bundle, summary, progress)
 
@@ -176,14 +176,17 @@ def _problem(request: TrainingRequest, features: Features, layout: Layout, hidde
     )
 
 
-def _guard(progress: Progress, stages: Sequence[Stage], problem: Problem) -> Guard | None:
+def _guard(
+    request: TrainingRequest, progress: Progress, stages: Sequence[Stage], problem: Problem, validation: Problem
+) -> Guard | None:
     """The floor under unseen kinds, learned with the fit that was chosen; None where none was."""
     chosen = chosen_fit(progress, stages)
     if chosen is None:
         return None
     stage, number = chosen
-    kinds = kinds_of(problem.hidden, problem.seed)
-    return learn_guard(problem, kinds, lambda rows: stage.again(rows, number))
+    train, val = (replace(each, hidden=each.hidden_at(progress.best.offsets)) for each in (problem, validation))
+    categories = request.answers.categories[np.concatenate([train.train, val.train])]
+    return learn_guard(train, val, lambda rows: stage.again(rows, number), [categories])
 
 
 def _recording(request: TrainingRequest, tell: Callable[[Generation], None]) -> Callable[[Generation], None]:
@@ -223,6 +226,7 @@ def _sealed(
         head,
         request.answers.agents,
         reading=request.reading,
+        guard=summary.guard,
         made=made,
         lineage={"base": base.ref, "table": request.answers.sha256},
     )

@@ -9,11 +9,22 @@ from pathlib import Path
 
 import numpy as np
 
-from ..artifacts.bundle import ADAPTER_FILE, ELU_TENSOR, HEAD_FILE, HEAD_TENSOR, BundleDraft, seal_bundle
+from ..artifacts.bundle import (
+    ADAPTER_FILE,
+    ELU_TENSOR,
+    GUARD_FILE,
+    GUARD_TENSOR,
+    HEAD_FILE,
+    HEAD_TENSOR,
+    BundleDraft,
+    seal_bundle,
+)
 from ..artifacts.vector import VECTOR_TENSOR
+from ..contracts import routing
 from ..contracts.artifact import Base, Bundle, ReadPosition
 from ..factorization.svf import change_of, execution_for, gains
 from ..files.safetensors_writer import TensorSpec, write_safetensors
+from .guard import Guard
 from .head import ALPHA, Head
 from .reading import Reading
 from .vector_layout import Layout
@@ -42,6 +53,7 @@ def seal(
     agents: Sequence[str],
     *,
     reading: Reading,
+    guard: Guard | None = None,
     made: Mapping[str, str],
     lineage: Mapping[str, str],
 ) -> Bundle:
@@ -58,6 +70,7 @@ def seal(
         head: with agents + 3 logits.
         agents: the label of each slot.
         reading: how transcripts were read.
+        guard: when the router stands aside, if ever.
         made: how it was made, for the manifest.
         lineage: hashes of what it was made from.
     """
@@ -68,6 +81,8 @@ def seal(
     has_vector = head.inner is None and reading.position is ReadPosition.SECOND_TO_LAST
     if has_vector:
         _write(folder / VECTOR_FILE, {VECTOR_TENSOR: layout.vector(offsets, head)})
+    if guard:
+        _write(folder / GUARD_FILE, {GUARD_TENSOR: guard.kinds.rows})
     if identity.carried:
         shutil.copytree(base.folder, folder / BASE_FOLDER)
     draft = BundleDraft(
@@ -85,6 +100,7 @@ def seal(
         alpha=None if head.inner is None else ALPHA,
         read_position=reading.position,
         window=reading.window,
+        guard=routing.Guard(guard.slot, distance=guard.limit) if guard else None,
     )
     return seal_bundle(folder, draft)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,7 @@ class Summary:
     margins: tuple[MarginGroup, ...]
     choices: np.ndarray
     guard: Guard | None
+    unguarded: float
 
     @property
     def helped(self) -> bool:
@@ -84,11 +85,16 @@ class Summary:
         """What to do about kinds of prompts that were not in the table; empty where nothing was learned about it."""
         if self.guard is None:
             return ""
-        guard = self.guard
+        guard, trial, bare = self.guard, self.guard.chosen, self.guard.trials[0]
+        told = (
+            f"Where a prompt is unlike all that it was trained on (by more than {guard.limit:.3g}), it asks "
+            f"{self.agents[guard.slot]}: with kinds of prompts left out of training, that brought {trial.unseen:+.4f} "
+            f"against the best single agent on those kinds ({bare.unseen:+.4f} without), {trial.worst:+.4f} on the "
+            f"worst fold of them ({bare.worst:+.4f} without). On the held-out rows it scores {self.unguarded:.4f} "
+            "without that guard."
+        )
         return (
-            f"On kinds of prompts that it was not fitted on, routing came to {guard.unguarded:+.4f} against the best "
-            f"single agent; with the policy's default_slot {guard.slot} and floor_margin {guard.margin:.4g}, to "
-            f"{guard.guarded:+.4f}."
+            told if trial.holds else f"{told} No guard held on kinds left out: use it on the kinds in the table alone."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,7 +107,7 @@ class Summary:
             "gain_over_best_single": self.gain.to_dict(),
             "val": self.val,
             "stages_kept": list(self.kept),
-            "guard": asdict(self.guard) if self.guard else None,
+            "guard": self.guard.to_dict() | {"score_without": self.unguarded} if self.guard else None,
             "stopped_early": self.stopped,
             "settings": self.settings.to_dict(),
             "comparisons": [
@@ -126,13 +132,18 @@ class Summary:
 
 
 def summarise(
-    found: Headroom, progress: Progress, logits: np.ndarray, settings: Settings, guard: Guard | None = None
+    found: Headroom,
+    progress: Progress,
+    logits: np.ndarray,
+    hidden: np.ndarray,
+    settings: Settings,
+    guard: Guard | None = None,
 ) -> Summary:
-    """Hold the router with ``logits`` [test rows, agents] against every method of ``found``."""
+    """Hold the router with ``logits`` [test rows, agents] of ``hidden`` [test rows, hidden] against every method."""
     answers = found.answers
     test = answers.where("test")
     utility = answers.filled()[test]
-    choices = logits.argmax(1)
+    choices = guard.choose(logits, hidden) if guard else logits.argmax(1)
     scores = utility[np.arange(len(test)), choices]
     single = found.method(BEST_SINGLE).scores
     comparable = [method for method in found.methods if len(method.scores) == len(scores)]
@@ -151,6 +162,7 @@ def summarise(
         margins=tuple(_margins(logits, scores, single)),
         choices=choices,
         guard=guard,
+        unguarded=float(utility[np.arange(len(test)), logits.argmax(1)].mean()),
     )
 
 
