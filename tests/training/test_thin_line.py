@@ -196,7 +196,7 @@ def test_a_window_for_what_does_not_fit_is_the_bundle_s_where_it_was_used(
     fitting = Reading(reading.base, window=Window(300, 300, 256), spare=True)
     trained = train(request(answers, fitting, tmp_path / "out", settings=Settings("ridge", offsets=False)))
     assert trained.bundle.window == (fitting.window if is_long else None)
-    assert read_manifest(trained.bundle.folder).version == (2 if is_long else 1)
+    assert (read_manifest(trained.bundle.folder).window is not None) == is_long
 
 
 def test_an_answer_too_long_for_the_base_makes_the_window_the_bundle_s(reading: Reading, tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ FOLDS = 5
 KINDS = 40
 """Into how many kinds prompts are parted to leave some out: about as many as there are templates in a large table."""
 CENTRES = 128
-"""How many kinds a guard knows: more of them than templates, so that each is narrow."""
+"""How many kinds a guard knows at most: more of them than templates, so that each is narrow."""
+_LEAST_ROWS = 16
 SHARES = (1.0, 0.99, 0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
 """How many of the prompts of kinds that were seen may be followed, the most first."""
 MEAN_LOSS, WORST_LOSS = 0.005, 0.01
@@ -38,7 +39,7 @@ class KnownKinds:
     @classmethod
     def of(cls, hidden: np.ndarray, seed: int = 0, count: int = CENTRES) -> KnownKinds:
         """Of ``hidden`` [rows, hidden]. A kind of few rows has half of its spread from what is usual."""
-        unit, kinds = _unit(hidden), kinds_of(hidden, seed, count)
+        unit, kinds = _unit(hidden), kinds_of(hidden, seed, max(1, min(count, len(hidden) // _LEAST_ROWS)))
         names = np.unique(kinds)
         centres = np.stack([unit[kinds == name].mean(0) for name in names])
         squares = np.array(
