@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders import make_head, write_bundle
+from trinity_mlx.contracts.artifact import Base
 from trinity_mlx.contracts.errors import UsageError
 from trinity_mlx.contracts.routing import Window
+from trinity_mlx.routing.loading import load_router
 from trinity_mlx.server.assembly import load_served
 
+LONG = [{"role": "user", "content": f"What follows from {each}?"} for each in range(20)]
 PROFILE = """
 summary = "mine"
 backend = "torch"
@@ -36,8 +40,21 @@ def test_what_was_asked_for_goes_before_the_window_of_the_profile(
 ) -> None:
     with load_served(**tiny_folders, profile="mine", window=text, config_dir=config) as router:
         assert router.identity.window == window
-        decision = router.route([{"role": "user", "content": f"What follows from {each}?"} for each in range(20)])
-        assert (decision.gap is None) == (window is None)
+        assert (router.route(LONG).gap is None) == (window is None)
+
+
+def test_the_window_of_a_training_goes_before_that_of_the_profile(
+    tiny_base: Base, config: Path, tmp_path: Path
+) -> None:
+    """What a router learned from is what it reads, unless somebody says otherwise."""
+    trained = Window(4, 40, 8)
+    bundle = write_bundle(tmp_path / "trained", tiny_base, {}, make_head(tiny_base), window=trained)
+    for text, window in (("auto", trained), ("none", None), ("16,32", Window.parse("16,32"))):
+        with load_served(bundle.folder, tiny_base.folder, "mine", text, config_dir=config) as router:
+            assert router.identity.window == window
+    with load_router(bundle.folder, tiny_base.folder, "mine", config_dir=config) as router:
+        assert router.identity.window == trained
+        assert router.route(LONG).gap is not None
 
 
 def test_a_window_that_is_none_is_refused(tiny_folders: dict[str, Path]) -> None:
