@@ -53,6 +53,7 @@ from .contracts.errors import (
     UnknownProfile,
     UsageError,
     VectorInvalid,
+    WorkersLost,
 )
 
 __all__ = [
@@ -103,4 +104,5 @@ __all__ = [
     "UnknownProfile",
     "UsageError",
     "VectorInvalid",
+    "WorkersLost",
 ]

@@ -105,7 +105,9 @@ def test_a_file_of_records_is_begun_resumed_and_replaced(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
-        (["hi", "--out", "x"], "--out takes the records of a batch"),
+        (["hi", "--out", "x"], "--out is about many transcripts"),
+        (["hi", "--devices", "cpu"], "--devices is about"),
+        (["--batch", "x", "--devices", "cpu,,cpu"], "give names with commas"),
         (["--batch", "x", "--resume"], "--resume is about"),
         (["--batch", "x", "--force"], "--force is about"),
         (["--batch", "x", "--out", "y", "--resume", "--force"], "exclude each other"),
@@ -132,3 +134,12 @@ def test_people_get_a_line_a_record(tmp_path: Path) -> None:
     assert good.startswith("a b\t")
     assert good.split("\t")[2:4] == ["mathematics", "Worker"]
     assert bad.startswith("2\terror\tline 2 is not JSON")
+
+
+def test_two_processes_write_the_file_that_one_writes(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps(f"What is {number} + 1?") + "\n" for number in range(300)))
+    for name, how in (("one", []), ("two", ["--devices", "cpu,cpu"])):
+        result = batch("--batch", source, "--out", tmp_path / name, "--profile", "cpu", *how)
+        assert (result.exit_code, result.stderr) == (0, "")
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()

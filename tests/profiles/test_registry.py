@@ -42,6 +42,38 @@ def machine_with(system: str = "Linux", processor: str = "x86_64", **devices: tu
     return Machine(system, processor, is_installed=lambda module: True, load_backend=load)
 
 
+@pytest.mark.parametrize(
+    ("name", "device", "expected"),
+    [
+        ("auto", "cuda:1", ("cuda", "cuda:1")),
+        ("auto", "cpu", ("cpu", "cpu")),
+        ("auto", "gpu", ("mlx", "gpu")),
+        ("cuda", "cuda:0", ("cuda", "cuda:0")),
+        ("mlx", "cpu", ("mlx", "cpu")),
+        ("auto", None, ("cuda", "cuda")),
+    ],
+)
+def test_a_device_of_the_profiles_kind_takes_its_place(name: str, device: str | None, expected: object) -> None:
+    machine = machine_with(torch=("cuda", "cuda:0", "cuda:1", "cpu"), mlx=("gpu", "cpu"))
+    profile, chosen = ProfileRegistry(machine=machine).resolve(name, device)
+    assert (profile.name, chosen) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "fragment"),
+    [
+        ("cuda", "cpu", "no profile for the device 'cpu' among cuda"),
+        ("cuda", "cuda:7", "sees no cuda:7 device"),
+        ("auto", "tpu", "sees no tpu device"),
+        ("cpu", "", "no profile for the device ''"),
+    ],
+)
+def test_a_device_that_a_profile_is_not_for_is_refused(name: str, device: str, fragment: str) -> None:
+    machine = machine_with(torch=("cuda", "cuda:0", "cpu"), mlx=("cpu",))
+    with pytest.raises(ProfileUnavailable, match=fragment):
+        ProfileRegistry(machine=machine).resolve(name, device)
+
+
 def test_the_four_built_in_profiles_load_and_bear_their_files_names() -> None:
     registry = ProfileRegistry()
     assert registry.names == BUILT_IN

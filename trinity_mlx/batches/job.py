@@ -9,7 +9,8 @@ from typing import BinaryIO
 from ..contracts.routing import Selection
 from ..routing.router import Router
 from .chunks import chunks, open_lines
-from .engines import Engine, Here
+from .engines import Engine
+from .engines.here import Here
 from .output import Progress, open_output
 from .records import Question
 

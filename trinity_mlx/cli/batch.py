@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import click
 
 from ..batches.chunks import chunks
-from ..batches.engines import Here
+from ..batches.engines import Engine
+from ..batches.engines.devices import on_devices
+from ..batches.engines.here import Here
 from ..batches.job import write_batch
 from ..batches.output import Progress
+from ..batches.recipe import Recipe
 from ..batches.records import Question
 from ..contracts.errors import UsageError
 from .inputs import displayed, open_input
 from .output import holds_unicode, note
 from .process import one_line
-from .progress import meter
-
-if TYPE_CHECKING:
-    from ..routing.router import Router
+from .progress import meter, spinner
+from .settings import environment, hub
 
 
 class Destination(NamedTuple):
@@ -34,7 +36,36 @@ class Destination(NamedTuple):
     as_json: bool
 
 
-def route_batch(name: str, load: Callable[[], Router], question: Question, to: Destination) -> None:
+class Staff(NamedTuple):
+    """Who routes: this process where no device is named."""
+
+    devices: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, devices: str | None) -> Staff:
+        """From what was given on the command line.
+
+        Raises:
+            UsageError: a device has no name.
+        """
+        names = tuple(name.strip() for name in devices.split(",")) if devices is not None else ()
+        if not all(names):
+            raise UsageError(f"--devices is {devices!r}: give names with commas, as in --devices cuda:0,cuda:1")
+        return cls(names)
+
+    @contextmanager
+    def engine(self, recipe: Recipe, *, afresh: bool) -> Iterator[Engine]:
+        """What routes; in this process it forgets what it has read before each chunk where ``afresh``."""
+        if self.devices:
+            yield on_devices(recipe.at_hand(hub), self.devices, environment=_environment(self.devices), tell=note)
+            return
+        with spinner(f"loading {recipe.artifact}"):
+            router = recipe.load(hub)
+        with router:
+            yield Here(router, afresh=afresh)
+
+
+def route_batch(name: str, recipe: Callable[[], Recipe], staff: Staff, question: Question, to: Destination) -> None:
     """Route the lines of the file ``name``, or of standard input.
 
     Raises:
@@ -44,22 +75,29 @@ def route_batch(name: str, load: Callable[[], Router], question: Question, to: D
     done = Progress()
     with open_input(name) as file:
         _refuse_input(file, to.out)
-        with load() as router, meter("routing", _size_of(file)) as show:
-            for done in _steps(file, displayed(name), router, question, to):
+        with staff.engine(recipe(), afresh=bool(to.out)) as engine, meter("routing", _size_of(file)) as show:
+            for done in _steps(file, displayed(name), engine, question, to):
                 show(done.end, done.routed)
     if done.failed:
         note(f"{done.failed} of {done.routed} lines could not be routed; each has an error record in its place")
 
 
-def _steps(file: BinaryIO, name: str, router: Router, question: Question, to: Destination) -> Iterator[Progress]:
+def _steps(file: BinaryIO, name: str, engine: Engine, question: Question, to: Destination) -> Iterator[Progress]:
     """Where the batch stands, at first and after each chunk."""
     if to.out:
-        yield from write_batch(file, name, to.out, Here(router), question, resume=to.resume, force=to.force)
+        yield from write_batch(file, name, to.out, engine, question, resume=to.resume, force=to.force)
         return
     yield (done := Progress())
-    for chunk, routed in Here(router, afresh=False).route(chunks(file, name, whole=False), question):
+    for chunk, routed in engine.route(chunks(file, name, whole=False), question):
         _print_records(routed.records, to.as_json)
         yield (done := done.after(chunk, routed))
+
+
+def _environment(devices: Sequence[str]) -> Mapping[str, str]:
+    """The environment of workers: those on the CPU have its cores between them."""
+    sharing = sum(name == "cpu" for name in devices)
+    threads = max((os.cpu_count() or 1) // max(sharing, 1), 1)
+    return {"OMP_NUM_THREADS": str(threads), **environment()} if sharing > 1 else environment()
 
 
 def _print_records(records: Sequence[str], as_json: bool) -> None:

@@ -42,12 +42,12 @@ def read_messages(name: str) -> Transcript:
 
 
 def open_input(name: str) -> BinaryIO:
-    """The file ``name`` for reading bytes as they come; ``-`` is standard input.
+    """The file ``name`` for reading bytes as they come; ``-`` is standard input, without a buffer and its lock.
 
     Raises:
         InputFileError: it cannot be opened.
     """
-    return sys.stdin.buffer if name == STANDARD_INPUT else open_lines(name)
+    return getattr(sys.stdin.buffer, "raw", sys.stdin.buffer) if name == STANDARD_INPUT else open_lines(name)
 
 
 def displayed(name: str) -> str:

@@ -26,7 +26,8 @@
     │   ├── HomeUnavailable
     │   ├── FolderUnavailable
     │   ├── NotEnoughMemory
-    │   └── SecretUnavailable
+    │   ├── SecretUnavailable
+    │   └── WorkersLost
     ├── ArtifactError              exit code 4
     │   ├── ArtifactNotFound
     │   ├── PinInvalid
@@ -181,6 +182,10 @@ class NotEnoughMemory(EnvironmentUnavailable):
 
 class SecretUnavailable(EnvironmentUnavailable):
     """A pool refers to a key that is not where the reference says."""
+
+
+class WorkersLost(EnvironmentUnavailable):
+    """The processes or machines that share a piece of work have died, and none can take it over."""
 
 
 class ArtifactError(TrinityError):

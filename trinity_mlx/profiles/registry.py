@@ -88,6 +88,10 @@ class Profile(Strict):
         apples = self.auto_on_apple_silicon if machine.is_apple_silicon else None
         return self.auto if apples is None else apples
 
+    def runs_on(self, device: str) -> bool:
+        """Whether ``device`` is of the kind that it is for: ``cuda:1`` is of the kind ``cuda``."""
+        return self.device == "auto" or self.device.partition(":")[0] == device.partition(":")[0]
+
 
 @dataclass(frozen=True)
 class Availability:
@@ -168,22 +172,32 @@ class ProfileRegistry:
             raise UnknownProfile(f"no profile {name!r}: choose {AUTO} or one of {', '.join(self.names)}")
         return self._profiles[name]
 
-    def resolve(self, name: str) -> tuple[Profile, str]:
+    def resolve(self, name: str, device: str | None = None) -> tuple[Profile, str]:
         """The profile ``name``, or the best one here for ``auto``, with the device that it will use.
+
+        ``device`` takes the place of the profile's own, which must be of the same kind; ``auto`` looks for a profile
+        that is for such a one.
 
         Raises:
             UnknownProfile: there is no such profile.
-            ProfileUnavailable: it cannot run here, or none can.
+            ProfileUnavailable: it cannot run here, or not on ``device``; or none can.
         """
-        candidates = self.auto_order if name == AUTO else [name]
+        candidates = self._for_device(self.auto_order if name == AUTO else [name], device)
         refusals = []
         for candidate in candidates:
             profile = self.get(candidate)
+            profile = profile if device is None else profile.model_copy(update={"device": device})
             here = availability(profile, self._machine)
             if here.device is not None:
                 return profile, here.device
             refusals.append(f"profile {candidate!r} cannot run here: {here.reason}; {here.remedy}")
         raise ProfileUnavailable("\n".join(refusals))
+
+    def _for_device(self, names: list[str], device: str | None) -> list[str]:
+        fitting = [name for name in names if device is None or self.get(name).runs_on(device)]
+        if not fitting:
+            raise ProfileUnavailable(f"no profile for the device {device!r} among {', '.join(names)}")
+        return fitting
 
 
 def profile_of(info: BackendInfo) -> Profile:

@@ -65,6 +65,7 @@ def load_router(
     cache_bytes: int = CACHE_BYTES,
     window: Window | None = None,
     backend: Backend | None = None,
+    device: str | None = None,
     registry: ModelRegistry = REGISTRY,
     config_dir: Path | None = None,
     hash_memory: Path | None = None,
@@ -88,6 +89,7 @@ def load_router(
             and without either a transcript with more tokens than the base has positions is an error.
         backend: what runs the model, instead of the one that the profile names; with ``profile="auto"`` on its own
             first device, in its first number type.
+        device: one of the backend's devices of the profile's kind, as ``cuda:1``; by default the profile's own.
         registry: what keeps loaded models; by default this process's own.
         config_dir: a folder whose ``profiles/*.toml`` add to the built-in profiles.
         hash_memory: a file that remembers the hashes of large weight files between runs; what the self-check of a
@@ -112,10 +114,10 @@ def load_router(
     else:
         _check_embedded(artifact)
     bundle, source = open_artifact(artifact, base, FileHashes(hash_memory), hub=hub)
-    chosen, device, engine = _resolve(profile, backend, config_dir)
+    chosen, place, engine = _resolve(profile, backend, config_dir, device)
     tokenizer = _tokenizer_of(source)
     number_type = dtype or chosen.dtype
-    variant = replace(asked, kernels=usable_kernels(engine, device, number_type, kernels, memory_beside(hash_memory)))
+    variant = replace(asked, kernels=usable_kernels(engine, place, number_type, kernels, memory_beside(hash_memory)))
     window = window or bundle.window or (chosen.window.window if chosen.window else None)
     check_window(window, source.config.max_positions, bundle.name)
     lease = registry.lease(
@@ -123,7 +125,7 @@ def load_router(
         source,
         bundle.adapter,
         bundle.head,
-        device=device,
+        device=place,
         dtype=number_type,
         merged=execution == "merged",
         variant=variant,
@@ -136,7 +138,7 @@ def load_router(
         part_format=bundle.part_format,
         max_positions=source.config.max_positions,
         profile=chosen.name,
-        device=device,
+        device=place,
         dtype=number_type,
         variant=variant,
         load_ms=(time.perf_counter() - started) * 1000,
@@ -146,7 +148,7 @@ def load_router(
             source,
             bundle.adapter,
             bundle.head,
-            device=device,
+            device=place,
             dtype=number_type,
             merged=execution == "merged",
             quantize=variant.quantize,
@@ -203,13 +205,15 @@ def _tokenizer_of(source: Base) -> Tokenizer:
     return tokenizer
 
 
-def _resolve(profile: str, backend: Backend | None, config_dir: Path | None) -> tuple[Profile, str, Backend]:
+def _resolve(
+    profile: str, backend: Backend | None, config_dir: Path | None, place: str | None
+) -> tuple[Profile, str, Backend]:
     """The profile, the device, and the backend: the one that was handed over, else the profile's."""
     if backend is None:
-        chosen, device = ProfileRegistry(config_dir).resolve(profile)
+        chosen, device = ProfileRegistry(config_dir).resolve(profile, place)
         return chosen, device, load_backend(chosen.backend)
     if profile == AUTO:
         own = profile_of(backend.info())
-        return own, own.device, backend
+        return own, place or own.device, backend
     machine = Machine(is_installed=lambda module: True, load_backend=lambda name: backend)
-    return *ProfileRegistry(config_dir, machine).resolve(profile), backend
+    return *ProfileRegistry(config_dir, machine).resolve(profile, place), backend

@@ -29,6 +29,7 @@ from ..output import print_json
 from ..progress import spinner
 
 if TYPE_CHECKING:
+    from ...batches.recipe import Recipe
     from ...evaluation.results import Floors
     from ...routing.router import Router
 
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 @click.option("--out", type=PLACE, metavar="FILE.jsonl", help="With --batch: write JSON records into this file.")
 @click.option("--resume", is_flag=True, help="Go on with what is in --out already.")
 @click.option("--force", is_flag=True, help="Replace what is in --out.")
+@click.option(
+    "--devices", type=TEXT, metavar="NAME,NAME,...", help="With --batch: share it among devices, as cuda:0,cuda:1."
+)
 @profile_option
 @artifact_option
 @base_option
@@ -67,6 +71,7 @@ def route(
     out: Path | None,
     resume: bool,
     force: bool,
+    devices: str | None,
     profile: str,
     artifact: str,
     base: str | None,
@@ -94,18 +99,22 @@ def route(
       trinity-mlx route --batch prompts.jsonl --out routes.jsonl --resume
     """
     _check_one_input(prompt, messages, batch)
-    _check_output(batch, out, resume, force)
+    _check_batch_options(batch, devices, out, resume, force)
     how = Selection.parse(selection, temperature, seed)
     slots = _parse_slots(allow_slots)
-    load = partial(_load, artifact, base, profile, dtype, parse_window(window))
+    recipe = partial(_recipe, artifact, base, profile, dtype, parse_window(window))
     if batch:
         from ...batches.records import Question
-        from ..batch import Destination, route_batch
+        from ..batch import Destination, Staff, route_batch
 
-        route_batch(batch, load, Question(how, slots, timings=not out), Destination(out, resume, force, as_json))
+        question = Question(how, slots, timings=not out)
+        route_batch(batch, recipe, Staff.of(devices), question, Destination(out, resume, force, as_json))
         return
     transcript = read_messages(messages) if messages else read_prompt(prompt or "")
-    with load() as router:
+    made = recipe()
+    with spinner(f"loading {artifact}"):
+        router = made.load(settings.hub)
+    with router:
         _show(router.route(transcript, selection=how, allow_slots=slots), router, as_json, show_logits, explain)
 
 
@@ -118,9 +127,10 @@ def _check_one_input(prompt: str | None, messages: str | None, batch: str | None
         raise UsageError(f'{what}: give a prompt, --messages FILE or --batch FILE, as in: trinity-mlx route "..."')
 
 
-def _check_output(batch: str | None, out: Path | None, resume: bool, force: bool) -> None:
-    if out and not batch:
-        raise UsageError("--out takes the records of a batch: give --batch FILE as well")
+def _check_batch_options(batch: str | None, devices: str | None, out: Path | None, resume: bool, force: bool) -> None:
+    for name, value in (("--out", out), ("--devices", devices)):
+        if value and not batch:
+            raise UsageError(f"{name} is about many transcripts: give --batch FILE as well")
     if (resume or force) and not out:
         raise UsageError(f"{'--resume' if resume else '--force'} is about the file of a batch: give --out FILE as well")
     if resume and force:
@@ -138,21 +148,19 @@ def _parse_slots(text: str | None) -> tuple[int, ...] | None:
         ) from None
 
 
-def _load(artifact: str, base: str | None, profile: str, dtype: Any, window: Window | None) -> Router:
-    from ...routing.loading import load_router
+def _recipe(artifact: str, base: str | None, profile: str, dtype: Any, window: Window | None) -> Recipe:
+    from ...batches.recipe import Recipe
 
     choice = choose_artifact(artifact, base, profile)
-    with spinner(f"loading {artifact}"):
-        return load_router(
-            choice.artifact,
-            choice.base,
-            profile,
-            dtype,
-            window=window,
-            config_dir=settings.config_dir(),
-            hash_memory=settings.hash_memory(),
-            hub=settings.hub,
-        )
+    return Recipe(
+        str(choice.artifact),
+        str(choice.base) if choice.base else None,
+        profile,
+        dtype,
+        window,
+        config_dir=str(settings.config_dir()),
+        hash_memory=str(settings.hash_memory()),
+    )
 
 
 def _show(decision: RouteDecision, router: Router, as_json: bool, show_logits: bool, explain: bool) -> None:
