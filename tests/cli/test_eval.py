@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -476,3 +477,16 @@ def test_sixty_cases_twice_take_less_than_ten_seconds_from_a_cold_process() -> N
         if elapsed < 10:
             return
     pytest.fail(f"the last of three took {elapsed:.1f} s")
+
+
+def test_the_public_suite_is_run_by_name_and_held_against_what_was_published(
+    public_files: Path, tmp_path: Path
+) -> None:
+    """Nano decides otherwise than the router that these figures are of, and the distance is in the report."""
+    shutil.copytree(public_files, tmp_path / "config" / "suites")
+    found = invoke("eval", "--artifact", "nano", "--profile", "cpu", "--suite", "public-37", "--no-assert", "--json")
+    assert found.exit_code == 0, found.output
+    report = json.loads(found.stdout)
+    assert (report["summary"]["suite"], len(report["cases"])) == ("public-37", 37)
+    assert report["snapshot"].endswith("qwen_router_prompt_eval_logits.json")
+    assert report["summary"]["snapshot_distance"]["cosine"] < 0.9

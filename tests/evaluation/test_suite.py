@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from trinity_mlx import Role
 from trinity_mlx.contracts.errors import InputFileError, SuiteInvalid, TrinityError
 from trinity_mlx.evaluation.snapshot import read_snapshot
-from trinity_mlx.evaluation.suite import Route, builtin_suites, find_suite, pinned_suites, read_suite
+from trinity_mlx.evaluation.suite import Route, builtin_suites, find_suite, pinned_snapshot, pinned_suites, read_suite
 
 from ..evaluation_cases import attempt, faulty_json, is_one_line, suite_document, write_json
 
@@ -75,6 +75,15 @@ def test_the_public_cases_and_what_was_published_of_them_are_found_and_fit(publi
     for case in suite.cases:
         recorded = snapshot.cases[case.id]
         assert (case.expected.slot, case.expected.role) == (recorded.agent_id, recorded.role_id)
+
+
+def test_what_was_published_of_a_pinned_suite_is_found_beside_it(public_files: Path, tmp_path: Path) -> None:
+    name = "qwen_router_prompt_eval_logits.json"
+    assert pinned_snapshot("public-37", public_files) == public_files / name
+    assert pinned_snapshot("public-37", tmp_path) is pinned_snapshot("nano-64", public_files) is None
+    (tmp_path / name).write_bytes((public_files / name).read_bytes() + b"\n")
+    with pytest.raises(SuiteInvalid, match="is not the snapshot of suite public-37"):
+        pinned_snapshot("public-37", tmp_path)
 
 
 def test_a_users_own_suite_is_found_by_name(tmp_path: Path) -> None:

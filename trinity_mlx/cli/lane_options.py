@@ -16,6 +16,8 @@ from .artifact_choice import choose_artifact
 from .options import NAME, artifact_option, base_option, dtype_option, profile_option
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..evaluation.certify import RouterSource
     from ..evaluation.suite import Suite
 
@@ -100,6 +102,16 @@ class LaneOptions:
         from ..evaluation.suite import find_suite
 
         return find_suite(self.suite, settings.config_dir() / "suites") if self.suite else None
+
+    def snapshot_of_suite(self) -> Path | None:
+        """The snapshot that belongs to the suite asked for, where it lies beside it.
+
+        Raises:
+            SuiteInvalid: a file of its name is another one.
+        """
+        from ..evaluation.suite import pinned_snapshot
+
+        return pinned_snapshot(self.suite, settings.config_dir() / "suites") if self.suite else None
 
 
 def command_line() -> str:

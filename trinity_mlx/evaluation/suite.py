@@ -11,6 +11,7 @@ from pydantic import Field
 from ..contracts.errors import InputFileError, SuiteInvalid, TranscriptError
 from ..contracts.routing import Role
 from ..contracts.transcript import Transcript
+from ..files.hashing import FileHashes
 from ..files.models import Faults, Lenient, Strict, plain, read_model
 from ..files.paths import existing_file
 from ..files.shipped import data_path
@@ -128,19 +129,43 @@ def find_suite(name: str | Path, folder: Path | None = None) -> Suite:
     return read_suite(path)
 
 
+def pinned_snapshot(name: str, folder: Path) -> Path | None:
+    """The snapshot that belongs to the pinned suite ``name``, where its file lies in ``folder``.
+
+    Raises:
+        SuiteInvalid: a file of that name lies there, and is not the pinned one.
+    """
+    pin = _pin(name) if name in pinned_suites() else None
+    path = existing_file(folder / pin.snapshot.file) if pin and pin.snapshot else None
+    if pin is None or pin.snapshot is None or path is None:
+        return None
+    sha256 = FileHashes().sha256(path)
+    if sha256 != pin.snapshot.sha256:
+        raise SuiteInvalid(f"{path} is not the snapshot of suite {name}: its sha256 is {sha256}: get it anew")
+    return path
+
+
+def _pin(name: str) -> PinnedSuite:
+    return read_model(data_path("fixtures/suite_pins") / f"{name}.json", PinnedSuite, Faults(SuiteInvalid))[0]
+
+
 def _pinned(name: str, folder: Path | None) -> Suite:
-    pin, _ = read_model(data_path("fixtures/suite_pins") / f"{name}.json", PinnedSuite, Faults(SuiteInvalid))
+    pin = _pin(name)
     path = existing_file(folder / pin.cases.file) if folder else None
     if path is None:
         place = folder / pin.cases.file if folder else pin.cases.file
         raise InputFileError(
             f"the file of suite {name} is not on this machine: it comes from {pin.cases.home} "
-            f"({pin.cases.size} bytes); save it as {place}"
+            f"({pin.cases.size} bytes); save it as {place}{_beside(pin)}"
         )
     suite = read_suite(path)
     if suite.sha256 != pin.cases.sha256:
         raise SuiteInvalid(f"{path} is not the file of suite {name}: its sha256 is {suite.sha256}: get it anew")
     return replace(suite, name=name)
+
+
+def _beside(pin: PinnedSuite) -> str:
+    return f", and beside it {pin.snapshot.home}, what others measured" if pin.snapshot else ""
 
 
 def read_suite(path: Path) -> Suite:

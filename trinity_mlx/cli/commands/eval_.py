@@ -103,7 +103,8 @@ def _evaluate(options: LaneOptions, asked: EvalOptions) -> Evaluation:
     from ...evaluation.standards import gates_for
 
     suite = options.given_suite()
-    snapshot = read_snapshot(asked.snapshot) if asked.snapshot else None
+    given = asked.snapshot or options.snapshot_of_suite()
+    snapshot = read_snapshot(given) if given else None
     with options.source().load() as router:
         suite, gates = gates_for(
             router,
