@@ -2,7 +2,8 @@
 
 Times whole processes of ``trinity-mlx eval`` on nano's suite, two determinism runs each, from start to exit. Then
 routes generated conversations, held out from nano's training, in every variant of a profile, and compares each with the
-usual one: decisions kept, and the largest difference of a logit.
+usual one: the share of decisions kept, how far all logits are apart relative to their length, and the largest
+difference of one.
 
     python benchmarks/lanes.py [--json FILE] [--profiles cpu,mlx] [--conversations N] [--repeats N]
 """
@@ -28,6 +29,7 @@ from trinity_mlx.contracts.errors import ProfileUnavailable
 from trinity_mlx.contracts.routing import RouteDecision
 from trinity_mlx.evaluation.provenance import describe_machine, describe_software
 from trinity_mlx.routing.loading import load_router
+from trinity_mlx.rules.distance import Distance
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from tools.nano.corpus import examples
@@ -45,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time the gates and compare the variants of a lane.")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--profiles", default="cpu,mlx")
-    parser.add_argument("--conversations", type=int, default=300)
+    parser.add_argument("--conversations", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
     asked = parser.parse_args()
     profiles = asked.profiles.split(",")
@@ -79,13 +81,13 @@ def compare_variants(profile: str, conversations: int) -> Iterator[dict[str, Any
         except ProfileUnavailable:
             continue
         pairs = list(zip(usual, varied, strict=True))
+        ours, theirs = ([value for each in side for value in each.logits.row] for side in (varied, usual))
+        distance = Distance.between(ours, theirs)
         yield {
             "profile": profile,
             "variant": "composed kernels" if "kernels" in variant else f"int{variant['quantize']}",
             "decisions_kept": sum((a.slot, a.role) == (b.slot, b.role) for a, b in pairs),
-            "largest_difference": max(
-                abs(x - y) for a, b in pairs for x, y in zip(a.logits.row, b.logits.row, strict=True)
-            ),
+            "distance": distance.to_dict(),
         }
 
 
@@ -103,11 +105,13 @@ def print_report(report: dict[str, Any]) -> None:
     for profile, seconds in report["eval_seconds"].items():
         console.print(f"trinity-mlx eval --profile {profile} --determinism-runs 2: {median(seconds):.2f} s (median)")
     table = Table(box=None, header_style="dim")
-    for heading in ("profile", "variant", "decisions kept", "largest logit difference"):
+    for heading in ("profile", "variant", "decisions kept", "distance", "largest difference"):
         table.add_column(heading, justify="left" if heading in ("profile", "variant") else "right")
     for row in report["variants"]:
         kept = f"{row['decisions_kept']} of {report['conversations']}"
-        table.add_row(row["profile"], row["variant"], kept, f"{row['largest_difference']:.2g}")
+        distance = row["distance"]
+        relative, largest = f"{distance['relative_l2']:.1%}", f"{distance['largest']:.2g}"
+        table.add_row(row["profile"], row["variant"], kept, relative, largest)
     console.print(table)
 
 

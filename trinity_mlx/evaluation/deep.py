@@ -1,18 +1,19 @@
 """A profile looked at closely on this machine: what its owner can send to those who have no such hardware.
 
-Everything is measured: the self-check of the device, the decisions of the embedded artifact, an export of small
+Everything is measured: the self-check of the device, the gates of every artifact that is there, an export of small
 matrices against float64, and how long routes take. A part that fails says how, and the others go on.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,24 +23,42 @@ from ..factorization.host import factorizer_of
 from ..files.safetensors import read_float32, read_header
 from ..files.safetensors_writer import TensorSpec, write_safetensors
 from ..profiles.backends import load_backend
+from ..profiles.memory import available_on
 from ..profiles.registry import Profile
-from ..routing.loading import load_router
+from ..routing.loading import FindsArtifacts, load_router
 from ..routing.router import Router
 from ..routing.selfcheck import LENGTHS, check_device
-from .certify import NO_FLOORS
-from .gates import Gates, evaluate
-from .suite import find_suite
+from .gates import evaluate
+from .standards import gates_for
+
+T = TypeVar("T")
 
 PROMPT = "What is 17 + 25? Answer briefly."
+PROMPTS = ((PROMPT, 20), (PROMPT * 80, 3))
+"""Texts that are timed, and how often."""
 SHAPES = ((1536, 192), (192, 1536))
 """A tall and a wide matrix, of several tiles' rows on no device and of odd sizes for most kernels."""
-REPEATS = 20
 
 
 def examine(
-    profile: Profile, device: str, *, config_dir: Path | None = None, longest: int = LENGTHS[-1]
+    profile: Profile,
+    device: str,
+    artifacts: Sequence[str] = ("nano",),
+    *,
+    library: FindsArtifacts | None = None,
+    config_dir: Path | None = None,
+    longest: int = LENGTHS[-1],
 ) -> dict[str, Any]:
-    """What ``profile`` does on ``device``: plain values for JSON."""
+    """What ``profile`` does on ``device``: plain values for JSON.
+
+    Args:
+        profile: the profile.
+        device: the device that it uses here.
+        artifacts: names of artifacts that are here.
+        library: what finds those that do not come with the package.
+        config_dir: the folder with the user's own profiles and lanes.
+        longest: the longest sequence of the self-check.
+    """
     backend = load_backend(profile.backend)
     info = backend.info()
     return {
@@ -49,13 +68,14 @@ def examine(
         "versions": info.versions,
         "hardware": dict(info.hardware),
         "settings": dict(backend.settings()) if isinstance(backend, TellsSettings) else {},
+        "free_memory_bytes": _told(lambda: available_on(backend, device)),
         "self_check": _told(lambda: asdict(check_device(backend, device, profile.dtype, longest))),
-        "nano": _told(lambda: _routes(profile, config_dir)),
+        "artifacts": {name: _told(partial(_artifact, profile, name, library, config_dir)) for name in artifacts},
         "export": _told(lambda: _export(backend, device)),
     }
 
 
-def _told(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _told(part: Callable[[], T]) -> T | dict[str, str]:
     """What ``part`` found, or how it failed: on hardware that nobody here has, anything may."""
     try:
         return part()
@@ -63,22 +83,39 @@ def _told(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"error": f"{type(error).__name__}: {error}"}
 
 
-def _routes(profile: Profile, config_dir: Path | None) -> dict[str, Any]:
-    """Decisions of the embedded artifact on its suite, and times of short routes."""
-    with load_router("nano", profile=profile.name, cache_bytes=0, config_dir=config_dir) as router:
-        evaluation = evaluate(router, find_suite("nano-64"), Gates(NO_FLOORS, determinism_runs=2))
-        times = [_timed(router) for _ in range(REPEATS)]
+def _artifact(profile: Profile, name: str, library: FindsArtifacts | None, config_dir: Path | None) -> dict[str, Any]:
+    """The gates of one artifact against its lane, and times of a short route and a long one, each from nothing."""
+    with load_router(name, profile=profile.name, library=library, cache_bytes=0, config_dir=config_dir) as router:
         return {
-            "cases": len(evaluation.results),
-            "failed": [f"{result.case.id}: {'; '.join(result.reasons)}" for result in evaluation.failed],
+            "kernels": router.identity.variant.kernels,
             "load_ms": round(router.identity.load_ms, 1),
-            "route_ms": round(median(times), 2),
+            "gates": _told(lambda: _gates(router, config_dir)),
+            "routes": [_told(partial(_timed, router, prompt, repeats)) for prompt, repeats in PROMPTS],
         }
 
 
-def _timed(router: Router) -> float:
-    router.forget()
-    return router.route(PROMPT).timings.route
+def _gates(router: Router, config_dir: Path | None) -> dict[str, Any]:
+    """The lane's suite twice: how it went, what failed and why, and what it was held against."""
+    suite, gates = gates_for(router, config_dir=config_dir, determinism_runs=2)
+    evaluation = evaluate(router, suite, gates, config_dir=config_dir)
+    found = evaluation.to_dict()
+    summary: dict[str, Any] = found["summary"]
+    return summary | {
+        "failures": [f"{result.case.id}: {'; '.join(result.reasons)}" for result in evaluation.failed],
+        "floors": found["floors"],
+        "determinism": found["environment"]["determinism"],
+        "notes": found["notes"],
+    }
+
+
+def _timed(router: Router, prompt: str, repeats: int) -> dict[str, float]:
+    """How long a route of ``prompt`` takes, the middle of ``repeats``."""
+    times = []
+    for _ in range(repeats):
+        router.forget()
+        decision = router.route(prompt)
+        times.append(decision.timings.route)
+    return {"tokens": decision.token_count, "route_ms": round(median(times), 2)}
 
 
 def _export(backend: Backend, device: str) -> dict[str, Any]:

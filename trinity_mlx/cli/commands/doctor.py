@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ import click
 
 from .. import settings
 from ..artifact_choice import AUTO, choose_artifact
-from ..options import json_option
+from ..options import NAME, PLACE, json_option
 from ..output import console, print_json
 
 if TYPE_CHECKING:
@@ -40,35 +41,41 @@ class Check:
 @click.command()
 @click.option(
     "--deep",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PLACE,
     metavar="FILE.json",
-    help="Measure every profile that runs here, and write one file that can be sent to the makers.",
+    help="Measure every profile that runs here with every artifact, and write one file that can be sent to the makers.",
 )
 @click.option("--recheck", is_flag=True, help="Check again what each device computes, whatever is remembered.")
+@click.option("--profile", type=NAME, help="What --deep and --recheck look at, instead of every profile.")
 @json_option
 @click.pass_context
-def doctor(ctx: click.Context, deep: Path | None, recheck: bool, as_json: bool) -> None:
+def doctor(ctx: click.Context, deep: Path | None, recheck: bool, profile: str | None, as_json: bool) -> None:
     """Look at the installation and route one prompt for real.
 
     Exits with 3 when nothing can route here.
 
     \b
-    Example:
+    Examples:
       trinity-mlx doctor
       trinity-mlx doctor --deep doctor.json
+      trinity-mlx doctor --recheck --profile mlx
     """
+    if profile:
+        _check_profile(profile)
+    if deep:
+        _check_place(deep)
     checks = [
         _machine(),
         *_packages(),
         *_profiles(),
         *_capabilities(),
-        *_devices(recheck),
+        *_devices(profile, recheck=recheck),
         *_artifacts(),
         _folders(),
         _route(),
     ]
     if deep:
-        checks.append(_deep(deep))
+        checks.append(_deep(deep, profile))
     healthy = next(check.ok for check in checks if check.name == "route")
     if as_json:
         print_json({"ok": healthy, "checks": [asdict(check) for check in checks]})
@@ -107,12 +114,35 @@ def _profiles() -> list[Check]:
     return [Check(f"profile {name}", a.ok, f"device {a.device}" if a.ok else a.reason, a.remedy) for name, a in found]
 
 
-def _available() -> list[tuple[Profile, str]]:
-    """The profiles that run here, with their devices."""
+def _check_profile(name: str) -> None:
+    """Refuse a profile that there is not, or that cannot run here.
+
+    Raises:
+        UnknownProfile, ProfileUnavailable: it is so.
+    """
+    from ...profiles.registry import ProfileRegistry
+
+    ProfileRegistry(settings.config_dir()).resolve(name)
+
+
+def _check_place(file: Path) -> None:
+    """Make sure that a file can be written, before minutes are spent on what goes into it.
+
+    Raises:
+        FolderUnavailable: it cannot.
+    """
+    from ...files.atomic import write_json
+
+    write_json(file, {"unfinished": True})
+
+
+def _available(only: str | None = None) -> list[tuple[Profile, str]]:
+    """The profiles that run here, or the one named, with their devices."""
     from ...profiles.registry import ProfileRegistry, availability
 
     registry = ProfileRegistry(settings.config_dir())
-    found = [(profile, availability(profile).device) for profile in map(registry.get, registry.names)]
+    names = registry.names if only is None else [registry.resolve(only)[0].name]
+    found = [(profile, availability(profile).device) for profile in map(registry.get, names)]
     return [(profile, device) for profile, device in found if device is not None]
 
 
@@ -129,7 +159,7 @@ def _capabilities() -> list[Check]:
     return [Check(f"can do {name}", True, line(each), detail=record(each)) for name, each in told if each]
 
 
-def _devices(recheck: bool) -> list[Check]:
+def _devices(only: str | None, *, recheck: bool) -> list[Check]:
     """What the self-check of each device found, now if asked or else when it was last held."""
     from ...contracts.errors import TrinityError
     from ...profiles.backends import load_backend
@@ -138,7 +168,7 @@ def _devices(recheck: bool) -> list[Check]:
     memory = memory_beside(settings.hash_memory())
     if recheck:
         try:
-            for profile, device in _available():
+            for profile, device in _available(only):
                 checked(memory, load_backend(profile.backend), device, profile.dtype, again=True)
         except TrinityError as error:
             return [Check("device check", False, str(error), "see the checks above")]
@@ -152,20 +182,34 @@ def _device(key: str, result: SelfCheck) -> Check:
     return Check("device check", False, f"{key}: not so: {laws}", "composed kernels run instead; update the framework")
 
 
-def _deep(file: Path) -> Check:
-    """Everything that can be measured here, as one JSON file."""
+def _deep(file: Path, only: str | None) -> Check:
+    """Everything that can be measured here, as one JSON file; it names no host and no user."""
     from ...evaluation.deep import examine
     from ...evaluation.provenance import describe_machine, describe_software
     from ...files.atomic import write_json
+    from ..artifact_choice import user_library
 
-    config_dir = settings.config_dir()
-    profiles = [examine(profile, device, config_dir=config_dir) for profile, device in _available()]
-    content = {"machine": describe_machine(), "software": describe_software(), "profiles": profiles}
-    try:
-        write_json(file, content)
-    except OSError as error:
-        return Check("deep", False, f"{file} cannot be written: {error.strerror}", "choose another place")
-    return Check("deep", True, f"{len(profiles)} profiles measured, in {file}")
+    names, library, config_dir = _artifact_names(), user_library(), settings.config_dir()
+    found = [
+        examine(profile, device, names, library=library, config_dir=config_dir) for profile, device in _available(only)
+    ]
+    content = {"machine": describe_machine(), "software": describe_software(), "profiles": found}
+    write_json(file, _without_home(content))
+    return Check("deep", True, f"{', '.join(each['profile'] for each in found)} with {', '.join(names)}, in {file}")
+
+
+def _artifact_names() -> list[str]:
+    """Every artifact that is here: embedded or fetched."""
+    from ...artifacts.catalog import EMBEDDED
+
+    return [*EMBEDDED, *(each.pin.name for each in settings.store().fetched())]
+
+
+def _without_home(content: dict[str, Any]) -> dict[str, Any]:
+    """``content`` with ``~`` for the user's home in every text: errors and notes name places."""
+    home = json.dumps(str(Path.home()))[1:-1]
+    shortened: dict[str, Any] = json.loads(json.dumps(content).replace(home, "~"))
+    return shortened
 
 
 def _artifacts() -> list[Check]:
