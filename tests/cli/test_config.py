@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from trinity_mlx.cli import main, preferences
 from trinity_mlx.errors import SettingsInvalid
 
+from ..provider_server import ProviderServer
+
 PROMPT = "What is 17 + 25? Answer briefly."
 
 
@@ -158,3 +160,29 @@ def test_a_log_that_cannot_be_written_is_said_before_anything_is_done(tmp_path: 
     result = invoke("--log-file", str(tmp_path), "route", PROMPT)
     assert (result.exit_code, result.stdout) == (3, "")
     assert str(tmp_path) in result.stderr
+
+
+@pytest.mark.parametrize("provider", ["openai-compatible", "anthropic"])
+@pytest.mark.parametrize("model", ["any", "fault:401"])
+def test_no_level_lets_a_prompt_a_reply_or_a_key_into_the_log(tmp_path: Path, provider: str, model: str) -> None:
+    """Providers' packages log whole requests and answers where they are asked for everything."""
+    log, key = tmp_path / "log.jsonl", "sk-odd-key-3141592653"
+    with ProviderServer() as server:
+        url = server.url if provider == "openai-compatible" else server.origin
+        (tmp_path / "pool.toml").write_text(
+            f'name = "one"\n[[agents]]\nslot = 0\nname = "solver"\nprovider = "{provider}"\nmodel = "{model}"\n'
+            f'base_url = "{url}"\napi_key = "env:ODD_KEY"\n'
+        )
+        arguments = ("run", PROMPT, "--pool", str(tmp_path / "pool.toml"), "--live", "--max-turns", "1")
+        options = ("--log-file", str(log), "--log-level", "debug")
+        result = CliRunner(env={"ODD_KEY": key}).invoke(main, [*options, *arguments, "--artifact", "nano"])
+        assert server.requests
+    text = log.read_text(encoding="utf-8")
+    assert PROMPT not in text
+    assert "reply to" not in text
+    assert key not in text
+    events = [json.loads(line)["event"] for line in text.splitlines()]
+    told = {"run_started", "turn_started", "routed", "provider_called"}
+    assert told <= set(events), result.output
+    assert ("turn_completed" in events) is (model == "any")
+    assert ("provider_failed" in events) is (model != "any")

@@ -1,4 +1,8 @@
-"""What commands did, one line of JSON an event, in the file that the user names: never a prompt, a reply or a key."""
+"""What commands did, one line of JSON an event, in the file that the user names: never a prompt, a reply or a key.
+
+Other packages are heard from warnings on, and by the forms of their messages alone: what they put into these may be
+anything, and what some log beneath is whole requests.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,44 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ..contracts.errors import FolderUnavailable
+from ..contracts.events import Event, Fallback, ProviderFailed, RunFailed
+from ..contracts.provider import Usage
+from ..contracts.routing import Role
 from .process import CANCELLED, MACHINE, PIPE_CLOSED, one_line
+
+_OWN = ("trinity_mlx", "trinity_backend_mlx", "trinity_backend_torch")
+_TOLD_BY_OTHERS = frozenset({"message", "reason", "comment"})
+"""Texts of an event that may repeat what a provider or a person said."""
+
+
+class RunLog:
+    """A sink that logs the events of a run by their names, numbers and hashes, without a text of anybody."""
+
+    def emit(self, event: Event) -> None:
+        """Log one event."""
+        level = logging.WARNING if isinstance(event, ProviderFailed | Fallback | RunFailed) else logging.INFO
+        logging.getLogger(__package__).log(level, event.kind, extra={"fields": _plain_fields(event)})
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _plain_fields(event: Event) -> dict[str, Any]:
+    values = {field.name: getattr(event, field.name) for field in fields(event) if field.name not in _TOLD_BY_OTHERS}
+    labels = {name: value.label for name, value in values.items() if isinstance(value, Role)}
+    counts = {
+        f"{side}_tokens": getattr(value, f"{side}_tokens")
+        for value in values.values()
+        if isinstance(value, Usage)
+        for side in ("input", "output")
+    }
+    return {name: value for name, value in values.items() if isinstance(value, str | int | float)} | labels | counts
 
 
 @contextmanager
@@ -65,6 +101,7 @@ class _Lines(logging.Handler):
 
     def __init__(self, path: Path, level: str) -> None:
         super().__init__(level.upper())
+        self.addFilter(lambda record: _is_own(record) or record.levelno >= logging.WARNING)
         self._file = path.open("ab", buffering=0)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -73,7 +110,7 @@ class _Lines(logging.Handler):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "event": one_line(record.getMessage()),
+            "event": one_line(record.getMessage() if _is_own(record) else str(record.msg)),
             **getattr(record, "fields", {}),
         }
         with suppress(OSError, ValueError):
@@ -83,3 +120,7 @@ class _Lines(logging.Handler):
         """Close the file."""
         self._file.close()
         super().close()
+
+
+def _is_own(record: logging.LogRecord) -> bool:
+    return record.name.partition(".")[0] in _OWN

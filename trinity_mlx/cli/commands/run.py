@@ -228,6 +228,7 @@ def _who_limits(kind: str, authority: Path | None) -> str:
 
 def _carry_out(coordinator: Coordinator, task: Transcript, as_json: bool) -> RunResult:
     """The run, with a live view on a terminal; Ctrl-C ends it in order."""
+    from ..logs import RunLog
     from ..views.run_view import LiveView, PlainView
 
     if coordinator.asks_review and not (sys.stdin and sys.stdin.isatty()):
@@ -236,9 +237,9 @@ def _carry_out(coordinator: Coordinator, task: Transcript, as_json: bool) -> Run
     async def carry_out() -> RunResult:
         async with coordinator:
             if as_json or coordinator.asks_review:
-                return await coordinator.arun(task, reviewer=_ask_for_release)
+                return await coordinator.arun(task, sinks=[RunLog()], reviewer=_ask_for_release)
             with LiveView() if sys.stdout.isatty() else PlainView() as view:
-                return await coordinator.arun(task, sinks=[view], on_text=view.on_text)
+                return await coordinator.arun(task, sinks=[view, RunLog()], on_text=view.on_text)
 
     return asyncio.run(carry_out())
 
