@@ -492,7 +492,7 @@ def test_an_interrupted_run_ends_in_order(more: list[str], tmp_path: Path) -> No
 def reviewed_at_a_terminal(answers: bytes) -> tuple[int, bytes]:
     """Exit code and standard output of the demonstration, with a person at a terminal who types ``answers``."""
     terminal, inside = pty.openpty()
-    command = [sys.executable, "-m", "trinity_mlx.cli", "run", "--option", "review=ask", "--json"]
+    command = [sys.executable, "-m", "trinity_mlx.cli", "run", "--profile", "mlx", "--option", "review=ask", "--json"]
     os.write(terminal, answers)
     with subprocess.Popen(command, stdin=inside, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         output, _ = process.communicate(timeout=300)

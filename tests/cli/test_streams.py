@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ from trinity_mlx.cli import process
 from trinity_mlx.cli.main import explain
 from trinity_mlx.contracts.errors import UsageError
 
+from ..forked import Case, Server, running
+
 ROUTE = "route hi --artifact nano --profile mlx"
+NANO = {"TRINITY_ARTIFACT": "nano", "TRINITY_PROFILE": "mlx"}
 
 
 def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -24,39 +28,55 @@ def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, env=space, errors="surrogateescape")
 
 
-def assert_told(result: subprocess.CompletedProcess[str], code: int, fragment: str = "") -> None:
+def assert_told(ended: int | None, told: str, code: int, fragment: str) -> None:
     """The exit code, and one line that begins as every error does; advice may stand below it."""
-    assert result.returncode == code, result.stderr
-    lines = [line for line in result.stderr.splitlines() if not line.startswith("try: ")]
-    assert len(lines) == 1, result.stderr
+    assert ended == code, told
+    lines = [line for line in told.splitlines() if not line.startswith("try: ")]
+    assert len(lines) == 1, told
     assert lines[0].startswith("error: ")
     assert fragment in lines[0]
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with running() as process:
+        yield process
+
+
 @pytest.mark.parametrize(
-    ("line", "code", "fragment"),
+    ("line", "streams", "code", "fragment"),
     [
-        pytest.param(f"{ROUTE} >&-", 7, "standard output is closed", id="no standard output"),
-        pytest.param(f"{ROUTE} --json >&-", 7, "standard output is closed", id="no standard output for JSON"),
-        pytest.param("--help >&-", 7, "standard output is closed", id="help without standard output"),
-        pytest.param("route - --artifact nano <&-", 2, "standard input", id="no standard input"),
-        pytest.param("route --batch - --artifact nano <&-", 2, "standard input", id="a batch without standard input"),
-        pytest.param("--help > /dev/full", 7, "No space left", id="help on a full disk"),
-        pytest.param("profiles --json > /dev/full", 7, "No space left", id="JSON on a full disk"),
-        pytest.param("route --messages /proc/self/mem", 2, "/proc/self/mem", id="a file that fails when read"),
-        pytest.param("route --batch /proc/self/mem --artifact nano", 2, "/proc/self/mem", id="a batch that fails"),
-        pytest.param("route --messages /", 2, "/", id="a folder as messages"),
-        pytest.param("export --base x --vector v --out o --name $'\\xff'", 2, "--name", id="a name that is no text"),
-        pytest.param("export --base x --vector v --out o --agents $'a,\\xff'", 2, "--agents", id="labels of no text"),
-        pytest.param("trace show '~nosuchuser/x'", 2, "nosuchuser", id="a stranger's trace"),
-        pytest.param("fetch --pin '~nosuchuser/x'", 2, "nosuchuser", id="a stranger's pin"),
-        pytest.param("nosuch", 2, "nosuch", id="no such command"),
-        pytest.param("route --nosuch", 2, "--nosuch", id="no such option"),
-        pytest.param("artifacts rm x </dev/null", 4, "x", id="nothing to delete"),
+        pytest.param(ROUTE, {"stdout": "closed"}, 7, "standard output is closed", id="no standard output"),
+        pytest.param(f"{ROUTE} --json", {"stdout": "closed"}, 7, "standard output is closed", id="none for JSON"),
+        pytest.param("--help", {"stdout": "closed"}, 7, "standard output is closed", id="help without an output"),
+        pytest.param("route - --artifact nano", {"stdin": "closed"}, 2, "standard input", id="no standard input"),
+        pytest.param("route --batch -", {"stdin": "closed"}, 2, "standard input", id="a batch without standard input"),
+        pytest.param("--help", {"stdout": "/dev/full"}, 7, "No space left", id="help on a full disk"),
+        pytest.param("pool show demo --json", {"stdout": "/dev/full"}, 7, "No space left", id="JSON on a full disk"),
+        pytest.param("route --messages /proc/self/mem", {}, 2, "/proc/self/mem", id="a file that fails when read"),
+        pytest.param("route --batch /proc/self/mem", {}, 2, "/proc/self/mem", id="a batch that fails"),
+        pytest.param("route --messages /", {}, 2, "/", id="a folder as messages"),
+        pytest.param("export --base x --vector v --out o --name \udcff", {}, 2, "--name", id="a name that is no text"),
+        pytest.param("export --base x --vector v --out o --agents a,\udcff", {}, 2, "--agents", id="labels of no text"),
+        pytest.param("trace show ~nosuchuser/x", {}, 2, "nosuchuser", id="a stranger's trace"),
+        pytest.param("fetch --pin ~nosuchuser/x", {}, 2, "nosuchuser", id="a stranger's pin"),
+        pytest.param("nosuch", {}, 2, "nosuch", id="no such command"),
+        pytest.param("route --nosuch", {}, 2, "--nosuch", id="no such option"),
+        pytest.param("artifacts rm x", {}, 4, "x", id="nothing to delete"),
     ],
 )
-def test_one_line_and_an_exit_code(line: str, code: int, fragment: str) -> None:
-    assert_told(shell(line), code, fragment)
+def test_one_line_and_an_exit_code(
+    server: Server, tmp_path: Path, line: str, streams: dict[str, str], code: int, fragment: str
+) -> None:
+    places = {"stdin": "/dev/null", "stdout": "out", "stderr": "err"} | streams
+    words, space = [os.fsencode(word).hex() for word in line.split()], {**os.environ, **NANO}
+    ended = server.code_of(Case(words, space, encoding="utf-8", folder=str(tmp_path), interrupt_s=None, **places))
+    assert_told(ended, (tmp_path / "err").read_text(encoding="utf-8"), code, fragment)
+
+
+def test_a_process_of_its_own_ends_alike() -> None:
+    ended = shell(f"{ROUTE} >&-")
+    assert_told(ended.returncode, ended.stderr, 7, "standard output is closed")
 
 
 def test_without_an_error_stream_the_answer_is_given() -> None:
@@ -88,7 +108,7 @@ def test_json_is_ascii_where_the_locale_is(tmp_path: Path) -> None:
 def test_a_reader_that_goes_away_ends_the_command_without_a_word() -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
-    command = [sys.executable, "-m", "trinity_mlx.cli", "profiles"]
+    command = [sys.executable, "-m", "trinity_mlx.cli", "pool", "show", "demo"]
     result = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write_end)
     assert (result.returncode, result.stderr) == (141, "")

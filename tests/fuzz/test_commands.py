@@ -12,18 +12,17 @@ import random
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import TypeAlias
 
 import click
 import pytest
 
 from trinity_mlx.cli import main
 from trinity_mlx.files.shipped import data_path
+
+from ..forked import Case, Server, running
 
 SHORT = 60
 """Cases in CI."""
@@ -111,27 +110,15 @@ Named: TypeAlias = tuple[tuple[str, ...], click.Command]
 """A command, and the words that name it."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """One command as ``command_server`` takes it."""
+def told_of(case: Case) -> str:
+    """A case in one line, to try it again."""
+    words = [bytes.fromhex(each) for each in case.argv]
+    return f"{words} <{case.stdin} >{case.stdout} 2>{case.stderr} {case.encoding} {case.interrupt_s} {odd_of(case)}"
 
-    argv: list[str]
-    environment: dict[str, str]
-    stdin: str
-    stdout: str
-    stderr: str
-    encoding: str
-    folder: str
-    interrupt_s: float | None
-    limit_s: float = 60.0
 
-    def __str__(self) -> str:
-        words = [bytes.fromhex(each) for each in self.argv]
-        return f"{words} <{self.stdin} >{self.stdout} 2>{self.stderr} {self.encoding} {self.interrupt_s} {self.odd()}"
-
-    def odd(self) -> dict[str, str]:
-        """The variables that a usual environment has not."""
-        return {name: value for name, value in self.environment.items() if name in ENVIRONMENT}
+def odd_of(case: Case) -> dict[str, str]:
+    """The variables that a usual environment has not."""
+    return {name: value for name, value in case.environment.items() if name in ENVIRONMENT}
 
 
 def walk(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[Named]:
@@ -208,39 +195,10 @@ def drawn(draw: random.Random, folder: Path, words: list[bytes]) -> Case:
     )
 
 
-class Server:
-    """The process that runs cases."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, "-m", "tests.fuzz.command_server"]
-        root = Path(__file__).parents[2]
-        self._process = subprocess.Popen(
-            command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-
-    def code_of(self, case: Case) -> int | None:
-        """The exit code of a case; None where its time ran out."""
-        requests, answers = self._process.stdin, self._process.stdout
-        assert requests
-        assert answers
-        requests.write(json.dumps(asdict(case)) + "\n")
-        requests.flush()
-        answer: dict[str, Any] = json.loads(answers.readline())
-        return answer["code"]
-
-    def close(self) -> None:
-        """End it."""
-        with self._process as process:
-            pipe: IO[str] | None = process.stdin
-            assert pipe
-            pipe.close()
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    process = Server()
-    yield process
-    process.close()
+    with running() as process:
+        yield process
 
 
 def new_folder(folder: Path) -> Path:
@@ -271,7 +229,7 @@ def fault(case: Case, code: int | None) -> str | None:
         return f"{len(lines)} error lines, the longest of {max(map(len, lines))} bytes"
     if case.stderr == "err" and code in CODES - {0, 130, 141, -signal.SIGINT} and not told:
         return "a failure without a word"
-    if code == MACHINE and case.stdout == "out" and not case.odd():
+    if code == MACHINE and case.stdout == "out" and not odd_of(case):
         return "the machine is blamed"
     return json_fault(folder / "out") if code == 0 and b"--json" in words and case.stdout == "out" else None
 
@@ -315,7 +273,7 @@ def search(
             (folder / name).unlink(missing_ok=True)
         case = drawn(draw, folder, words(draw))
         if what := fault(case, server.code_of(case)):
-            faults.append(f"case {number}: {what}: {case}\n    {shown(folder / 'err')}")
+            faults.append(f"case {number}: {what}: {told_of(case)}\n    {shown(folder / 'err')}")
     return faults
 
 
