@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from . import builders
 from .qwen_vocabulary import write_qwen_tokenizer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a third of a short run would be compiling, here and in every process
+sys.dont_write_bytecode = False
 if threading.current_thread() is threading.main_thread():
     # A background job of a script ignores Ctrl-C, and its children inherit that; tests send it to children.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -25,7 +25,7 @@ CASE = few(1).cases[0]
 
 @pytest.fixture(scope="module")
 def router() -> Iterator[Router]:
-    with load_router("nano", profile="mlx") as router:
+    with load_router("nano", profile="cpu") as router:
         yield router
 
 
@@ -41,10 +41,10 @@ def test_each_case_is_a_test_case_with_its_reasons(router: Router, asserting: bo
     evaluation = evaluate(router, replace(suite, cases=cases), Gates(NO_FLOORS, asserting=asserting))
     root = ET.fromstring(render_junit(evaluation))
     assert root.tag == "testsuite"
-    assert root.attrib.items() >= {"name": "nano-64 on mlx.nano", "tests": "3", "errors": "0", "skipped": "0"}.items()
+    assert root.attrib.items() >= {"name": "nano-64 on cpu.nano", "tests": "3", "errors": "0", "skipped": "0"}.items()
     assert root.get("failures") == ("1" if asserting else "0")
     assert float(root.get("time", "")) == pytest.approx(evaluation.elapsed_s, abs=1e-3)
-    assert [(each.get("classname"), each.get("name")) for each in root] == [("mlx.nano", case.id) for case in cases]
+    assert [(each.get("classname"), each.get("name")) for each in root] == [("cpu.nano", case.id) for case in cases]
     assert all(float(each.get("time", "")) > 0 for each in root)
     assert [len(each) for each in root] == [0, 1, 0]
     (found,) = root[1]

@@ -76,7 +76,7 @@ BROKEN = {"error": "unavailable", "text": "overloaded"}
 
 @pytest.fixture(scope="module")
 def nano() -> Iterator[Router]:
-    with trinity_mlx.load_router("nano", profile="mlx") as router:
+    with trinity_mlx.load_router("nano", profile="cpu") as router:
         yield router
 
 

@@ -47,7 +47,7 @@ CHECKER = scripted(1, "ACCEPT: it says something", roles=frozenset({V}))
 
 @pytest.fixture(scope="module")
 def nano() -> Iterator[Router]:
-    with trinity_mlx.load_router("nano", profile="mlx") as router:
+    with trinity_mlx.load_router("nano", profile="cpu") as router:
         yield router
 
 
