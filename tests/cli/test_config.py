@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trinity_mlx.cli import main, preferences
+from trinity_mlx.cli.logs import log_to
 from trinity_mlx.errors import SettingsInvalid
 
 from ..provider_server import ProviderServer
@@ -165,7 +167,6 @@ def test_a_log_that_cannot_be_written_is_said_before_anything_is_done(tmp_path: 
 @pytest.mark.parametrize("provider", ["openai-compatible", "anthropic"])
 @pytest.mark.parametrize("model", ["any", "fault:401"])
 def test_no_level_lets_a_prompt_a_reply_or_a_key_into_the_log(tmp_path: Path, provider: str, model: str) -> None:
-    """Providers' packages log whole requests and answers where they are asked for everything."""
     log, key = tmp_path / "log.jsonl", "sk-odd-key-3141592653"
     with ProviderServer() as server:
         url = server.url if provider == "openai-compatible" else server.origin
@@ -186,3 +187,14 @@ def test_no_level_lets_a_prompt_a_reply_or_a_key_into_the_log(tmp_path: Path, pr
     assert told <= set(events), result.output
     assert ("turn_completed" in events) is (model == "any")
     assert ("provider_failed" in events) is (model != "any")
+
+
+def test_what_other_packages_say_is_not_repeated(tmp_path: Path) -> None:
+    """Some log whole requests at level debug, and put what they like into their warnings."""
+    log, secret = tmp_path / "log.jsonl", "a whole request"
+    with log_to(log, "debug", "run"):
+        logging.getLogger("somebody.client").debug("sending %s", secret)
+        logging.getLogger("somebody.client").warning("no answer to %s", secret)
+        logging.getLogger("trinity_mlx.runs").debug("attempt %d", 2)
+    events = [json.loads(line)["event"] for line in log.read_text(encoding="utf-8").splitlines()]
+    assert events == ["started", "no answer to %s", "attempt 2", "ended"]

@@ -1,7 +1,7 @@
 """What commands did, one line of JSON an event, in the file that the user names: never a prompt, a reply or a key.
 
 Other packages are heard from warnings on, and by the forms of their messages alone: what they put into these may be
-anything, and what some log beneath is whole requests.
+anything, whole requests and answers among it.
 """
 
 from __future__ import annotations
