@@ -7,6 +7,7 @@ Queries [queries, heads, head_dim] stand at the last positions of keys and value
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -30,7 +31,7 @@ class Attention(Protocol):
 
 
 class FusedAttention:
-    """Torch's own kernel, or plain products where they beat it."""
+    """Torch's own kernel, or plain products on processors where they beat it."""
 
     def mask(self, fresh: int, total: int, device: torch.device, dtype: torch.dtype) -> Tensor | None:
         """The mask; None where the kernel's own rules do."""
@@ -138,8 +139,23 @@ def _causal_mask(fresh: int, total: int, device: torch.device, dtype: torch.dtyp
 
 
 def _products_are_faster(fresh: int, total: int, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether plain bfloat16 products beat the fused kernel, which on the CPU computes no faster than in float32."""
-    return device.type == "cpu" and dtype is torch.bfloat16 and fresh >= 64 and fresh * total <= MOST_SCORES
+    """Whether plain bfloat16 products beat the fused kernel.
+
+    They do where that kernel computes no faster than in float32. On a Xeon with AMX it takes half to nine tenths of
+    their time, at every length from 30 to 2,000, and comes nearer to float64 (1.9e-3 against 3.5e-3).
+    """
+    if device.type != "cpu" or dtype is not torch.bfloat16 or _multiplies_tiles():
+        return False
+    return fresh >= 64 and fresh * total <= MOST_SCORES
+
+
+@cache
+def _multiplies_tiles() -> bool:
+    """Whether torch uses the processor's units for bfloat16 tiles (AMX); a torch that cannot say has none."""
+    try:
+        return bool(torch.cpu._is_amx_tile_supported())
+    except AttributeError:
+        return False
 
 
 def _attend_by_products(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:

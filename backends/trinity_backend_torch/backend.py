@@ -38,7 +38,7 @@ from .packed import packs
 from .population import TorchPopulation
 from .projection import Projection
 from .quantized import multiplies_8_bits
-from .qwen3 import Backbone, Embedding, Joint, Layer, Linear, Packing, RMSNorm, TorchPast
+from .qwen3 import Backbone, Embedding, Gate, Joint, Layer, Linear, Packing, RMSNorm, TorchPast
 from .weights import Weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -131,6 +131,7 @@ class TorchBase:
     def __init__(self, base: Base, device: torch.device, dtype: torch.dtype, variant: Variant) -> None:
         self._config = base.config
         self._device = device
+        self._dtype = dtype
         self._attention = attention_for(device.type, variant.kernels)
         self._weights = Weights(base, device, dtype, quantizes=variant.quantize is not None)
         self._backbone(AdaptedTensors[Any](self._weights, {}))  # loads what a model without an adapter runs
@@ -175,19 +176,21 @@ class TorchBase:
             self._config,
             Embedding(embedding.weight, embedding.right),
             tuple(self._layer(adapted, index) for index in range(self._config.num_layers)),
-            RMSNorm(adapted.base[FINAL_NORM], self._config.rms_norm_eps),
+            RMSNorm(adapted.base[FINAL_NORM].float(), self._config.rms_norm_eps),
             self._attention,
+            self._dtype,
         )
 
     def _layer(self, adapted: AdaptedTensors[Any], index: int) -> Layer:
         names = layer_names(index)
-        norms = {short: RMSNorm(norm, self._config.rms_norm_eps) for short, norm in adapted.layer_norms(index).items()}
+        eps = self._config.rms_norm_eps
+        norms = {short: RMSNorm(norm.float(), eps) for short, norm in adapted.layer_norms(index).items()}
         return Layer(
             **norms,
             qk_norm=self._head_norm(norms),
             qkv=self._joint(adapted, names["q_proj"], names["k_proj"], names["v_proj"], apart=self._is_last(index)),
             o_proj=Linear(*adapted.parts(names["o_proj"])),
-            gate_up=self._joint(adapted, names["gate_proj"], names["up_proj"]),
+            gate_up=self._gate(adapted, names["gate_proj"], names["up_proj"]),
             down_proj=Linear(*adapted.parts(names["down_proj"])),
             head_dim=self._config.head_dim,
             attention=self._attention,
@@ -205,6 +208,12 @@ class TorchBase:
             return Joint(tuple(Linear(*adapted.parts(name)) for name in names))
         return Joint((), self._weights.joined(*names))
 
+    def _gate(self, adapted: AdaptedTensors[Any], *names: str) -> Joint | Gate:
+        """The matrices of a gate: apart where they are packed, since packed products do what stands between them."""
+        if all(self._weights.packs(name) for name in names) and not any(name in adapted.changes for name in names):
+            return Gate(*(adapted.base[name] for name in names))
+        return self._joint(adapted, *names)
+
     def _is_last(self, layer: int) -> bool:
         return layer == self._config.num_layers - 1
 
@@ -217,7 +226,7 @@ class TorchRoutingModel:
         self._backbone = backbone
         self._head = head
         self._device = device
-        self._dtype = backbone.norm.weight.dtype
+        self._dtype = backbone.dtype
         self._threads = threads_for(backbone.config)
 
     @property

@@ -40,9 +40,10 @@ class Spectral:
         inner, outer = (columns.T, exact @ columns) if is_tall else (columns.T @ exact, columns)
         return cls(inner.contiguous().to(weight), outer.to(weight), weight.new_ones(1))
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[tokens, in] to [tokens, out]."""
-        return F.linear(F.linear(x, self.inner) * self.gains, self.outer)
+    def __call__(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        """[tokens, in] to [tokens, out], added to ``plus`` [tokens, out]."""
+        y = F.linear(F.linear(x, self.inner) * self.gains, self.outer)
+        return y if plus is None else plus + y
 
 
 class TorchPopulation:
@@ -52,6 +53,7 @@ class TorchPopulation:
         """``weight`` gives a tensor of the base as it is, neither packed nor quantised: others have no gradient."""
         self.first_layer = first_changed_layer(vectors)
         self._backbone = backbone
+        self._device = backbone.norm.weight.device
         self._spectral = {
             name: Spectral.of(_identity(weight(name)) if name == EMBEDDING else weight(name), columns)
             for name, columns in vectors.items()
@@ -108,14 +110,13 @@ class TorchPopulation:
         )
 
     def _packing(self, segments: Sequence[Segment]) -> Packing:
-        weight = self._backbone.norm.weight
-        return Packing.of(segments, weight.device, weight.dtype, self._backbone.attention)
+        return Packing.of(segments, self._device, self._backbone.dtype, self._backbone.attention)
 
     def _states(self, trunk: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(trunk)).to(self._backbone.norm.weight)
+        return torch.from_numpy(np.ascontiguousarray(trunk)).to(self._device, self._backbone.dtype)
 
     def _gains(self, row: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.array(row, dtype=np.float32)).to(self._backbone.norm.weight)
+        return torch.from_numpy(np.array(row, dtype=np.float32)).to(self._device, self._backbone.dtype)
 
 
 def _identity(embedding: Tensor) -> Tensor:

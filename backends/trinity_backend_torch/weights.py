@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from threading import RLock
 
 import torch
@@ -13,7 +14,7 @@ from trinity_mlx.contracts.artifact import Base, TensorLocation
 from trinity_mlx.contracts.errors import TensorFileInvalid
 from trinity_mlx.factorization.adapted import EMBEDDING
 
-from .packed import PackedMatrix, pack
+from .packed import PackedMatrix, pack, pays
 from .quantized import DynamicMatrix, QuantizedMatrix, quantize
 
 Matrix = Tensor | PackedMatrix | QuantizedMatrix | DynamicMatrix
@@ -22,6 +23,13 @@ Matrix = Tensor | PackedMatrix | QuantizedMatrix | DynamicMatrix
 def product(x: Tensor, matrix: Matrix) -> Tensor:
     """``x @ matrix.T``: [tokens, columns] to [tokens, rows]."""
     return F.linear(x, matrix) if isinstance(matrix, Tensor) else matrix.product(x)
+
+
+def product_plus(x: Tensor, matrix: Matrix, other: Tensor) -> Tensor:
+    """``x @ matrix.T + other``: [tokens, columns] to [tokens, rows]."""
+    if isinstance(matrix, PackedMatrix) and not (torch.is_grad_enabled() and x.requires_grad):
+        return matrix.product_plus(x, other)
+    return other + product(x, matrix)
 
 
 def rows(matrix: Tensor | QuantizedMatrix, ids: Tensor) -> Tensor:
@@ -70,6 +78,10 @@ class Weights:
             if names not in self._forms:
                 self._forms[names] = self.form(names[0], _stacked([self.exact(name) for name in names]))
             return self._forms[names]
+
+    def packs(self, name: str) -> bool:
+        """Whether models multiply by the tensor ``name`` packed."""
+        return not self.quantizes and pays(self._device, self._dtype, math.prod(self._base.tensors[name].shape))
 
     def exact(self, name: str) -> Tensor:
         """One tensor of the base in the number type asked for, neither packed nor quantised, read from its file."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from trinity_backend_torch import packed, quantized
-from trinity_backend_torch.weights import product
+from trinity_backend_torch.weights import product, product_plus
 
 needs_packing = pytest.mark.skipif(not packed.packs(torch.float32), reason="this torch packs no matrices here")
 needs_8_bits = pytest.mark.skipif(
@@ -31,6 +31,20 @@ def test_a_packed_matrix_multiplies_as_the_plain_one_does(tokens: int, dtype: to
     assert found.dtype == dtype
     assert found.shape == (tokens, 640)
     assert not tokens or relative(found, x.double() @ matrix.double().T) <= tolerance
+
+
+@needs_packing
+@pytest.mark.parametrize("tokens", [0, 1, 31, 130])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 6e-3)])
+def test_packed_products_go_on_as_plain_ones_do(tokens: int, dtype: torch.dtype, tolerance: float) -> None:
+    down, gate, up = (normal(512, 512, seed=seed).div(16).to(dtype) for seed in range(3))
+    x, residual = (normal(tokens, 512, seed=seed).to(dtype) for seed in (3, 4))
+    total = product_plus(x, packed.pack(down), residual)
+    product = packed.gated(x, packed.PackedMatrix.of(gate), packed.PackedMatrix.of(up))
+    opened = torch.nn.functional.silu(x.double() @ gate.double().T)
+    assert total.dtype == product.dtype == dtype
+    assert not tokens or relative(total, residual.double() + x.double() @ down.double().T) <= tolerance
+    assert not tokens or relative(product, opened * (x.double() @ up.double().T)) <= tolerance
 
 
 @needs_packing
