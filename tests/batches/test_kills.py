@@ -6,9 +6,13 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -69,6 +73,53 @@ def test_a_process_that_is_killed_in_the_middle_is_told_and_loses_nothing(whole:
     assert process.returncode == 0
     assert told.count("\n") == 1
     assert "a worker on cpu has died (signal 9); its lines are given to another" in told
+    assert out.read_bytes() == (whole / "whole").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[tuple[str, psutil.Process]]:
+    """The address of a Ray cluster with room for two workers, and the process that its own are under."""
+    pytest.importorskip("ray", reason="Ray comes with the extra ray")
+    with socket.socket() as free, tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        free.close()
+        options = ["--num-cpus=2", "--object-store-memory=100000000", "--include-dashboard=false"]
+        options += [f"--port={address.rpartition(':')[2]}", "--node-ip-address=127.0.0.1", f"--temp-dir={folder}"]
+        start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *options]
+        quiet = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+        with subprocess.Popen(start, stdout=subprocess.PIPE, text=True, env=quiet) as process:
+            top = psutil.Process(process.pid)
+            try:
+                assert process.stdout
+                assert any("Ray runtime started" in line for line in process.stdout)
+                yield address, top
+            finally:
+                for child in [*top.children(recursive=True), top]:
+                    with suppress(psutil.NoSuchProcess):
+                        child.kill()
+
+
+def test_a_cluster_writes_the_same_file_also_where_a_worker_is_killed(
+    whole: Path, cluster: tuple[str, psutil.Process]
+) -> None:
+    out, (address, top) = whole / "cluster", cluster
+    with subprocess.Popen(command(whole, out, "--engine", "ray", "--ray-address", address)) as process:
+        await_growth(out, 0, process)
+        workers = [child for child in top.children(recursive=True) if "RayWorker" in "".join(child.cmdline())]
+        assert len(workers) == 2
+        workers[0].kill()
+    assert process.returncode == 0
+    assert out.read_bytes() == (whole / "whole").read_bytes()
+
+
+def test_a_cluster_goes_on_with_what_one_machine_began(whole: Path, cluster: tuple[str, psutil.Process]) -> None:
+    out = whole / "moved"
+    with subprocess.Popen(command(whole, out)) as process:
+        await_growth(out, 0, process)
+        process.kill()
+    more = ["--resume", "--engine", "ray", "--ray-address", cluster[0]]
+    subprocess.run(command(whole, out, *more), check=True)
     assert out.read_bytes() == (whole / "whole").read_bytes()
 
 

@@ -100,6 +100,12 @@ def test_errors_are_counted_once_however_often_it_is_broken_off(tmp_path_factory
     assert write(out, raw, resume=True) == Progress(len(raw), 1000, 500)
 
 
+def test_what_fails_before_anything_is_written_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError):
+        write(tmp_path / "out", engine=Echo(fails_after=0))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_resume_where_nothing_is_begins(tmp_path: Path) -> None:
     assert write(tmp_path / "out", b"one\n", resume=True).routed == 1
 

@@ -106,6 +106,10 @@ def test_a_file_of_records_is_begun_resumed_and_replaced(tmp_path: Path) -> None
     ("arguments", "fragment"),
     [
         (["hi", "--out", "x"], "--out is about many transcripts"),
+        (["hi", "--engine", "ray"], "--engine is about"),
+        (["--batch", "x", "--engine", "ray", "--devices", "cpu"], "exclude each other"),
+        (["--batch", "-", "--engine", "ray"], "give --batch a file"),
+        (["--batch", __file__, "--engine", "ray", "--ray-address", "127.0.0.1:1"], "no Ray cluster at"),
         (["hi", "--devices", "cpu"], "--devices is about"),
         (["--batch", "x", "--devices", "cpu,,cpu"], "give names with commas"),
         (["--batch", "x", "--resume"], "--resume is about"),
@@ -115,7 +119,7 @@ def test_a_file_of_records_is_begun_resumed_and_replaced(tmp_path: Path) -> None
 )
 def test_options_that_make_no_sense_together_are_told(arguments: list[str], fragment: str) -> None:
     result = batch(*arguments)
-    assert result.exit_code == 2
+    assert result.exit_code == (3 if "cluster at" in fragment else 2)
     assert fragment in result.stderr
 
 

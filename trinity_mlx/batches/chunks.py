@@ -32,12 +32,14 @@ class Chunk:
     Attributes:
         first: the number of the first line, from 1.
         lines: the lines without their ends, blank ones included; of one that is too long, more than ``LONGEST`` bytes.
+        start: how many bytes of the input lie before the chunk.
         end: how many bytes of the input lie before the end of the chunk.
         sha256: the hash of these bytes.
     """
 
     first: int
     lines: tuple[bytes, ...]
+    start: int
     end: int
     sha256: str
 
@@ -84,13 +86,14 @@ class _Lines:
         self._file = file
         self._name = name
         self._digest = hashlib.sha256()
-        self._end = 0
+        self._start = self._end = 0
         self._pieces: list[bytes] = []
         self._length = 0
 
     def chunk(self, first: int, lines: list[bytes]) -> Chunk:
         """A chunk that ends with the line that was given out last."""
-        return Chunk(first, tuple(lines), self._end, self._digest.hexdigest())
+        start, self._start = self._start, self._end
+        return Chunk(first, tuple(lines), start, self._end, self._digest.hexdigest())
 
     def __iter__(self) -> Iterator[bytes | None]:
         while block := self._read():

@@ -45,7 +45,7 @@ def chunk_frame(chunk: Chunk) -> Frame:
 def chunk_of(frame: Frame) -> Chunk:
     """What ``chunk_frame`` made."""
     head, body = frame
-    return Chunk(head["first"], tuple(body.split(b"\n")), 0, "")
+    return Chunk(head["first"], tuple(body.split(b"\n")), 0, 0, "")
 
 
 def routed_frame(routed: Routed) -> Frame:

@@ -52,6 +52,8 @@ def open_output(path: Path, question: Question, *, resume: bool = False, force: 
         resume: go on with what is there, if anything is.
         force: replace what is there.
 
+    Where the work fails before anything is written, nothing is left behind.
+
     Raises:
         OutputExists: something is there, and neither ``resume`` nor ``force`` allows to touch it; or it is no file.
         ResumeRefused: what is there was begun with another question, or its ledger is missing or broken.
@@ -67,7 +69,13 @@ def open_output(path: Path, question: Question, *, resume: bool = False, force: 
             past = _found(path, ledger, question) if path.exists() else _begun(ledger, question)
             out = held.enter_context(path.open("a+b", buffering=0))
             output = BatchOutput(path, out, ledger, past, question)
-        yield output
+        try:
+            yield output
+        except BaseException:
+            if not os.fstat(out.fileno()).st_size:
+                path.unlink(missing_ok=True)
+                _ledger_of(path).unlink(missing_ok=True)
+            raise
 
 
 class BatchOutput:

@@ -13,6 +13,7 @@ import click
 
 from ..batches.chunks import chunks
 from ..batches.engines import Engine
+from ..batches.engines.cluster import OnRay
 from ..batches.engines.devices import on_devices
 from ..batches.engines.here import Here
 from ..batches.job import write_batch
@@ -20,11 +21,11 @@ from ..batches.output import Progress
 from ..batches.recipe import Recipe
 from ..batches.records import Question
 from ..contracts.errors import UsageError
-from .inputs import displayed, open_input
+from .inputs import STANDARD_INPUT, displayed, open_input
 from .output import holds_unicode, note
 from .process import one_line
 from .progress import meter, spinner
-from .settings import environment, hub
+from .settings import environment, hub, prepare_ray
 
 
 class Destination(NamedTuple):
@@ -37,25 +38,34 @@ class Destination(NamedTuple):
 
 
 class Staff(NamedTuple):
-    """Who routes: this process where no device is named."""
+    """Who routes: this process where neither a device nor a cluster is named."""
 
     devices: tuple[str, ...] = ()
+    cluster: str | None = None
 
     @classmethod
-    def of(cls, devices: str | None) -> Staff:
+    def of(cls, devices: str | None, cluster: str | None) -> Staff:
         """From what was given on the command line.
 
         Raises:
-            UsageError: a device has no name.
+            UsageError: a device has no name, or devices are named beside a cluster.
         """
+        if devices and cluster:
+            raise UsageError("--devices and --engine ray exclude each other: a cluster knows its own devices")
         names = tuple(name.strip() for name in devices.split(",")) if devices is not None else ()
         if not all(names):
             raise UsageError(f"--devices is {devices!r}: give names with commas, as in --devices cuda:0,cuda:1")
-        return cls(names)
+        return cls(names, cluster)
 
     @contextmanager
-    def engine(self, recipe: Recipe, *, afresh: bool) -> Iterator[Engine]:
-        """What routes; in this process it forgets what it has read before each chunk where ``afresh``."""
+    def engine(self, recipe: Recipe, name: str, *, afresh: bool) -> Iterator[Engine]:
+        """What routes the file ``name``; in this process it forgets what it has read before a chunk if ``afresh``."""
+        if self.cluster:
+            if name == STANDARD_INPUT:
+                raise UsageError("a cluster reads parts of the input in any order: give --batch a file")
+            prepare_ray()
+            yield OnRay(recipe.at_hand(hub), Path(name), self.cluster)
+            return
         if self.devices:
             yield on_devices(recipe.at_hand(hub), self.devices, environment=_environment(self.devices), tell=note)
             return
@@ -75,7 +85,7 @@ def route_batch(name: str, recipe: Callable[[], Recipe], staff: Staff, question:
     done = Progress()
     with open_input(name) as file:
         _refuse_input(file, to.out)
-        with staff.engine(recipe(), afresh=bool(to.out)) as engine, meter("routing", _size_of(file)) as show:
+        with staff.engine(recipe(), name, afresh=bool(to.out)) as engine, meter("routing", _size_of(file)) as show:
             for done in _steps(file, displayed(name), engine, question, to):
                 show(done.end, done.routed)
     if done.failed:

@@ -129,6 +129,13 @@ def prepare_process(show_native_logs: bool = False) -> None:
         os.environ.setdefault(variable, loud if show_native_logs else quiet)
 
 
+def prepare_ray() -> None:
+    """Settings that Ray reads from the environment when it is imported: it reports nothing to anybody, and tells people
+    of what fails alone."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+
 def environment() -> Mapping[str, str]:
     """The environment, for a pool's ``env:`` references."""
     return os.environ

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,22 @@ if TYPE_CHECKING:
 @click.option(
     "--devices", type=TEXT, metavar="NAME,NAME,...", help="With --batch: share it among devices, as cuda:0,cuda:1."
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="With --batch: this machine, or a Ray cluster.",
+)
+@click.option(
+    "--ray-address",
+    type=NAME,
+    metavar="HOST:PORT",
+    default="auto",
+    show_default=True,
+    envvar="RAY_ADDRESS",
+    help="Of the cluster; auto is the one that runs here.",
+)
 @profile_option
 @artifact_option
 @base_option
@@ -72,6 +89,8 @@ def route(
     resume: bool,
     force: bool,
     devices: str | None,
+    engine: str,
+    ray_address: str,
     profile: str,
     artifact: str,
     base: str | None,
@@ -99,7 +118,7 @@ def route(
       trinity-mlx route --batch prompts.jsonl --out routes.jsonl --resume
     """
     _check_one_input(prompt, messages, batch)
-    _check_batch_options(batch, devices, out, resume, force)
+    _check_batch_options({"--out": out, "--devices": devices, "--engine": engine == "ray"}, batch, resume, force)
     how = Selection.parse(selection, temperature, seed)
     slots = _parse_slots(allow_slots)
     recipe = partial(_recipe, artifact, base, profile, dtype, parse_window(window))
@@ -107,8 +126,9 @@ def route(
         from ...batches.records import Question
         from ..batch import Destination, Staff, route_batch
 
-        question = Question(how, slots, timings=not out)
-        route_batch(batch, recipe, Staff.of(devices), question, Destination(out, resume, force, as_json))
+        staff = Staff.of(devices, ray_address if engine == "ray" else None)
+        to = Destination(out, resume, force, as_json)
+        route_batch(batch, recipe, staff, Question(how, slots, timings=not out), to)
         return
     transcript = read_messages(messages) if messages else read_prompt(prompt or "")
     made = recipe()
@@ -127,11 +147,10 @@ def _check_one_input(prompt: str | None, messages: str | None, batch: str | None
         raise UsageError(f'{what}: give a prompt, --messages FILE or --batch FILE, as in: trinity-mlx route "..."')
 
 
-def _check_batch_options(batch: str | None, devices: str | None, out: Path | None, resume: bool, force: bool) -> None:
-    for name, value in (("--out", out), ("--devices", devices)):
-        if value and not batch:
-            raise UsageError(f"{name} is about many transcripts: give --batch FILE as well")
-    if (resume or force) and not out:
+def _check_batch_options(given: Mapping[str, object], batch: str | None, resume: bool, force: bool) -> None:
+    if not batch and (names := [name for name, value in given.items() if value]):
+        raise UsageError(f"{names[0]} is about many transcripts: give --batch FILE as well")
+    if (resume or force) and not given["--out"]:
         raise UsageError(f"{'--resume' if resume else '--force'} is about the file of a batch: give --out FILE as well")
     if resume and force:
         raise UsageError("--resume and --force exclude each other: go on with what is there, or replace it")
