@@ -1,6 +1,7 @@
 """Bodies that nobody should send: generated ones, and recorded real ones with something changed.
 
-Short in every test run; ``pytest tests/server/test_bodies.py -m slow --bodies 100000`` takes as many as are asked for.
+Short in every test run; ``pytest tests/server/test_bodies.py -m slow --bodies 100000`` takes as many as are asked for,
+half of each kind, and ``--bodies-seed`` others.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from .serving import Direct, Team, by_role, calls_reply, team
@@ -106,7 +107,12 @@ async def check(served: Team, path: str, body: Any) -> int:
 
 
 def count_of(request: pytest.FixtureRequest) -> int:
-    return int(request.config.getoption("--bodies", default=2_000))
+    """How many of each of the two kinds."""
+    return int(request.config.getoption("--bodies", default=2_000)) // 2
+
+
+def seed_of(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--bodies-seed", default=11))
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
@@ -120,9 +126,8 @@ def test_many_generated_bodies(request: pytest.FixtureRequest, served: Team) -> 
     logging.disable(logging.INFO)
     with asyncio.Runner() as runner:
 
-        @settings(
-            max_examples=count_of(request) // 2, deadline=None, suppress_health_check=list(HealthCheck), database=None
-        )
+        @seed(seed_of(request))
+        @settings(max_examples=count_of(request), deadline=None, suppress_health_check=list(HealthCheck), database=None)
         @given(body=BODIES, path=st.sampled_from(PATHS))
         def one(body: dict[str, Any], path: str) -> None:
             runner.run(check(served, path, body))
@@ -178,8 +183,8 @@ def mutated(body: dict[str, Any], draw: random.Random) -> dict[str, Any]:
     return changed
 
 
-async def mutate(served: Team, count: int, seed: int) -> list[int]:
-    draw, seen = random.Random(seed), []
+async def mutate(served: Team, count: int, number: int) -> list[int]:
+    draw, seen = random.Random(number), []
     originals = [json.loads(place.read_text()) for place in RECORDED]
     for _ in range(count):
         original = draw.choice(originals)
@@ -188,7 +193,7 @@ async def mutate(served: Team, count: int, seed: int) -> list[int]:
 
 
 def test_recorded_bodies_with_something_changed(loop: asyncio.Runner, served: Team) -> None:
-    statuses = loop.run(mutate(served, 150, seed=7))
+    statuses = loop.run(mutate(served, 150, 7))
     assert 200 in statuses
     assert 400 in statuses
 
@@ -196,7 +201,7 @@ def test_recorded_bodies_with_something_changed(loop: asyncio.Runner, served: Te
 @pytest.mark.slow
 def test_many_recorded_bodies_with_something_changed(request: pytest.FixtureRequest, served: Team) -> None:
     logging.disable(logging.INFO)
-    asyncio.run(mutate(served, count_of(request) // 2, seed=11))
+    asyncio.run(mutate(served, count_of(request), seed_of(request)))
     logging.disable(logging.NOTSET)
 
 
