@@ -27,6 +27,7 @@ from trinity_mlx.server.routers import ServedRouter
 from trinity_mlx.server.service import Service, Settings
 
 from ..run_cases import AT_ONCE, FixedRouter, toward
+from .published_types import check_answer
 
 Says = Callable[[Request], "Reply | str | Exception"]
 ACCEPT = "ACCEPT: it is right."
@@ -254,6 +255,9 @@ class Direct:
             "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in given.items()],
         }
         await self.app(scope, receive, send)
+        is_whole = leave_after is None and scope["method"] in ("GET", "POST")
+        if is_whole:
+            check_answer(path, answered.status, answered.headers.get("content-type", ""), answered.body)
         return answered
 
 
