@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 from anthropic.types import ErrorResponse, Message, MessageTokensCount, RawMessageStreamEvent
 from openai.types import Model
@@ -66,7 +66,7 @@ def check_event(place: str, event: Any) -> None:
     if "error" in event:
         check_error(event)
     elif event.get("type") not in ("ping", "error"):
-        check(_EVENTS[place], event)
+        check(_members(_EVENTS[place])[event.get("type")], event)
 
 
 def check_error(body: Any) -> None:
@@ -88,6 +88,15 @@ def check(kind: Any, value: Any) -> None:
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
+
+
+@cache
+def _members(events: Any) -> dict[str | None, Any]:
+    """The types of a stream's events by their names, so that not all of them are tried; one alone stands under None."""
+    union = get_args(events)[0] if get_origin(events) is Annotated else events
+    if isinstance(union, type):
+        return {None: union}
+    return {name: each for each in get_args(union) for name in get_args(each.model_fields["type"].annotation)}
 
 
 def _kind(place: str) -> Any:
