@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from trinity_mlx.cli import main, preferences
 from trinity_mlx.cli.logs import log_to
 from trinity_mlx.errors import SettingsInvalid
+from trinity_mlx.rules.policy import POLICIES
 
 from ..provider_server import ProviderServer
 
@@ -90,7 +91,11 @@ def test_set_keeps_every_other_line(folder: Path) -> None:
     assert invoke("config", "path").stdout.strip() == str(folder / "config.toml")
 
 
-@given(values=st.dictionaries(st.sampled_from(sorted(preferences.KEYS)), st.text(min_size=1, max_size=20), max_size=4))
+CHOICES = sorted({choice for key in preferences.KEYS.values() for choice in key.choices})
+VALUES = st.text(min_size=1, max_size=20) | st.sampled_from(CHOICES)
+
+
+@given(values=st.dictionaries(st.sampled_from(sorted(preferences.KEYS)), VALUES, max_size=4))
 def test_what_is_written_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, values: dict[str, str]) -> None:
     home = tmp_path_factory.mktemp("settings")
     written = {}
@@ -99,7 +104,8 @@ def test_what_is_written_is_read_or_refused(tmp_path_factory: pytest.TempPathFac
             preferences.write(home, key, value)
             written[key] = value
         except SettingsInvalid:
-            assert not value.isprintable()
+            choices = preferences.KEYS[key].choices
+            assert not value.isprintable() or (choices and value not in choices)
     assert preferences.read(home) == written
 
 
@@ -198,3 +204,20 @@ def test_what_other_packages_say_is_not_repeated(tmp_path: Path) -> None:
         logging.getLogger("trinity_mlx.runs").debug("attempt %d", 2)
     events = [json.loads(line)["event"] for line in log.read_text(encoding="utf-8").splitlines()]
     assert events == ["started", "no answer to %s", "attempt 2", "ended"]
+
+
+@pytest.mark.parametrize(("key", "value"), [("policy", "nosuch"), ("log_level", "loud")])
+def test_a_setting_that_no_command_could_use_is_refused_where_it_is_made(folder: Path, key: str, value: str) -> None:
+    result = invoke("config", "set", key, value)
+    assert result.exit_code != 0
+    assert f"{key} cannot be '{value}'" in result.stderr
+    assert not (folder / "config.toml").exists()
+    folder.mkdir(exist_ok=True)
+    (folder / "config.toml").write_text(f'log_file = "log.jsonl"\n{key} = "{value}"\n')
+    refused = invoke("profiles")
+    assert (refused.exit_code, refused.stdout) == (SettingsInvalid.exit_code, "")
+    assert f"config.toml: {key} cannot be '{value}'" in refused.stderr
+
+
+def test_the_policies_of_the_settings_are_those_that_there_are() -> None:
+    assert preferences.KEYS["policy"].choices == tuple(POLICIES)

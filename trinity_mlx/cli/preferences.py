@@ -16,21 +16,24 @@ from ..contracts.errors import SettingsInvalid
 
 
 class Key(NamedTuple):
-    """One setting: the variable that goes before the file, what is built in, and what it is."""
+    """One setting: the variable that goes before the file, what is built in, what it is, and all that it may be."""
 
     variable: str
     builtin: str
     summary: str
+    choices: tuple[str, ...] = ()
 
 
 KEYS: Mapping[str, Key] = {
     "artifact": Key("TRINITY_ARTIFACT", "auto", "the router: a name or a folder"),
     "profile": Key("TRINITY_PROFILE", "auto", "the runtime profile"),
     "pool": Key("TRINITY_POOL", "demo", "the agents of a run: a name or a file"),
-    "policy": Key("TRINITY_POLICY", "default", "how a run is coordinated"),
+    "policy": Key("TRINITY_POLICY", "default", "how a run is coordinated", ("default", "published")),
     "cache": Key("TRINITY_MLX_CACHE", "the platform's place for caches", "the folder of what can be made again"),
     "log_file": Key("TRINITY_LOG_FILE", "", "where to append a line of JSON for each event"),
-    "log_level": Key("TRINITY_LOG_LEVEL", "info", "debug, info, warning or error"),
+    "log_level": Key(
+        "TRINITY_LOG_LEVEL", "info", "debug, info, warning or error", ("debug", "info", "warning", "error")
+    ),
 }
 NAME = "config.toml"
 
@@ -55,6 +58,7 @@ def read(folder: Path) -> dict[str, str]:
             raise SettingsInvalid(f"{path} sets {key!r}, and there is no such setting: there are {', '.join(KEYS)}")
         if not isinstance(value, str) or not value:
             raise SettingsInvalid(f"{path}: {key} is {value!r}, and must be a text")
+        _check_choice(key, value, f"{path}: ")
     return values
 
 
@@ -93,6 +97,8 @@ def write(folder: Path, key: str, value: str | None) -> Path:
         raise SettingsInvalid(f"there is no setting {key!r}: there are {', '.join(KEYS)}")
     if value is not None and not (value and value.isprintable()):
         raise SettingsInvalid(f"{key} cannot be {value!r}: give a text in one line")
+    if value is not None:
+        _check_choice(key, value)
     path, wanted = folder / NAME, {**read(folder), key: value}
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     lines = [line for line in lines if not re.match(rf"\s*[\"']?{key}[\"']?\s*=", line)]
@@ -101,6 +107,14 @@ def write(folder: Path, key: str, value: str | None) -> Path:
         raise SettingsInvalid(f"{path} is laid out in a way that only its author can change: edit {key} there")
     write_file(path, text.encode())
     return path
+
+
+def _check_choice(key: str, value: str, where: str = "") -> None:
+    choices = KEYS[key].choices
+    if choices and value not in choices:
+        raise SettingsInvalid(
+            f"{where}{key} cannot be {value[:80]!r}: it is {', '.join(choices[:-1])} or {choices[-1]}"
+        )
 
 
 def _parsed(text: str) -> dict[str, object] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,6 +114,7 @@ def export(file: Path, run_id: str | None, out: Path | None, endpoint: str | Non
         raise UsageError("give --out FILE or --endpoint URL, one of the two")
     _, runs = _read(file, run_id)
     if endpoint is not None:
+        logging.getLogger("opentelemetry").addHandler(logging.NullHandler())  # what it says, an error says better
         otel.send(runs, endpoint)
     elif out is not None:
         _write_new(out, otel.to_json_lines(runs))
