@@ -24,7 +24,13 @@ LOCAL_MODELS = {"providers/local/mlx.py", "providers/local/transformers.py"}
 """The provider that runs a model in this process: the one part of the core that a framework may enter."""
 VISIBLE_TO_BACKENDS = {f"trinity_mlx.{room}" for room in ("contracts", "factorization", "files", "sharing")}
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.getenvb", "Path.home", "os.path.expanduser"}
-
+PATCHES = {"setattr", "delattr", "patch", "patch.object", "patch.dict"}
+PATCHED = {
+    "tiles.TILE_ELEMENTS": "a tile holds more than any matrix that a test has time for",
+    "mx.fast.name": "that composed kernels call no fused one shows in the framework alone",
+    "torch.nn.functional.scaled_dot_product_attention": "the same",
+}
+"""What tests may put something else in the place of, and why there is no seam for it."""
 
 ERRORS = set(errors.__all__)
 
@@ -58,6 +64,15 @@ def environment_reads(tree: ast.AST) -> set[str]:
         for alias in node.names
     }
     return {name.removeprefix("pathlib.") for name in dotted | taken} & ENVIRONMENT
+
+
+def patches(tree: ast.AST) -> Iterator[str]:
+    """What ``tree`` puts something else in the place of, by pytest's ``monkeypatch`` or by ``unittest.mock``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
+            owner, _, what = ast.unparse(node.func).partition(".")
+            if owner in ("monkeypatch", "patch", "mock", "mocker") and (what or owner) in PATCHES:
+                yield ".".join(ast.unparse(each).strip("'") for each in node.args[:2])
 
 
 def command_line_advice(tree: ast.AST) -> list[str]:
@@ -168,6 +183,25 @@ def test_that_check_sees_options_and_commands(text: str) -> None:
 )
 def test_the_environment_check_sees_every_way_to_read_it(text: str) -> None:
     assert environment_reads(ast.parse(text))
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parent.rglob("*.py")), ids=lambda path: path.name)
+def test_tests_use_seams_and_patch_no_module(path: Path) -> None:
+    assert set(patches(tree_of(path))) <= PATCHED.keys()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "monkeypatch.setattr(shutil, 'disk_usage', fake)",
+        "with pytest.MonkeyPatch.context() as patch:\n    patch.setattr('shutil.disk_usage', fake)",
+        "mock.patch.object(os, 'fsync')",
+        "with patch('os.fsync'):\n    write()",
+        "monkeypatch.delattr(os, 'sync')",
+    ],
+)
+def test_that_check_sees_every_way_to_patch(text: str) -> None:
+    assert set(patches(ast.parse(text))) - PATCHED.keys()
 
 
 def test_the_environment_check_allows_a_path_that_the_user_gave() -> None:

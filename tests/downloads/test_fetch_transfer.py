@@ -346,11 +346,11 @@ def test_a_destination_that_is_a_file_is_said(bench: Bench) -> None:
         bench.one()
 
 
-def test_a_disk_without_room_is_said_before_the_first_byte(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+def test_a_disk_without_room_is_said_before_the_first_byte(bench: Bench, small_disk: Path) -> None:
+    content = bytes(400_000)
+    bench.folder = small_disk
     with pytest.raises(FolderUnavailable, match="MB are free"):
-        bench.one()
+        bench.fetch(("file", content, bench.server.add("/file", content)))
     assert bench.starts == []
 
 

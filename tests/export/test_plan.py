@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,6 @@ from .. import builders
 from ..odd_backends import Tight
 
 ROWS, COLUMNS = 151936, 1024
-DiskUsage = namedtuple("DiskUsage", "total used free")
 
 
 @pytest.fixture
@@ -119,11 +116,17 @@ def test_nothing_is_tried_that_cannot_fit(request_: ExportRequest, method: Metho
     assert not request_.out.exists()
 
 
-def test_a_full_disk_is_foreseen(request_: ExportRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: DiskUsage(10**9, 10**9 - 1000, 1000))
+def test_a_full_disk_is_foreseen(request_: ExportRequest) -> None:
+    plan = replace(plan_export(request_), free_disk_bytes=1000)
     with pytest.raises(FolderUnavailable, match=r"0.0 MB free.*takes 0.2 MB"):
-        export(request_)
-    assert not request_.out.exists()
+        plan.check(request_.out)
+
+
+def test_an_export_onto_a_full_disk_begins_nothing(request_: ExportRequest, small_disk: Path) -> None:
+    (small_disk / "filler").write_bytes(bytes(200_000))
+    with pytest.raises(FolderUnavailable, match=r"0.\d MB free.*takes 0.2 MB"):
+        export(replace(request_, out=small_disk / "out"))
+    assert not (small_disk / "out").exists()
 
 
 @pytest.mark.parametrize("write", Write)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -170,29 +171,24 @@ def test_an_export_broken_off_at_any_event_is_completed_with_the_same_bytes(
         assert content(broken.out) == whole[write]
 
 
-@pytest.mark.parametrize("moment", ["write_safetensors", "card", "seal_bundle"])
-def test_an_export_broken_off_while_it_is_sealed_is_completed(
-    request_: ExportRequest, whole: dict[Write, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch, moment: str
+@pytest.mark.parametrize("size", [1000, 5000, 20_000, 70_000])
+def test_an_export_that_found_no_room_is_completed(
+    request_: ExportRequest, whole: dict[Write, dict[str, bytes]], size: int
 ) -> None:
-    def fail(*arguments: Any) -> None:
-        raise BrokenOff
-
-    with monkeypatch.context() as patch:
-        patch.setattr(f"trinity_mlx.export.pipeline.{moment}", fail)
-        with pytest.raises(BrokenOff):
-            export(request_)
+    with builders.no_file_over(size), pytest.raises(FolderUnavailable, match="File too large"):
+        export(request_)
     export(replace(request_, resume=True))
     assert content(request_.out) == whole[Write.FACTORED]
 
 
 @pytest.mark.parametrize("step", ["sealed", "half tidied"])
 def test_an_export_broken_off_while_it_tidies_up_is_completed(
-    request_: ExportRequest, whole: dict[Write, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch, step: str
+    request_: ExportRequest, whole: dict[Write, dict[str, bytes]], tmp_path: Path, step: str
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(workspace.Workspace, "close", lambda self: None)
-        export(request_)
-    assert (request_.out / ".export").is_dir()
+    break_off(request_, step=9)
+    shutil.copytree(request_.out / ".export", tmp_path / "untidied")
+    export(replace(request_, resume=True))
+    (tmp_path / "untidied").rename(request_.out / ".export")
     if step == "half tidied":
         (request_.out / ".export" / "state.json").unlink()
     export(replace(request_, resume=True))

@@ -36,7 +36,6 @@ from trinity_mlx.contracts.errors import (
     UsageError,
 )
 from trinity_mlx.factorization import tiles
-from trinity_mlx.importing import importer
 from trinity_mlx.importing.importer import ImportReport, import_bundle
 from trinity_mlx.importing.request import ImportRequest
 from trinity_mlx.routing.loading import load_router
@@ -663,15 +662,12 @@ def test_what_was_there_stays_when_an_import_fails(
     assert left_in(tmp_path, "export", "out")
 
 
-def test_an_interrupted_import_leaves_nothing(
-    run: Callable[..., ImportReport], tmp_path: Path, export: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*arguments: Any) -> None:
+def test_an_interrupted_import_leaves_nothing(tmp_path: Path, tiny_base: Base, export: Path) -> None:
+    def interrupt(tensor: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(importer, "seal_bundle", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(export)
+        import_bundle(ImportRequest(export, str(tiny_base.folder), tmp_path / "out"), interrupt)
     assert left_in(tmp_path, "export")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,14 +52,18 @@ def show(file: Path, run_id: str | None, as_json: bool) -> None:
     Example:
       trinity-mlx trace show run.jsonl --run 3f2a
     """
-    from ...tracing.timeline import timeline
-
     trace, runs = _read(file, run_id)
     if as_json:
         print_json([line.record for run in runs for line in run.lines])
         return
     _note_torn(trace)
-    out = console()
+    print_runs(console(), runs)
+
+
+def print_runs(out: Console, runs: Sequence[Run]) -> None:
+    """What happened in each run, as wide as ``out`` is."""
+    from ...tracing.timeline import timeline
+
     for run in runs:
         for entry in timeline(run):
             _print_entry(out, entry)
