@@ -11,6 +11,7 @@ import pytest
 from tests.builders import make_base
 from tests.training_tables import AGENTS, answers_of, records
 from trinity_mlx.artifacts.manifest import read_manifest
+from trinity_mlx.artifacts.vector import read_vector
 from trinity_mlx.contracts.artifact import ReadPosition
 from trinity_mlx.contracts.errors import UsageError, VectorInvalid
 from trinity_mlx.contracts.routing import Role
@@ -89,6 +90,8 @@ def test_a_low_rank_head_is_in_the_bundle_and_in_no_vector(answers: Answers, rea
     assert made.bundle.head.elu
     assert made.bundle.head.elu.tensor.shape == (8 + 2 * len(Role), reading.base.config.hidden_size)
     head = Head(np.zeros((len(AGENTS) + 3, 8)), np.zeros((8, 64)))
+    with pytest.raises(VectorInvalid, match=r"head of the bundle there is low-rank.*are in router_head.safetensors"):
+        read_vector(made.bundle.folder / VECTOR_FILE)
     with pytest.raises(VectorInvalid, match="holds a linear head, and this one is low-rank"):
         Layout.of(reading.base).vector({}, head)
 

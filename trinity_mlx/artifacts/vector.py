@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from ..contracts.artifact import BackboneConfig, TensorLocation
+from ..contracts.artifact import BackboneConfig, ReadPosition, TensorLocation
 from ..contracts.errors import VectorInvalid
 from ..factorization.adapted import EMBEDDING, LAYER_MATRICES
 from ..files.regular import read_regular
 from ..files.safetensors import STORED, as_floats, header_of
+from .manifest import MANIFEST_NAME, read_manifest
+from .published_manifest import is_published
 
 VECTOR_TENSOR = "trinity_router_es_vector"
 LM_HEAD = "lm_head.weight"
@@ -81,6 +83,7 @@ def read_vector(path: Path) -> VectorFile:
     Raises:
         VectorInvalid: the file cannot be read, has neither ending, is malformed, or its numbers are no finite vector.
         TensorFileInvalid: the safetensors file is truncated or malformed.
+        BundleInvalid: it is not there, and the bundle where it should lie has no valid manifest.
     """
     readers = {".safetensors": _safetensors, ".npy": _npy}
     if path.suffix not in readers:
@@ -88,7 +91,7 @@ def read_vector(path: Path) -> VectorFile:
     try:
         content = read_regular(path)
     except OSError as error:
-        raise VectorInvalid(f"{path} cannot be read: {error.strerror or error}") from None
+        raise VectorInvalid(f"{path} cannot be read: {error.strerror or error}{_hint(path)}") from None
     vector = readers[path.suffix](path, content)
     if vector.ndim != 1 or vector.dtype not in (np.float32, np.float64):
         raise VectorInvalid(f"{path} holds {vector.dtype} {list(vector.shape)}, and a vector is float32 or float64 [n]")
@@ -96,6 +99,21 @@ def read_vector(path: Path) -> VectorFile:
     if wrong.size:
         raise VectorInvalid(f"{path}: {wrong.size} of {vector.size} numbers are not finite; the first is at {wrong[0]}")
     return VectorFile(vector, hashlib.sha256(content).hexdigest())
+
+
+def _hint(path: Path) -> str:
+    """Why a bundle that lies there has no vector, where its manifest says so."""
+    folder = path.parent
+    if path.exists() or not (folder / MANIFEST_NAME).is_file() or is_published(folder):
+        return ""
+    manifest = read_manifest(folder)
+    if manifest.head.elu is None and manifest.read_position is ReadPosition.SECOND_TO_LAST:
+        return ""
+    head = "is low-rank" if manifest.head.elu else f"reads the {manifest.read_position} token"
+    return (
+        f"; the head of the bundle there {head}, and a vector of the published layout holds linear heads of the "
+        f"second-to-last token alone: its matrices are in {manifest.head.file}"
+    )
 
 
 def _safetensors(path: Path, content: bytes) -> np.ndarray:
