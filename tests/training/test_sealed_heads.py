@@ -13,8 +13,11 @@ from tests.training_tables import AGENTS, answers_of, records
 from trinity_mlx.artifacts.manifest import read_manifest
 from trinity_mlx.artifacts.vector import read_vector
 from trinity_mlx.contracts.artifact import ReadPosition
+from trinity_mlx.contracts.backend import Variant
 from trinity_mlx.contracts.errors import UsageError, VectorInvalid
 from trinity_mlx.contracts.routing import Role
+from trinity_mlx.evaluation.certify import RouterSource, certify
+from trinity_mlx.evaluation.suite import Case, Route, Suite
 from trinity_mlx.profiles.backends import load_backend
 from trinity_mlx.routing.loading import load_router
 from trinity_mlx.training.answers import Answers
@@ -94,6 +97,26 @@ def test_a_low_rank_head_is_in_the_bundle_and_in_no_vector(answers: Answers, rea
         read_vector(made.bundle.folder / VECTOR_FILE)
     with pytest.raises(VectorInvalid, match="holds a linear head, and this one is low-rank"):
         Layout.of(reading.base).vector({}, head)
+
+
+def test_a_lane_is_certified_and_held_for_a_head_of_any_kind(
+    answers: Answers, reading: Reading, tmp_path: Path
+) -> None:
+    """The lane names the head by all that it is, so that of another position is not taken for it."""
+    lanes = []
+    for position in ReadPosition:
+        out = tmp_path / position
+        made = trained(answers, replace(reading, position=position), out, "low-rank", algorithm="ridge")
+        source = RouterSource(out, reading.base.folder, "cpu", None, Variant(), None, None)
+        with source.load() as router:
+            decided = [(row, router.route(row.transcript)) for row in answers.rows[:4]]
+        cases = [Case(row.id, row.transcript, Route(decision.slot, decision.role)) for row, decision in decided]
+        suite = Suite("own", "0" * 64, tuple(cases))
+        certificate = certify(source, suite, runs=2, processes=0, floor_ratio=0.5, provenance={})
+        assert certificate.lane
+        assert certificate.lane.artifact.head_ref == made.bundle.head.ref
+        lanes.append(certificate.lane)
+    assert lanes[0].artifact.head_ref != lanes[1].artifact.head_ref
 
 
 def test_role_rows_are_kept_from_and_for_heads_of_any_kind(answers: Answers, reading: Reading, tmp_path: Path) -> None:

@@ -109,9 +109,12 @@ def test_a_low_rank_head_is_trained_by_every_algorithm(algorithm: str, least: fl
     assert gap_closed(progress) >= least
 
 
-def test_a_refit_uses_both_splits_and_keeps_what_a_search_added() -> None:
+@pytest.mark.parametrize("head", ["linear", "low-rank"])
+def test_a_refit_uses_both_splits_and_keeps_what_a_search_added(head: str) -> None:
+    settings = Settings(head=head, offsets=False)
     train, val = problem(rows=150), problem(seed=5)
-    stages = stages_for(Settings(offsets=False), train)
+    train = replace(train, kind=settings.head_kind(typical_length(train.hidden)))
+    stages = stages_for(settings, train)
     progress = Trainer(train, val, stages).run()
     refit = refitted(progress, stages, train, val)
     assert not refit.head.same_as(progress.best.head)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .head import Head
+from .head import Head, head_of
 from .stages import Candidate, HeadDescent, Problem, RidgeStage, Stage
 from .trainer import Progress
 
@@ -17,8 +17,9 @@ _Fitted = RidgeStage | HeadDescent
 def refitted(progress: Progress, stages: Sequence[Stage], train: Problem, validation: Problem) -> Candidate:
     """The best candidate with its head fitted again, by the same settings, on train and val together.
 
-    Offsets stay as they are, and so does what later stages added to a linear head. A candidate that no fitted stage had
-    a part in is given back, and so is a low-rank head to which later stages added something: such heads have no sum.
+    Offsets stay as they are, and so does what later stages added to the fitted head: to its matrix, or to both of a
+    low-rank one, whose units mean about the same in both fits, since both begin at the same place. A candidate that no
+    fitted stage had a part in is given back.
     """
     best = progress.best
     chosen = chosen_fit(progress, stages)
@@ -26,13 +27,14 @@ def refitted(progress: Progress, stages: Sequence[Stage], train: Problem, valida
         return best
     stage, number = chosen
     train, validation = (replace(each, hidden=each.hidden_at(best.offsets)) for each in (train, validation))
-    before = stage.again(train, number)
-    if best.head.inner is not None and not best.head.same_as(before):
-        return best
-    fitted = stage.again(_union(train, validation), number)
-    if fitted.inner is None:
-        fitted = Head(fitted.matrix + (best.head.matrix - before.matrix))
-    return Candidate(best.offsets, fitted)
+    before, after = stage.again(train, number), stage.again(_union(train, validation), number)
+    return Candidate(best.offsets, _moved(after, before, best.head))
+
+
+def _moved(head: Head, before: Head, after: Head) -> Head:
+    """``head`` with what leads from ``before`` to ``after`` added to each of its matrices."""
+    start, end = before.arrays(), after.arrays()
+    return head_of({name: values + (end[name] - start[name]) for name, values in head.arrays().items()})
 
 
 def chosen_fit(progress: Progress, stages: Sequence[Stage]) -> tuple[RidgeStage | HeadDescent, int] | None:
