@@ -26,9 +26,11 @@ from trinity_mlx.evaluation.lane import (
     user_lanes,
     write_lane,
 )
+from trinity_mlx.evaluation.standards import lane_for
 from trinity_mlx.evaluation.suite import builtin_suites, find_suite
 from trinity_mlx.profiles.registry import Floors as ProfileFloors
 from trinity_mlx.profiles.registry import Profile, ProfileRegistry
+from trinity_mlx.routing.loading import load_router
 
 from ..evaluation_cases import (
     LONG,
@@ -49,6 +51,7 @@ PUBLISHED_FLOORS = {"cuda": (0.24, 1.06), "mlx": (0.33, 0.82)}
 def test_lanes_are_shipped() -> None:
     assert SHIPPED
     assert {"cpu/nano", "mlx/nano", "cuda/sakana", "mlx/sakana"} <= set(lane_names())
+    assert {"cpu/nano+int8", "mlx/nano+int8"} <= set(lane_names())
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -148,7 +151,7 @@ def test_a_users_own_lane_goes_first_and_a_variants_before_the_usual(tmp_path: P
     add(quantized, "int8")
     assert (found(quantized), found(Variant()), found(Variant("composed"))) == ("int8", "usual", "usual")
     assert {"mlx/mine", "mlx/mine+int8"} <= set(lane_names(tmp_path))
-    shipped = next(iter(SHIPPED))
+    shipped = next(path for path in SHIPPED if not read_lane(path).variant)
     place = Path(shipped.parent.name) / shipped.name
     write_json(own / place, json.loads(shipped.read_text(encoding="utf-8")) | {"note": "my own"})
     lane = find_lane(shipped.parent.name, read_lane(shipped).artifact.name, Variant(), tmp_path)
@@ -250,3 +253,12 @@ def profile_with(known: tuple[float, float] | None) -> Profile:
     """The profile ``mlx`` with floors of its own for nano, or with none."""
     floors = {"nano": ProfileFloors(agent=known[0], role=known[1], source="published")} if known else {}
     return ProfileRegistry().get("mlx").model_copy(update={"floors": floors})
+
+
+@pytest.mark.parametrize("profile", ["cpu", "mlx"])
+def test_int8_is_held_against_a_lane_of_its_own(profile: str) -> None:
+    with load_router("nano", profile=profile, quantize=8) as router:
+        lane, notes = lane_for(router)
+    assert lane is not None
+    assert (lane.name, lane.status) == (f"{profile}/nano+int8", "measured")
+    assert not [note for note in notes if "no lane of its own" in note]
