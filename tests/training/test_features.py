@@ -12,9 +12,12 @@ from tests.builders import make_base, relative, source_tensor, svf_in_float64
 from trinity_mlx.contracts.backend import Pull, Segment
 from trinity_mlx.contracts.errors import UsageError
 from trinity_mlx.profiles.backends import load_backend
+from trinity_mlx.training.descent import cross_entropy, soft_targets
 from trinity_mlx.training.features import Features, TrunkStore
+from trinity_mlx.training.head import Head
+from trinity_mlx.training.heads import head_kind
 from trinity_mlx.training.reading import Engine, base_hidden
-from trinity_mlx.training.vector_layout import Layout
+from trinity_mlx.training.vector_layout import Layout, Offsets
 
 
 class Counting:
@@ -125,3 +128,39 @@ def test_hidden_vectors_are_kept_by_content(tmp_path: Path) -> None:
     assert np.array_equal(base_hidden(counting, layout, engine, base), first)
     other = base_hidden(engine.features(base, layout, segments[:1]), layout, engine, base)
     assert relative(other, first[:1]) < 1e-5
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+@pytest.mark.parametrize("head", ["linear", "low-rank"])
+def test_a_descent_s_slopes_are_those_of_its_loss_through_base_and_head(
+    head: str, backend: str, tmp_path: Path
+) -> None:
+    """Along a direction at random, against differences: for offsets through a backend, for a head in closed form."""
+    base, draw = make_base(tmp_path), np.random.default_rng(3)
+    layout = Layout.of(base)
+    segments = [Segment(tuple(draw.integers(0, 300, length).tolist())) for length in (5, 9, 7)]
+    features = Engine(load_backend(backend)).features(base, layout, segments)
+    rows, aim = np.arange(3), soft_targets(draw.random((3, 4)), 0.3)
+    kind = head_kind(head, rank=6, length=8.0)
+    numbers = draw.normal(size=kind.size(4, 64)) / 8.0
+    offsets = {name: draw.normal(0, 0.2, len(each.singular)) for name, each in layout.spectra.items()}
+    aside = {name: draw.normal(0, 0.2, len(values)) for name, values in offsets.items()}
+    about = draw.normal(size=numbers.shape) / 8.0
+
+    def at(step: float) -> tuple[Offsets, Head]:
+        moved = {name: values + step * aside[name] for name, values in offsets.items()}
+        return moved, kind.head(numbers + step * about, 4, 64)
+
+    def loss(step: float) -> float:
+        moved, now = at(step)
+        return cross_entropy(now.logits(features.hidden(rows, layout.gains(moved))[0].astype(np.float64)), aim)[0]
+
+    _, now = at(0.0)
+    hidden = features.hidden(rows, layout.gains(offsets))[0].astype(np.float64)
+    _, slope = cross_entropy(now.logits(hidden), aim)
+    gains = {name: values[0] for name, values in layout.gains(offsets).items()}
+    pulled = features.pullback(rows, gains, lambda vectors, batch: now.pulled(slope[batch], vectors.astype(np.float64)))
+    at_offsets = layout.offset_slopes(offsets, pulled)
+    found = sum(float(at_offsets[name] @ aside[name]) for name in offsets)
+    found += float(kind.pulled(slope, hidden, numbers) @ about)
+    assert found == pytest.approx((loss(2e-3) - loss(-2e-3)) / 4e-3, rel=5e-3, abs=1e-4)
