@@ -300,3 +300,17 @@ def test_a_reference_that_fails_leaves_nothing_to_import(tmp_path: Path, given: 
     again = parity("reference", *given, "--tensor", "lm_head.weight", "--svd-weights", saved, "--out", out)
     assert_fails(again, 2, "has no U, S and V of lm_head.weight")
     assert not manifest.exists()
+
+
+def test_parts_of_bundles_are_compared_by_name(tmp_path: Path, given: list[str]) -> None:
+    reference, here, part = (tmp_path / name for name in ("reference", "here", "part"))
+    parity("reference", *given, "--all", "--decompose-all", "--dtype", "float64", "--out", reference)
+    parity("run", *given, "--all", "--components", reference, "--profile", "cpu", "--out", here)
+    parity("run", *given, "--source", "mlp", "--profile", "cpu", "--out", part)
+    same = parity("compare", reference, here, "--source", "mlp", "--json")
+    assert (same.exit_code, json.loads(same.stdout)["components"]) == (0, "same")
+    assert {check["tensor"].split(".")[3] for check in json.loads(same.stdout)["checks"]} == {"mlp"}
+    other = parity("compare", reference, part, "--source", "mlp", "--json")
+    assert (other.exit_code, json.loads(other.stdout)["components"]) == (0, "different")
+    assert_fails(parity("compare", reference, part), 2, "lacks tensor.")
+    assert_fails(parity("compare", reference, part, "--source", "nothing"), 2, "no tensor whose name holds")

@@ -119,7 +119,8 @@ def _download(name: str, revision: str | None, hub: Hub) -> Path:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ArtifactNotFound(
             f"base {name}@{revision or 'main'} cannot be had from the Hugging Face Hub: {reason} "
-            "Check the name and the network, or name a local folder."
+            f"Check the name, the network and the token{'' if hub.token else ' (none was given)'}, "
+            "or name a local folder."
         ) from None
     return Path(folder)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -63,7 +63,8 @@ def open_stages(path: Path) -> StageBundle:
 def matching(bundle: StageBundle, source: str) -> StageBundle:
     """``bundle`` with the tensors alone whose names hold the regular expression ``source``.
 
-    Whether its components are another bundle's is not known any more: their hash is over all tensors.
+    The hash of its components stays that of all of them: it tells that two such bundles have the same, and not that
+    two have different ones.
 
     Raises:
         ParitySetupError: it is none, or nothing matches.
@@ -74,7 +75,11 @@ def matching(bundle: StageBundle, source: str) -> StageBundle:
         raise ParitySetupError(f"{source!r:.80} is no regular expression: {error}") from None
     if not tensors:
         raise ParitySetupError(f"{bundle.path} has no tensor whose name holds {source!r:.80}")
-    return StageBundle(bundle.path, tensors, None if len(tensors) < len(bundle.tensors) else bundle.report)
+    names = {_parse(key)[0] for key in tensors}
+    report = bundle.report
+    if report is not None:
+        report = replace(report, tensors=tuple(name for name in report.tensors if name in names))
+    return StageBundle(bundle.path, tensors, report)
 
 
 def _stages_in(file: Path) -> dict[str, TensorLocation]:
