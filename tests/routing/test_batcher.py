@@ -68,6 +68,33 @@ def begin(batcher: Batcher, passes: Passes) -> Ask:
     return first
 
 
+def test_whoever_asks_while_a_pass_is_due_needs_no_pass_of_their_own(batcher: Batcher, passes: Passes) -> None:
+    first = begin(batcher, passes)
+    asks = [ask(10) for _ in range(9)]
+    for each in asks:
+        batcher.submit([each])
+    between: list[int] = []
+    work = batcher.run(lambda: between.append(len(passes.read_)))
+    passes.go.set()
+    assert [each.future.result(10) for each in (first, *asks)] == [ANSWER] * 10
+    work.result(10)
+    assert (between, len(passes.read_)) == ([2], 2)
+
+
+def test_who_watches_is_told_how_many_each_pass_reads_together(batcher: Batcher, passes: Passes) -> None:
+    sizes: list[int] = []
+    end = batcher.watch(sizes.append)
+    asks = [begin(batcher, passes), *(ask(40) for _ in range(3))]
+    for each in asks[1:]:
+        batcher.submit([each])
+    passes.go.set()
+    assert [each.future.result(10) for each in asks] == [ANSWER] * 4
+    end(), end()
+    batcher.submit([last := ask()])
+    assert last.future.result(10) == ANSWER
+    assert sizes == [1, 2, 1]
+
+
 def test_what_is_asked_during_a_pass_is_read_together_in_the_next(batcher: Batcher, passes: Passes) -> None:
     asks = [begin(batcher, passes), *(ask(10) for _ in range(9))]
     for each in asks[1:]:

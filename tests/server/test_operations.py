@@ -5,22 +5,28 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from trinity_mlx.contracts.errors import ContextLengthError, UsageError
+from trinity_mlx.contracts.pool import Pool
 from trinity_mlx.contracts.provider import Request
+from trinity_mlx.contracts.transcript import Transcript
+from trinity_mlx.routing.loading import load_router
 from trinity_mlx.rules.budgets import Limits
+from trinity_mlx.runs.coordinator import Coordinator
 from trinity_mlx.server.app import create_router
 from trinity_mlx.server.auth import Keys, accepted_hosts, check_exposure, host_name
 from trinity_mlx.server.capacity import Room
 from trinity_mlx.server.limits import RequestLimits
 from trinity_mlx.server.narrowing import ALLOWED_OPTIONS
-from trinity_mlx.server.service import Settings
+from trinity_mlx.server.routers import ServedRouter
+from trinity_mlx.server.service import Service, Settings
 
 from ..run_cases import V, W, toward
-from .serving import Answered, Direct, Team, running, team
+from .serving import Answered, Direct, Talker, Team, agent, by_role, running, team
 from .serving import client as http
 
 ASK = {"messages": [{"role": "user", "content": "What is 6 * 7?"}], "max_tokens": 50}
@@ -528,6 +534,34 @@ def test_metrics_count_what_happened_and_name_nobody() -> None:
     assert 'gen_ai_client_token_usage_total{agent="agent-0",direction="input",pool="home"} 11.0' in text
     for hidden in ("a-secret-key", "my-session", "6 * 7", "secret=1"):
         assert hidden not in text
+
+
+def test_metrics_tell_how_many_transcripts_a_pass_read_together() -> None:
+    async def scenario() -> str:
+        with load_router("nano", profile="cpu") as router:
+            served = ServedRouter(router)
+            pool = Pool("home", tuple(agent(slot) for slot in range(2)))
+            coordinator = Coordinator(served, pool, providers=lambda each, key: Talker(each, by_role("It is 42.")))
+            service = Service({"home": coordinator}, served)
+            await asyncio.gather(*(served.read(Transcript.of(f"What is 6 * {number}?")) for number in range(5)))
+            text = service.metrics.text().decode()
+            await service.close()
+            await served.read(Transcript.of("And now?"))
+            assert service.metrics.text().decode() == text
+        return text
+
+    text = asyncio.run(scenario())
+    assert "trinity_route_batch_size_sum 5.0" in text
+    assert 'trinity_route_batch_size_bucket{le="256.0"} ' in text
+
+
+def test_every_metric_stands_in_the_documentation() -> None:
+    text = team().service.metrics.text().decode()
+    names = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
+    documented = Path(__file__).parents[2] / "docs" / "serving.md"
+    missing = [name for name in names if not name.endswith("_created") and name not in documented.read_text()]
+    assert names
+    assert missing == []
 
 
 def test_the_log_tells_no_text_no_query_and_no_key(caplog: pytest.LogCaptureFixture) -> None:

@@ -81,17 +81,32 @@ class Batcher:
         self._batch_tokens = batch_tokens
         self._arrived: deque[Ask] = deque()
         self._waiting: deque[Ask] = deque()
+        self._is_due = False
+        self._watchers: list[Callable[[int], object]] = []
         self._thread: OwnerThread[None] = OwnerThread(nullcontext, name="trinity-mlx-reader")
 
     def submit(self, asks: Sequence[Ask]) -> None:
         """Have ``asks`` answered; those of one call are prepared together."""
         self._arrived.extend(asks)
-        self._thread.submit(self._pass)
+        self._schedule()
 
     @property
     def queued(self) -> int:
         """How many asks wait for a pass to begin."""
         return len(self._arrived) + len(self._waiting)
+
+    def watch(self, observe: Callable[[int], object]) -> Callable[[], None]:
+        """Have ``observe`` told how many asks each pass reads together, until what is returned is called.
+
+        It is called on the batcher's thread, and must neither wait nor raise.
+        """
+        self._watchers.append(observe)
+
+        def end() -> None:
+            if observe in self._watchers:
+                self._watchers.remove(observe)
+
+        return end
 
     def run(self, work: Callable[[], R]) -> Future[R]:
         """Have ``work`` done between two passes."""
@@ -101,14 +116,24 @@ class Batcher:
         """Finish what was asked, and end the thread."""
         self._thread.close()
 
+    def _schedule(self) -> None:
+        """Have a pass begin, unless one is due that has not taken anything yet; two at once do no harm."""
+        if not self._is_due:
+            self._is_due = True
+            self._thread.submit(self._pass)
+
     def _pass(self, _: None) -> None:
         """One pass, and another one later while anything waits: work between two passes has its turn."""
+        self._is_due = False  # before anything is taken: who comes later has a pass of their own
         arrived = [self._arrived.popleft() for _ in range(len(self._arrived))]
         _carry_out(self._prepare, [ask for ask in arrived if not ask.future.done()])
         self._waiting.extend(ask for ask in arrived if not ask.future.done())
-        _carry_out(self._read, self._next_batch())
+        batch = self._next_batch()
+        for observe in tuple(self._watchers) if batch else ():
+            observe(len(batch))
+        _carry_out(self._read, batch)
         if self._waiting:
-            self._thread.submit(self._pass)
+            self._schedule()
 
     def _next_batch(self) -> list[Ask]:
         """The asks that waited longest and fit into one pass."""

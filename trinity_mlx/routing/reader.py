@@ -105,6 +105,10 @@ class Reader:
         """How many sequences wait to be read."""
         return self._batcher.queued
 
+    def watch_passes(self, observe: Callable[[int], object]) -> Callable[[], None]:
+        """Have ``observe`` told how many sequences each pass reads together; see ``Batcher.watch``."""
+        return self._batcher.watch(observe)
+
     def values(self, sequences: Sequence[Tokens]) -> list[list[float]]:
         """The hidden vectors that route ``sequences``, read afresh: [sequences][hidden]."""
         batches = in_batches([self._needed(tokens) for tokens in sequences], self._batch_tokens)

@@ -130,6 +130,14 @@ class Router:
         """How many transcripts wait to be read, of all routers of this model."""
         return self._reader.queued
 
+    def watch_passes(self, observe: Callable[[int], object]) -> Callable[[], None]:
+        """Have ``observe`` told how many transcripts each pass of this model reads together, whoever asked for them.
+
+        Returns:
+            What ends that. ``observe`` is called on the reading thread, and must neither wait nor raise.
+        """
+        return self._reader.watch_passes(observe)
+
     def values(self, transcripts: Iterable[TranscriptSource]) -> list[list[float]]:
         """The hidden vectors that the head projects, [transcripts][hidden]: what a head alone is trained on.
 

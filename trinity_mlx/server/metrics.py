@@ -18,6 +18,7 @@ NAMES = {
 }
 """OpenTelemetry's name, and ours."""
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
@@ -33,6 +34,9 @@ class Metrics:
         )
         self.overhead = self._histogram("trinity_overhead_seconds", "Seconds outside router and providers.", ["route"])
         self.route_seconds = self._histogram("trinity_route_seconds", "Seconds of a read by the router.", [])
+        self.route_batch = Histogram(
+            "trinity_route_batch_size", "Transcripts that a pass read together.", registry=registry, buckets=_SIZES
+        )
         self.route_tokens = Counter("trinity_route_tokens_total", "Tokens that the router read.", registry=registry)
         self.route_faults = Counter(
             "trinity_route_fallbacks_total", "Routes that were late or failed.", ["reason"], registry=registry

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ..contracts.errors import TrinityError, UsageError
 from ..contracts.routing import Read, Role, RouteDecision, RouteLogits, Window
@@ -35,6 +35,11 @@ class Reads(Protocol):
 
     def route(self, transcript: Transcript, /) -> RouteDecision:
         """The decision for a transcript."""
+
+
+@runtime_checkable
+class _TellsPasses(Protocol):
+    def watch_passes(self, observe: Callable[[int], object], /) -> Callable[[], None]: ...
 
 
 class ServedRouter:
@@ -79,6 +84,10 @@ class ServedRouter:
         """Whether a route has passed, and none has been waited for unreasonably long."""
         now = time.monotonic()
         return self._has_routed and not any(now - wait.begun > STALLED_S for wait in self._waiting)
+
+    def watch_passes(self, observe: Callable[[int], object]) -> Callable[[], None]:
+        """Have ``observe`` told how many transcripts a pass reads together, where the router tells; returns an end."""
+        return self._router.watch_passes(observe) if isinstance(self._router, _TellsPasses) else lambda: None
 
     async def warm(self) -> None:
         """Read something, so that the first request finds everything loaded."""

@@ -105,6 +105,7 @@ class Service:
         self.reports: Bounded[tuple[str, str], Mapping[str, Any]] = Bounded(500, HOUR_S)
         """By who asked and the run's id, what happened in it, without texts."""
         self._watch()
+        self._end_watch = router.watch_passes(self.metrics.route_batch.observe)
 
     @property
     def is_ready(self) -> bool:
@@ -117,6 +118,7 @@ class Service:
 
     async def close(self) -> None:
         """Close the connections of every pool."""
+        self._end_watch()
         for team in self.teams.values():
             await team.aclose()
 
