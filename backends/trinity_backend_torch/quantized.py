@@ -86,20 +86,25 @@ class DynamicMatrix:
 
     def product(self, x: Tensor) -> Tensor:
         """``x @ matrix.T`` with ``x`` in 8 bits, and what that leaves over of it where it matters."""
-        sizes = x.abs()
+        return self.wide_product(x).to(self.dtype)
+
+    def wide_product(self, x: Tensor) -> Tensor:
+        """The product before it is rounded, in float32, for what goes on with it."""
+        exact = x.float()
+        sizes = exact.abs()
         peaks = sizes.amax(1, keepdim=True)
-        scales = (peaks / LEVELS).clamp_min_(torch.finfo(x.dtype).tiny)
-        exact = x * scales.float().reciprocal()
-        levels = exact.round()
         chosen, depth = self._rest(sizes, peaks)
+        scales = (peaks / LEVELS).clamp_min_(torch.finfo(torch.float32).tiny)
+        finer = scales.reciprocal()
+        levels = torch.mul(exact, finer, out=sizes).round_()
         if not depth:
-            return self._whole_numbers(levels).mul_(scales).to(self.dtype)
-        rests = list(_rests((exact - levels)[chosen], depth))
+            return self._whole_numbers(levels).mul_(scales)
+        rests = list(_rests((exact * finer - levels)[chosen], depth))
         products = self._whole_numbers(torch.cat([levels, *rests]))
         product, *more = torch.split(products, [len(x), *map(len, rests)])
-        for finer, part in enumerate(more, 1):
-            product[chosen] += part.mul_((2 * LEVELS) ** -finer)
-        return product.mul_(scales).to(self.dtype)
+        for power, part in enumerate(more, 1):
+            product[chosen] += part.mul_((2 * LEVELS) ** -power)
+        return product.mul_(scales)
 
     def _rest(self, sizes: Tensor, peaks: Tensor) -> tuple[Any, int]:
         """Which tokens' rest is multiplied too, and in how many rows more."""
@@ -124,6 +129,12 @@ class DynamicMatrix:
             *_NO_FUSION,
         )
         return product
+
+
+def gated(x: Tensor, gate_up: DynamicMatrix) -> Tensor:
+    """``silu(x @ gate.T) * (x @ up.T)`` in float32, since the next product brings it to 8 bits anyway."""
+    gate, up = gate_up.wide_product(x).chunk(2, dim=-1)
+    return F.silu(gate, inplace=True).mul_(up)
 
 
 def _rests(rest: Tensor, depth: int) -> Iterator[Tensor]:

@@ -20,9 +20,10 @@ from torch import Tensor
 from trinity_mlx.contracts.artifact import BackboneConfig
 from trinity_mlx.contracts.backend import Segment
 
+from . import packed, quantized
 from .attention import Attention
-from .packed import PackedMatrix, gated
-from .quantized import QuantizedMatrix
+from .packed import PackedMatrix
+from .quantized import DynamicMatrix, QuantizedMatrix
 from .weights import Matrix, product, product_plus, rows
 
 MOST_SPREAD = 4096
@@ -40,7 +41,7 @@ class Linear:
     def __call__(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
         """[tokens, in] to [tokens, out], added to ``plus`` [tokens, out]."""
         if self.right is not None:
-            x = F.linear(x, self.right)
+            x = F.linear(x.to(self.right.dtype), self.right)
         if self.left is None and plus is not None:
             return product_plus(x, self.weight, plus)
         y = product(x, self.weight)
@@ -66,7 +67,9 @@ class Joint:
         return torch.cat([part(x) for part in self.parts], -1) if self.whole is None else product(x, self.whole)
 
     def gated(self, x: Tensor) -> Tensor:
-        """``silu(gate) * up`` of two maps: [tokens, in] to [tokens, half of the outs]."""
+        """``silu(gate) * up`` of two maps: [tokens, in] to [tokens, half of the outs], in 8 bits' products float32."""
+        if isinstance(self.whole, DynamicMatrix):
+            return quantized.gated(x, self.whole)
         gate, up = self(x).chunk(2, dim=-1)
         return F.silu(gate) * up
 
@@ -80,7 +83,7 @@ class Gate:
 
     def gated(self, x: Tensor) -> Tensor:
         """``silu(gate) * up``: [tokens, in] to [tokens, out]."""
-        return gated(x, self.gate, self.up)
+        return packed.gated(x, self.gate, self.up)
 
 
 @dataclass(frozen=True)
