@@ -3,7 +3,9 @@
 The recipe is ``Qwen3ForCausalLM(...)(ids, output_hidden_states=True).hidden_states[-1][:, -2]``, then the head. Both
 sides run the architecture of Qwen3-0.6B at full size with the same seeded random weights, with the same number of
 threads, in one process, in alternating order. What is compared is the median of the ratios of neighbouring runs, which
-a slow moment of the machine disturbs least; beside it stands what the machine itself can do.
+a slow moment of the machine disturbs least. Beside it stands the machine's own limit for our side: the products of all
+matrices at the speed measured for their number type, or reading them once a pass, whichever takes longer; attention
+and what lies between products are left out of it.
 
     python benchmarks/route.py [--json FILE] [--repeats N] [--threads N] [--base DIR] [--profile NAME] [--only A,B]
 """
@@ -22,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -34,6 +37,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models
+from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from trinity_mlx.artifacts.base import open_base
@@ -53,11 +57,39 @@ BATCH_SIZE = 32
 BATCH_LENGTHS = (8, 64)
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 chosen_clock = "wall"
+SQUARE = 2048
+MATRIX_ENTRIES = (
+    FULL_SIZE["num_hidden_layers"]
+    * FULL_SIZE["hidden_size"]
+    * (
+        2 * (FULL_SIZE["num_attention_heads"] + FULL_SIZE["num_key_value_heads"]) * FULL_SIZE["head_dim"]
+        + 3 * FULL_SIZE["intermediate_size"]
+    )
+)
+"""Of all matrices that every token is multiplied by."""
 COLD_PROMPT = "What is 17 + 25? Answer briefly."
 
 Tokens = tuple[int, ...]
 Run = Callable[[], float]
 progress = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Lane:
+    """How one side runs: number type, and how many bits its matrices are kept in."""
+
+    dtype: str
+    quantize: int | None = None
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"int{self.quantize}" if self.quantize else self.dtype
+
+    @property
+    def entry_bytes(self) -> float:
+        """Of one entry of a matrix."""
+        return self.quantize / 8 if self.quantize else getattr(torch, self.dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -68,6 +100,9 @@ class Measurement:
     compared_with: str
     tokens: int
     target: float
+    lane: Lane
+    passes: int = 1
+    """Passes of ours over the weights, ``tokens`` in all of them together."""
     logit_difference: float | None = None
     """The largest of a logit between both sides, relative to the largest logit."""
     ours: list[float] = field(default_factory=list)
@@ -87,19 +122,6 @@ class Measurement:
             "ratios": self.ratios,
             "median_ratio": median(self.ratios),
         }
-
-
-@dataclass(frozen=True)
-class Lane:
-    """How one side runs: number type, and how many bits its matrices are kept in."""
-
-    dtype: str
-    quantize: int | None = None
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        return f"int{self.quantize}" if self.quantize else self.dtype
 
 
 @dataclass(frozen=True)
@@ -149,8 +171,15 @@ class Ours:
 
     def read_many(self, sequences: Sequence[Tokens]) -> None:
         """Many sequences in as few passes as the device wants."""
-        for batch in in_batches([needed_tokens(tokens) for tokens in sequences], self.model.batch_tokens):
+        for batch in self._batches(sequences):
             self.model.logits([Segment(tokens) for tokens in batch])
+
+    def passes(self, sequences: Sequence[Tokens]) -> int:
+        """How many passes ``read_many`` takes."""
+        return len(list(self._batches(sequences)))
+
+    def _batches(self, sequences: Sequence[Tokens]) -> Iterator[list[Tokens]]:
+        return in_batches([needed_tokens(tokens) for tokens in sequences], self.model.batch_tokens)
 
 
 class Plain:
@@ -236,7 +265,7 @@ def prompt(folder: Path, place: Place, lane: Lane, tokens: int, target: float, r
     sequence = random_tokens(tokens, SEED)
     name = f"one prompt of {tokens} tokens, {lane.label}"
     difference = relative_difference(ours.read(sequence), plain.read(sequence))
-    measurement = Measurement(name, f"transformers, {lane.dtype}", tokens, target, logit_difference=difference)
+    measurement = Measurement(name, f"transformers, {lane.dtype}", tokens, target, lane, logit_difference=difference)
     return compare(
         measurement, lambda: timed(lambda: ours.read(sequence)), lambda: timed(lambda: plain.read(sequence)), repeats
     )
@@ -248,7 +277,7 @@ def quantised(folder: Path, place: Place, tokens: int, target: float, repeats: i
     sequence = random_tokens(tokens, SEED)
     difference = relative_difference(ours.read(sequence), other.read(sequence))
     measurement = Measurement(
-        f"one prompt of {tokens} tokens, int8", "our own, bfloat16", tokens, target, logit_difference=difference
+        f"one prompt of {tokens} tokens, int8", "our own, bfloat16", tokens, target, INT8, logit_difference=difference
     )
     return compare(
         measurement, lambda: timed(lambda: ours.read(sequence)), lambda: timed(lambda: other.read(sequence)), repeats
@@ -262,7 +291,7 @@ def conversation(folder: Path, place: Place, lane: Lane, target: float, repeats:
     first, *later = [whole[:length] for length in TURN_LENGTHS]
     name = f"conversation growing to {len(whole)} tokens, turns 2 to {len(TURN_LENGTHS)} together, {lane.label}"
     return compare(
-        Measurement(name, f"transformers, {lane.dtype}", sum(map(len, later)), target),
+        Measurement(name, f"transformers, {lane.dtype}", len(whole) - len(first), target, lane, passes=len(later)),
         lambda: ours.read_turns(first, later),
         lambda: timed(lambda: [plain.read(turn) for turn in later]),
         repeats,
@@ -277,7 +306,7 @@ def many_at_once(folder: Path, place: Place, repeats: int) -> Measurement:
     shortest, longest = BATCH_LENGTHS
     name = f"{BATCH_SIZE} transcripts of {shortest} to {longest} tokens at once, bfloat16"
     return compare(
-        Measurement(name, "our own, one by one", sum(lengths), 1.6),
+        Measurement(name, "our own, one by one", sum(lengths), 1.6, BFLOAT16, passes=ours.passes(batch)),
         lambda: timed(lambda: ours.read_many(batch)),
         lambda: timed(lambda: [ours.read(tokens) for tokens in batch]),
         repeats,
@@ -299,15 +328,50 @@ COMPARISONS: dict[str, Callable[[Path, Place, int], Measurement]] = {
 
 def limits(place: Place) -> dict[str, float]:
     """What the machine itself can do: products in GFLOP/s, and reading memory in GB/s; the best of a few tries."""
-    side, words = 2048, 1 << 26
-    found = {}
-    for name in ("float32", "bfloat16"):
-        square = torch.ones(side, side, dtype=getattr(torch, name), device=place.plain)
-        seconds = min(timed(lambda square=square: (square @ square)[0, 0].item()) for _ in range(5))
-        found[f"{name} GFLOP/s"] = 2 * side**3 / seconds / 1e9
+    words = 1 << 26
+    found = {f"{name} GFLOP/s": product_speed(square) for name, square in products(place).items()}
     memory = torch.ones(words, device=place.plain)
     found["memory GB/s"] = 4 * words / min(timed(lambda: memory.sum().item()) for _ in range(5)) / 1e9
     return {name: round(value, 1) for name, value in found.items()}
+
+
+def products(place: Place) -> dict[str, Callable[[], Tensor]]:
+    """A product of two squares in each number type that torch multiplies there, 8 bits with a packed one."""
+    squares = {name: square(getattr(torch, name), place.plain) for name in ("float32", "bfloat16")}
+    found: dict[str, Callable[[], Tensor]] = {name: partial(torch.matmul, own, own) for name, own in squares.items()}
+    try:
+        found["int8"] = packed_int8_product(square(torch.int8, place.plain))
+    except (AttributeError, RuntimeError):
+        progress.print("no products of packed 8-bit matrices here")
+    return found
+
+
+def square(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A square of ones."""
+    return torch.ones(SQUARE, SQUARE, dtype=dtype, device=device)
+
+
+def packed_int8_product(ones: Tensor) -> Callable[[], Tensor]:
+    """The product of int8 ``ones`` with themselves by oneDNN, the second packed beforehand; tried once."""
+    packed = torch.ops.onednn.qlinear_prepack(ones, None)
+    scales, zeros = torch.ones(SQUARE), torch.zeros(SQUARE, dtype=torch.int32)
+    operands = (ones, 1.0, 0, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], "")
+    product: Callable[[], Tensor] = partial(torch.ops.onednn.qlinear_pointwise, *operands)
+    product()
+    return product
+
+
+def product_speed(product: Callable[[], Tensor]) -> float:
+    """GFLOP/s of a product of two squares."""
+    return 2 * SQUARE**3 / min(timed(lambda: product()[0, 0].item()) for _ in range(5)) / 1e9
+
+
+def limit_seconds(item: Measurement, machine: dict[str, float]) -> float:
+    """The least time of our side: products and reading may overlap, so the longer of both."""
+    speed = machine.get(f"{item.lane.label} GFLOP/s", machine["bfloat16 GFLOP/s"])
+    multiplying = 2 * MATRIX_ENTRIES * item.tokens / speed / 1e9
+    reading = MATRIX_ENTRIES * item.lane.entry_bytes * item.passes / machine["memory GB/s"] / 1e9
+    return max(multiplying, reading)
 
 
 def relative_difference(found: Sequence[float], expected: Sequence[float]) -> float:
@@ -340,10 +404,10 @@ def machine() -> dict[str, Any]:
     return describe_machine() | {"load_average": os.getloadavg()}
 
 
-def figures_table(measurements: Sequence[Measurement]) -> Table:
+def figures_table(measurements: Sequence[Measurement], machine: dict[str, float]) -> Table:
     """The comparisons, readable."""
     table = Table(title="Routing at the size of Qwen3-0.6B")
-    for heading in ("what", "compared with", "ours", "other", "times as fast", "at least"):
+    for heading in ("what", "compared with", "ours", "other", "times as fast", "at least", "limit", "share of it"):
         table.add_column(heading, justify="left" if heading in ("what", "compared with") else "right")
     for item in measurements:
         ratio = median(item.ratios)
@@ -355,6 +419,8 @@ def figures_table(measurements: Sequence[Measurement]) -> Table:
             milliseconds(item.other),
             f"[{style}]{ratio:.2f}[/]",
             f"{item.target:.1f}",
+            f"{limit_seconds(item, machine) * 1000:.0f} ms",
+            f"{limit_seconds(item, machine) / median(item.ours):.0%}",
         )
     return table
 
@@ -412,7 +478,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": described,
-        "limits": limits(place),
+        "limits": (able := limits(place)),
         "versions": describe_software() | {"transformers": version("transformers")},
         "settings": {
             "profile": options.profile,
@@ -422,13 +488,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "repeats": options.repeats,
             "seed": SEED,
         },
-        "comparisons_seconds": [item.summary() for item in found],
+        "comparisons_seconds": [item.summary() | {"limit": limit_seconds(item, able)} for item in found],
         "whole_processes_seconds": starts,
     }
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(figures_table(found))
+    console.print(figures_table(found, able))
     if starts:
         console.print(cold_table(starts))
     console.print(f"{described['processor']}, {described['cores']} cores; {report['settings']}; {report['limits']}")
