@@ -104,7 +104,10 @@ def test_replays_of_several_tensors_are_put_together_and_the_same_stage_twice_is
         ("{}", "of schema None"),
         (json.dumps({"schema": PYTHON}), "names no stage file"),
         (json.dumps({"schema": PYTHON, "stage_debug": {"stage_tensor_file": ["x"]}}), "names no stage file"),
-        (json.dumps({"schema": PYTHON, "stage_debug": {"stage_tensor_file": "gone"}}), "there is no such file"),
+        *(
+            (json.dumps({"schema": PYTHON, "stage_debug": {"stage_tensor_file": name}}), "there is no such file")
+            for name in ("gone", "/", "..", "a\0b", "x/" * 100_000, "~nobody/x", "\ud800")
+        ),
     ],
 )
 def test_what_is_no_report_with_stages_is_refused(tmp_path: Path, text: str, says: str) -> None:

@@ -12,6 +12,8 @@ from ..files.regular import read_regular
 
 SCHEMAS = ("trinity_sakana_python_svd_parity_trace.v2", "trinity_sakana_svd_parity_trace.v2")
 _LAYOUT = "torch_v"
+_DEEPEST = 16
+"""Parts of a path that is looked for by its endings."""
 _LAYOUT_KEYS = ("v_layout", "python_v_layout")
 
 
@@ -75,8 +77,9 @@ def _stage_file(content: dict[str, Any], key: str) -> str:
 
 def _beside(report: Path, name: str) -> Path:
     parts = Path(name).parts
-    for start in range(len(parts)):
-        place = report.parent.joinpath(*parts[start:])
+    endings = [parts, *(parts[start:] for start in range(max(1, len(parts) - _DEEPEST), len(parts)))]
+    for ending in endings:
+        place = report.parent.joinpath(*ending)
         if is_file(place):
             return place
     raise ParitySetupError(
