@@ -26,13 +26,13 @@ class MlxFactorizer(HostFactorizer):
     """A ``Factorizer`` on one MLX device, with a thread of its own."""
 
     thin_svd = False
-    computes: Mapping[str, str] = {
-        "gram": "numpy, float64",
-        "svd": "mlx on the cpu, float32",
-        "adapted": "mlx on the gpu, float32",
-    }
 
     def __init__(self, device: mx.DeviceType) -> None:
+        self.computes: Mapping[str, str] = {
+            "gram": "numpy, float64",
+            "svd": "mlx on the cpu, float32",
+            "adapted": f"mlx on the {'gpu' if device == mx.gpu else 'cpu'}, float32",
+        }
         self._owner = MlxThread(device)
 
     def svd(self, tensor: TensorLocation) -> tuple[np.ndarray, np.ndarray]:
