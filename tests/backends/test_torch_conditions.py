@@ -6,10 +6,12 @@ import os
 import weakref
 from collections.abc import Iterator
 from threading import Barrier, Thread
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from trinity_backend_torch.attention import ComposedAttention, ExpandedAttention, FusedAttention, attention_for
 from trinity_backend_torch.backend import devices_of, tokens_that_fit
 from trinity_backend_torch.conditions import WORKSPACE, at_most, full_float32, reproducing, threads_for, within_memory
@@ -183,6 +185,39 @@ def test_every_kind_of_attention_is_attention(
     q, k, v = (torch.randn(n, h, 128, generator=draw).to(dtype) for n, h in ((fresh, 4), (total, 2), (total, 2)))
     found = kind.attend(q, k, v, kind.mask(fresh, total, torch.device("cpu"), dtype))
     assert np.abs(found.float().numpy() - exact_attention(q, k, v)).max() <= tolerance
+
+
+class Watched(TorchFunctionMode):
+    """What is handed to torch's attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            self.calls.append((args, kwargs))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("fresh", "total"), [(1, 1), (1, 90), (2, 2), (65, 65), (30, 95), (64, 1024)])
+def test_on_cuda_torch_is_given_what_its_fused_kernels_take(fresh: int, total: int) -> None:
+    """No tensor as a mask and no grouped heads: with either, torch leaves them for plain float32 and all scores."""
+    kind, watched = ExpandedAttention(), Watched()
+    mask = kind.mask(fresh, total, torch.device("cpu"), torch.bfloat16)
+    q, k, v = (torch.randn(n, h, 128).bfloat16() for n, h in ((fresh, 16), (total, 8), (total, 8)))
+    with watched:
+        kind.attend(q, k, v, mask)
+    (given, options), *_ = watched.calls
+    assert {each.shape[1] for each in given} == {16}
+    assert all(each.is_contiguous() for each in given)
+    assert not options.get("enable_gqa")
+    is_continued = 1 < fresh < total
+    assert (type(options["attn_mask"]).__name__, options["is_causal"]) == (
+        ("CausalBias", False) if is_continued else ("NoneType", fresh > 1)
+    )
+    if is_continued:
+        assert options["attn_mask"].variant.name == "LOWER_RIGHT"
 
 
 def test_mps_runs_no_attention_of_torch_itself() -> None:

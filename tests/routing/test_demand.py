@@ -19,6 +19,7 @@ from trinity_mlx.routing.leases import ModelRegistry
 from trinity_mlx.routing.loading import load_router
 
 from .. import builders
+from ..evaluation_cases import assert_fails, install_odd_backends, invoke
 
 Folders = dict[str, Path]
 
@@ -162,3 +163,18 @@ def test_freed_memory_that_a_framework_keeps_counts_with_idle_models(
     registry = ModelRegistry(max_idle_bytes=1_200_000)
     load(tiny_folders, backend, registry).close()
     assert backend.alive == alive
+
+
+@pytest.mark.parametrize(
+    ("command", "tried"),
+    [
+        (("route", "What is 17 + 25?", "--artifact", "nano"), "--dtype bfloat16"),
+        (("eval", "--artifact", "nano"), "--quantize 8"),
+    ],
+)
+def test_the_command_line_says_in_one_line_how_much_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], tried: str
+) -> None:
+    install_odd_backends(tmp_path, tmp_path / "config", monkeypatch)
+    monkeypatch.setenv("TRINITY_MLX_CONFIG", str(tmp_path / "config"))
+    assert_fails(invoke(*command, "--profile", "tight"), 3, "needs about", "0.0 MB are free", tried)
