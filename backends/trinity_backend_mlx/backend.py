@@ -77,10 +77,8 @@ class MlxBackend:
 
     def device_memory(self, device: str) -> DeviceMemory | None:
         """Of the memory that a GPU shares with its host, what it may still take, MLX's own reserve among it."""
-        if device != "gpu":
-            return None
-        most = int(mx.device_info(mx.gpu)["max_recommended_working_set_size"])
-        return DeviceMemory(most - mx.get_active_memory(), is_host=True)
+        most = mx.device_info(mx.gpu).get("max_recommended_working_set_size") if device == "gpu" else None
+        return None if most is None else DeviceMemory(int(most) - mx.get_active_memory(), is_host=True)
 
     def load_base(self, base: Base, *, device: str, dtype: str, variant: Variant = DEFAULT_VARIANT) -> MlxBase:
         """The backbone's tensors on ``device``, loaded by the thread that will run them."""

@@ -126,14 +126,15 @@ def _check_profile(name: str) -> None:
 
 
 def _check_place(file: Path) -> None:
-    """Make sure that a file can be written, before minutes are spent on what goes into it.
+    """Make sure that a file can be written, before minutes are spent on what goes into it; one that is there stays.
 
     Raises:
         FolderUnavailable: it cannot.
     """
     from ...files.atomic import write_json
 
-    write_json(file, {"unfinished": True})
+    if not file.exists():
+        write_json(file, {"unfinished": True})
 
 
 def _available(only: str | None = None) -> list[tuple[Profile, str]]:
