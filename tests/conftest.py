@@ -71,12 +71,12 @@ def public_files() -> Path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own with 256 KiB; skipped where this process may not mount one."""
+    """A disk of its own with one MiB; skipped where this process may not mount one."""
     place = tmp_path / "disk"
     place.mkdir()
     if sys.platform != "linux":
         pytest.skip("small disks are mounted on Linux alone")
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
     mounted = subprocess.run(command, capture_output=True, text=True, check=False)
     if mounted.returncode:
         pytest.skip(f"this process may not mount a disk: {mounted.stderr.strip()}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import os
@@ -10,10 +9,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -28,6 +25,8 @@ from trinity_mlx.cli import main
 from trinity_mlx.cli.commands.publish import plan_upload
 from trinity_mlx.contracts.artifact import Base, Bundle
 from trinity_mlx.files.safetensors import read_float32
+
+from ..publishing_hub import PublishingHub, running
 
 PROMPT = "What is 17 + 25? Answer briefly."
 
@@ -299,100 +298,21 @@ def test_a_name_that_is_none_signs_nothing(tiny_bundle: Bundle, name: str) -> No
     fail(2, "publish", str(tiny_bundle.folder), "me/router", "--dry-run", "--signed-off-by", name, says="one line")
 
 
-@dataclass
-class FakeHub:
-    """As much of the Hub's protocol as one commit takes; it asks for every file inside the commit itself."""
-
-    url: str = ""
-    committed: dict[str, bytes] = field(default_factory=dict)
-    calls: list[str] = field(default_factory=list)
-    tags: list[str] = field(default_factory=list)
-    validated: list[str] = field(default_factory=list)
-    """Cards that were shown for validation before the commit."""
-    visibility: str | None = None
-
-    def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
-        self.calls.append(f"{method} {path}")
-        repo = "/api/models/me/router"
-        if path == "/api/repos/create":
-            request = json.loads(body)
-            self.visibility = request.get("visibility")
-            if (request.get("organization"), request["name"]) != ("me", "router"):
-                return 403, {"error": "this is not yours"}
-            return 200, {"url": f"{self.url}/me/router"}
-        if path == "/api/validate-yaml":
-            self.validated.append(json.loads(body)["content"])
-            return 200, {"errors": [], "warnings": []}
-        if path.startswith(f"{repo}/revision/"):
-            known = path.rpartition("/")[2] in self.tags
-            return (200, {"id": "me/router", "sha": "1" * 40}) if known else (404, {})
-        if path.startswith(f"{repo}/preupload/"):
-            files = json.loads(body)["files"]
-            modes = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in files]
-            return 200, {"files": modes}
-        if path.startswith(f"{repo}/commit/"):
-            lines = [json.loads(line) for line in body.splitlines()]
-            self.committed |= {
-                line["value"]["path"]: base64.b64decode(line["value"]["content"])
-                for line in lines
-                if line["key"] == "file"
-            }
-            return 200, {"commitUrl": f"{self.url}/me/router/commit/{'2' * 40}", "commitOid": "2" * 40}
-        if path.startswith(f"{repo}/tag/"):
-            self.tags.append(json.loads(body)["tag"])
-            return 200, {}
-        return 404, {}
-
-
 @pytest.fixture
-def hub() -> Iterator[FakeHub]:
-    state = FakeHub()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, value = state.answer(self.command, self.path.partition("?")[0], body)
-            raw = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(raw)))
-            if status == 404:
-                self.send_header("X-Error-Code", "RevisionNotFound")
-            self.end_headers()
-            self.wfile.write(raw)
-
-        def do_POST(self) -> None:
-            self.do_GET()
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
-    state.url = f"http://127.0.0.1:{http.server_address[1]}"
-    thread = Thread(target=lambda: http.serve_forever(poll_interval=0.02))
-    thread.start()
-    yield state
-    http.shutdown()
-    thread.join()
-    http.server_close()
+def hub() -> Iterator[PublishingHub]:
+    with running() as hub:
+        yield hub
 
 
-def publish(hub: FakeHub, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {
-        "HF_HUB_OFFLINE": "0",
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(tmp_path / "hf"),
-        "HF_TOKEN": "hf_test",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }
+def publish(hub: PublishingHub, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "trinity_mlx.cli", "publish", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    space = os.environ | hub.environment(tmp_path / "hf")
+    return subprocess.run(command, env=space, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_bundle_is_published_in_one_commit_and_tagged(hub: FakeHub, tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_a_bundle_is_published_in_one_commit_and_tagged(
+    hub: PublishingHub, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
     arguments = (str(tiny_bundle.folder), "me/router", "--revision", "v1.0.0", "--private")
     result = publish(hub, tmp_path, *arguments)
     assert result.returncode == 0, result.stderr
@@ -407,7 +327,7 @@ def test_a_bundle_is_published_in_one_commit_and_tagged(hub: FakeHub, tiny_bundl
     assert "already has a revision 'v1.0.0'" in again.stderr
 
 
-def test_a_hub_that_refuses_is_said_in_a_line(hub: FakeHub, tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_a_hub_that_refuses_is_said_in_a_line(hub: PublishingHub, tiny_bundle: Bundle, tmp_path: Path) -> None:
     result = publish(hub, tmp_path, str(tiny_bundle.folder), "me/other")
     assert result.returncode == 3
     assert "the Hub did not take me/other" in result.stderr

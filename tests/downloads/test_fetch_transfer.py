@@ -347,7 +347,7 @@ def test_a_destination_that_is_a_file_is_said(bench: Bench) -> None:
 
 
 def test_a_disk_without_room_is_said_before_the_first_byte(bench: Bench, small_disk: Path) -> None:
-    content = bytes(400_000)
+    content = bytes(2_000_000)
     bench.folder = small_disk
     with pytest.raises(FolderUnavailable, match="MB are free"):
         bench.fetch(("file", content, bench.server.add("/file", content)))

@@ -6,7 +6,7 @@ import os
 import resource
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,6 +114,27 @@ def test_a_full_disk_is_said_and_what_was_there_stays(works: dict[str, Work], na
     work.do(work.place)
     work.check(work.place)
     assert [path.name for path in work.place.parent.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("name", ["import", "export", "fetch", "lane"])
+@pytest.mark.parametrize("room", [0, 4096, 8192, 65_536])
+def test_a_disk_that_is_really_full_is_said_too(works: dict[str, Work], small_disk: Path, name: str, room: int) -> None:
+    work, place = works[name], small_disk / name
+    if work.place.is_dir():
+        shutil.copytree(work.place, place)
+    elif work.place.exists():
+        shutil.copy(work.place, place)
+    filler = small_disk / "filler"
+    free = shutil.disk_usage(small_disk).free
+    filler.write_bytes(bytes(max(0, free - room)))
+    with suppress(FolderUnavailable):
+        work.do(place)
+        assert name == "fetch", "there was no room for it"
+    if name != "fetch":
+        work.check(place)
+    filler.unlink()
+    work.do(place)
+    work.check(place)
 
 
 @pytest.mark.parametrize("name", ["import", "export", "fetch", "lane"])

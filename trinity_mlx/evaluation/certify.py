@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,13 +130,25 @@ def certify(
 
 def _in_fresh_process(source: RouterSource, suite: Suite) -> list[Outcome]:
     """The suite routed once by a process that has never loaded anything."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), _end_with_parent) as pool:
         try:
             return pool.submit(_load_and_route, source, suite).result()
         except BrokenProcessPool:
             raise EnvironmentUnavailable(
                 "a fresh process was killed before it had routed the suite: free memory, or use no fresh process"
             ) from None
+
+
+def _end_with_parent() -> None:
+    """A process whose parent was killed would wait for its next task for ever."""
+    parent = parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _load_and_route(source: RouterSource, suite: Suite) -> list[Outcome]:
