@@ -133,9 +133,11 @@ def test_what_does_not_help_is_not_kept() -> None:
     assert progress.best.head.same_as(best_single(train).head)
 
 
-@pytest.mark.parametrize("algorithm", ["staged", *LINEAR])
-def test_a_resumed_training_is_the_same_bit_for_bit(algorithm: str, tmp_path: Path) -> None:
-    settings = Settings(algorithm, offsets=False, iterations=6, population=8)
+@pytest.mark.parametrize(
+    ("algorithm", "head"), [*((name, "linear") for name in ["staged", *LINEAR]), ("staged", "low-rank")]
+)
+def test_a_resumed_training_is_the_same_bit_for_bit(algorithm: str, head: str, tmp_path: Path) -> None:
+    settings = Settings(algorithm, head=head, offsets=False, iterations=6, population=8)
     straight = trainer(settings).run()
     seen: list[Generation] = []
 
