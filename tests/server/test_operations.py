@@ -20,8 +20,10 @@ from trinity_mlx.runs.coordinator import Coordinator
 from trinity_mlx.server.app import create_router
 from trinity_mlx.server.auth import Keys, accepted_hosts, check_exposure, host_name
 from trinity_mlx.server.capacity import Room
+from trinity_mlx.server.drain import Drain
 from trinity_mlx.server.limits import RequestLimits
 from trinity_mlx.server.narrowing import ALLOWED_OPTIONS
+from trinity_mlx.server.problems import Problem
 from trinity_mlx.server.routers import ServedRouter
 from trinity_mlx.server.service import Service, Settings
 
@@ -518,6 +520,21 @@ def test_a_recent_run_can_be_looked_at_by_who_asked_for_it_and_holds_no_text() -
     assert listed.json["data"] == [one.json]
     assert other.status == 404
     assert b"answer is" not in one.body
+
+
+def test_a_request_that_gets_its_place_when_streams_say_goodbye_is_refused() -> None:
+    async def scenario() -> int:
+        drain = Drain()
+        with drain.work():
+            finishing = asyncio.create_task(drain.finish(0.0))
+            said = asyncio.Event()
+            with drain.farewell(said.set):
+                await said.wait()
+            with pytest.raises(Problem, match="going down"), drain.farewell(said.set):
+                pass
+        return await finishing
+
+    assert asyncio.run(scenario()) == 1
 
 
 def test_metrics_count_what_happened_and_name_nobody() -> None:

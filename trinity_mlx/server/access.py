@@ -10,7 +10,6 @@ import re
 import secrets
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..contracts.errors import TrinityError
 from .asgi import App, ClientGone, Event, Receive, Scope, Send, header, send_json
@@ -132,8 +131,3 @@ def _traceparent(scope: Scope) -> str | None:
     """The caller's W3C trace context, where it is well formed."""
     text = (header(scope, "traceparent") or "").strip()
     return text if _TRACEPARENT.fullmatch(text) else None
-
-
-def noted(scope: Scope) -> Any:
-    """The account of a request."""
-    return scope["account"]

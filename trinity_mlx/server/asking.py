@@ -135,7 +135,7 @@ def assistant_joined(messages: Iterable[Message]) -> list[Message]:
     joined: list[Message] = []
     for message in messages:
         last = joined[-1] if joined else None
-        if last and last.role == message.role == "assistant" and message.tool_calls and last.role == "assistant":
+        if last and last.role == message.role == "assistant" and message.tool_calls:
             joined[-1] = Message("assistant", (*last.parts, *message.parts))
         else:
             joined.append(message)

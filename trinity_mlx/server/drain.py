@@ -49,9 +49,13 @@ class Drain:
 
     @contextmanager
     def farewell(self, say: Callable[[], object]) -> Iterator[None]:
-        """Have ``say`` called once what is still open has to say its last event."""
+        """Have ``say`` called once what is still open has to say its last event.
+
+        Raises:
+            Problem: that is so already, as for a request that waited for its place.
+        """
         if self._is_ending:
-            say()
+            raise going_down()
         self._farewells.append(say)
         try:
             yield
