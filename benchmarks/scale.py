@@ -3,10 +3,9 @@
 Each table has a row a size, with the exponent by which time grew since the row before (1 is linear), and the exponent
 that fits the upper half of the sizes. Tokens and batches are timed in this process, in which nothing is remembered:
 nano through its router, and the architecture of Qwen3-0.6B with random weights in bfloat16 through its backend. Lines
-are timed as whole processes of ``trinity-mlx route --batch``, start to exit, with the most memory that one of
-its processes had.
-Then the same lines by one process, by two that share the CPU, and by a Ray cluster of two workers on this machine,
-which is started beforehand; their files must be the same.
+are timed as whole processes of ``trinity-mlx route --batch``, start to exit, with the most memory that one of its
+processes had. Then the same lines by one process, by two that share the CPU, and by a Ray cluster of two workers on
+this machine, which is started beforehand; their files must be the same.
 
     python benchmarks/scale.py [--quick] [--json FILE] [--base DIR] [--only tokens,batch,lines,engines]
 """

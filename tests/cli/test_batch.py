@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +150,19 @@ def test_two_processes_write_the_file_that_one_writes(tmp_path: Path) -> None:
         result = batch("--batch", source, "--out", tmp_path / name, "--profile", "cpu", *how)
         assert (result.exit_code, result.stderr) == (0, "")
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_a_terminal_sees_lines_rate_and_what_remains(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('"hi"\n' * 20)
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "trinity_mlx.cli", "route", "--batch", str(source), "--artifact", "nano"]
+    shown = b""
+    with subprocess.Popen([*command, "--profile", "mlx"], stdout=subprocess.DEVNULL, stderr=theirs):
+        os.close(theirs)
+        with suppress(OSError):  # how a terminal ends
+            while block := os.read(ours, 4096):
+                shown += block
+    os.close(ours)
+    for part in ("20 lines", "lines/s", "100%"):
+        assert part.encode() in shown

@@ -68,7 +68,7 @@ class OnRay:
         source = ray.remote(FileServer).options(
             num_cpus=0, scheduling_strategy=near, max_restarts=-1, max_task_retries=-1
         )
-        kind, count = self._resources(ray.cluster_resources())
+        kind, count = worker_needs(self._recipe, ray.cluster_resources())
         items = [{"first": place.first, "start": place.start, "end": place.end} for place in places]
         dataset = ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS)).map_batches(
             RayWorker,
@@ -79,14 +79,14 @@ class OnRay:
         )
         yield from dataset.iter_rows()
 
-    def _resources(self, cluster: Mapping[str, float]) -> tuple[str, int]:
-        """What each worker takes, and how many find room: GPUs where there are some and the profile uses them."""
-        config = Path(self._recipe.config_dir) if self._recipe.config_dir else None
-        name = self._recipe.profile
-        on_gpu = name == AUTO or ProfileRegistry(config).get(name).device.startswith("cuda")
-        if on_gpu and cluster.get("GPU", 0) >= 1:
-            return "num_gpus", int(cluster["GPU"])
-        return "num_cpus", max(int(cluster.get("CPU", 1)), 1)
+
+def worker_needs(recipe: Recipe, cluster: Mapping[str, float]) -> tuple[str, int]:
+    """What each worker takes, and how many find room: GPUs where there are some and the profile uses them."""
+    config = Path(recipe.config_dir) if recipe.config_dir else None
+    on_gpu = recipe.profile == AUTO or ProfileRegistry(config).get(recipe.profile).device.startswith("cuda")
+    if on_gpu and cluster.get("GPU", 0) >= 1:
+        return "num_gpus", int(cluster["GPU"])
+    return "num_cpus", max(int(cluster.get("CPU", 1)), 1)
 
 
 class FileServer:
