@@ -20,8 +20,8 @@ def table() -> None:
     """Look at tables of recorded answers.
 
     A row has an id, a prompt or messages, and a score from 0 to 1 for each agent that was asked; further costs,
-    seconds, repeated scores (runs), the answers themselves (responses), a category, a split and a role. JSONL, CSV or
-    Parquet, plain or compressed; in CSV and Parquet a column `scores.AGENT` is one agent's.
+    seconds, turns, repeated scores (runs), the answers themselves (responses), a category, a split and a role. JSONL,
+    CSV or Parquet, plain or compressed; in CSV and Parquet a column `scores.AGENT` is one agent's.
 
     \b
     Examples:
