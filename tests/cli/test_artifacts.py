@@ -26,6 +26,7 @@ from trinity_mlx.cli.commands.publish import plan_upload
 from trinity_mlx.contracts.artifact import Base, Bundle
 from trinity_mlx.files.safetensors import read_float32
 
+from .. import builders
 from ..publishing_hub import PublishingHub, running
 
 PROMPT = "What is 17 + 25? Answer briefly."
@@ -332,3 +333,22 @@ def test_a_hub_that_refuses_is_said_in_a_line(hub: PublishingHub, tiny_bundle: B
     assert result.returncode == 3
     assert "the Hub did not take me/other" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_brackets_in_names_are_shown_as_they_are(
+    tiny_base: Base, tiny_offsets: dict[str, np.ndarray], tiny_head: np.ndarray, tmp_path: Path
+) -> None:
+    """A table's markup is written in square brackets too, and a name must neither vanish in it nor break it."""
+    names = tuple(f"agent {slot} [/b][red]" for slot in range(len(tiny_head) - 3))
+    changes = builders.factored(tiny_base, tiny_offsets)
+    folder = builders.write_bundle(
+        tmp_path / "made", tiny_base, changes, tiny_head, name="mine [/x] [bold]", agents=names
+    ).folder
+    base = ("--base", str(tiny_base.folder), "--profile", "cpu")
+    for option in ("--show-logits", "--explain"):
+        shown = succeed("route", "What?", "--artifact", str(folder), *base, option).stdout
+        assert "agent 3 [/b][red]" in shown
+        assert "mine [/x] [bold] on cpu" in " ".join(shown.split())
+    shown = " ".join(succeed("inspect", str(folder)).stdout.split())
+    assert "mine [/x] [bold]" in shown
+    assert "transposed to [in, out]" in shown

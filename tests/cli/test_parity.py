@@ -314,3 +314,15 @@ def test_parts_of_bundles_are_compared_by_name(tmp_path: Path, given: list[str])
     assert (other.exit_code, json.loads(other.stdout)["components"]) == (0, "different")
     assert_fails(parity("compare", reference, part), 2, "lacks tensor.")
     assert_fails(parity("compare", reference, part, "--source", "nothing"), 2, "no tensor whose name holds")
+
+
+def test_names_of_stages_with_brackets_break_no_table(tmp_path: Path, given: list[str]) -> None:
+    reference = tmp_path / "reference"
+    parity("reference", *given, "--tensor", NAME, "--out", reference)
+    stages = torch_files.load_file(reference / "stages.safetensors")
+    renamed = {f"tensor.odd[/b][red].{key.removeprefix('stage.')}": value for key, value in stages.items()}
+    torch_files.save_file(renamed | {"tensor.odd[/b][red].own[/x]": torch.zeros(1)}, tmp_path / "odd.safetensors")
+    shown = parity("compare", tmp_path / "odd.safetensors", tmp_path / "odd.safetensors")
+    assert shown.exit_code == 0, shown.output
+    assert "odd[/b][red]" in shown.stdout
+    assert "own[/x]" in shown.stdout

@@ -193,6 +193,7 @@ def _pairs(values: dict[str, str]) -> str:
 
 def _tensor_table(tensors: list[dict[str, Any]]) -> Any:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     for heading in ("tensor", "type", "shape", "applied"):
@@ -200,27 +201,30 @@ def _tensor_table(tensors: list[dict[str, Any]]) -> Any:
     for tensor in tensors:
         applied = tensor["execution"] or "no effect on a route"
         stored = ", stored [in, out]" if tensor.get("transposed") else ""
-        table.add_row(tensor["name"], tensor["dtype"], str(tensor["shape"]), applied + stored)
+        cells = (tensor["name"], tensor["dtype"], str(tensor["shape"]), applied + stored)
+        table.add_row(*map(Text, cells))
     return table
 
 
 def _file_table(files: list[dict[str, Any]]) -> Any:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     for heading in ("file", "size", "sha256"):
         table.add_column(heading, justify="right" if heading == "size" else "left", overflow="fold")
     for file in files:
-        table.add_row(file["path"], readable(file["size"]), file["sha256"][:12])
+        table.add_row(Text(file["path"]), readable(file["size"]), file["sha256"][:12])
     return table
 
 
 def _elsewhere_table(pieces: list[dict[str, str | None]]) -> Any:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     for heading in ("in the published layout", "name there", "how"):
         table.add_column(heading, overflow="fold")
     for piece in pieces:
-        table.add_row(piece["piece"], piece["key"] or "none", piece["how"])
+        table.add_row(*(Text(piece[key] or "none") for key in ("piece", "key", "how")))
     return table

@@ -85,10 +85,11 @@ def plan_upload(bundle: Bundle, signature: tuple[str, str] | None = None) -> lis
 
 def _print_plan(operations: list[CommitOperationAdd], repo_id: str, revision: str | None) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for operation in operations:
-        table.add_row(operation.path_in_repo, readable(operation.upload_info.size))
+        table.add_row(Text(operation.path_in_repo), readable(operation.upload_info.size))
     out = console()
     out.print(f"would upload to {repo_id}" + (f" and tag it {revision}" if revision else "") + ":", markup=False)
     out.print(table)

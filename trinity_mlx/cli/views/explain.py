@@ -33,6 +33,7 @@ def print_decision(decision: RouteDecision, identity: RouterIdentity) -> None:
         f"{decision.timings.load:.0f} ms: {decision.artifact.name} on {decision.profile} "
         f"({identity.device}, {identity.dtype}), route {decision.route_hash[:12]}",
         style="dim",
+        markup=False,
     )
     if decision.gap:
         out.print(f"read in part: tokens {decision.gap.start} to {decision.gap.stop} were left out", style="dim")
@@ -53,7 +54,7 @@ def print_logits(decision: RouteDecision, identity: RouterIdentity) -> None:
         ("role", _role_labels(), decision.logits.role, shares.role if shares else None),
     ):
         for index, (label, value) in enumerate(zip(labels, values, strict=True)):
-            table.add_row(split, str(index), label, f"{value:.6f}", f"{odds[index]:.4f}" if odds else "-")
+            table.add_row(split, str(index), Text(label), f"{value:.6f}", f"{odds[index]:.4f}" if odds else "-")
     console().print(table)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
@@ -107,13 +108,14 @@ def _worst(found: Comparison) -> list[Check]:
 def _row(found: Comparison, check: Check) -> list[str]:
     far, limits = check.difference, check.limits
     mark = "[red]FAIL[/]" if check in found.failed else "[green]ok[/]" if check.within_limits else "[yellow]--[/]"
+    tensor = escape(check.tensor or "")
     if far is None:
-        return [mark, check.stage, check.tensor or "", check.obstacle, "", "", "", ""]
+        return [mark, escape(check.stage), tensor, check.obstacle, "", "", "", ""]
     turned = f" ({far.turned} columns turned)" if far.turned else ""
     bytes_ = "equal" if check.bytes_match else f"{far.differing} differ"
-    stage = check.stage + ("" if limits.required else " (reported only)") + turned
+    stage = escape(check.stage) + ("" if limits.required else " (reported only)") + turned
     numbers = [f"{far.max_abs:.2e}", f"{limits.max_abs:.0e}", f"{far.mean_abs:.2e}", f"{limits.mean_abs:.0e}"]
-    return [mark, stage, check.tensor or "", *numbers, bytes_]
+    return [mark, stage, tensor, *numbers, bytes_]
 
 
 def _verdict(found: Comparison) -> str:
