@@ -28,6 +28,7 @@ ROUTE_KEYS = {
     "margins",
     "ranking",
     "ties",
+    "guard",
     "selection",
     "probabilities",
     "token_count",
