@@ -110,7 +110,7 @@ def print_report(report: dict[str, Any]) -> None:
     for row in report["variants"]:
         kept = f"{row['decisions_kept']} of {report['conversations']}"
         distance = row["distance"]
-        relative, largest = f"{distance['relative_l2']:.1%}", f"{distance['largest']:.2g}"
+        relative, largest = f"{distance['relative_l2']:.2g}", f"{distance['largest']:.2g}"
         table.add_row(row["profile"], row["variant"], kept, relative, largest)
     console.print(table)
 
