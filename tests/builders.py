@@ -296,6 +296,11 @@ def worst(found: np.ndarray, expected: np.ndarray) -> float:
     return max(relative(*pair) for pair in zip(found, expected, strict=True))
 
 
+def random_tokens(length: int, vocab_size: int = int(TINY["vocab_size"])) -> tuple[int, ...]:
+    """The same for the same length."""
+    return tuple(np.random.default_rng(length).integers(0, vocab_size, length).tolist())
+
+
 def conversation_tokens(tokenizer: Path, count: int, longest: int) -> list[tuple[int, ...]]:
     """Token sequences of 1 to ``longest`` tokens, lengths spread evenly: beginnings of made-up conversations."""
     draw, encoder = Random(11), Tokenizer.from_file(str(tokenizer))

@@ -24,7 +24,7 @@ from trinity_mlx.profiles.backends import load_backend
 from trinity_mlx.routing.reader import needed_tokens
 
 from .. import builders
-from ..builders import PlainRecipe, fresh, hidden, kept, relative, worst
+from ..builders import PlainRecipe, fresh, hidden, kept, random_tokens, relative, worst
 
 EXACT = 1e-5
 """Relative difference that float32 may make between two ways to compute the same thing on the tiny model."""
@@ -410,10 +410,6 @@ def test_process_that_used_mlx_ends_well(tiny_base: Base, tiny_bundle: Bundle, e
 @pytest.fixture(scope="module")
 def tiny_models(tiny_base: Base, tiny_bundle: Bundle) -> dict[str, RoutingModel]:
     return {name: builders.cpu_model(name, tiny_base, tiny_bundle) for name in builders.BACKENDS}
-
-
-def random_tokens(length: int, vocab_size: int = builders.TINY["vocab_size"]) -> tuple[int, ...]:
-    return tuple(np.random.default_rng(length).integers(0, vocab_size, length).tolist())
 
 
 def mlx_lm_hidden(folder: Path, tokens: tuple[int, ...]) -> np.ndarray:

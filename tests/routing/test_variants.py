@@ -25,7 +25,7 @@ from trinity_mlx.routing.loading import load_router
 from trinity_mlx.routing.reader import needed_tokens
 
 from .. import builders
-from ..builders import PlainRecipe, fresh, hidden, relative, worst
+from ..builders import PlainRecipe, fresh, hidden, random_tokens, relative, worst
 
 EXACT = 1e-5
 """Relative difference that float32 may make between two ways to compute the same thing on the tiny model."""
@@ -39,10 +39,6 @@ COARSE = {8: 0.05, 4: 0.6}
 """How far so few bits may move a hidden vector of the tiny model, relative to its length."""
 
 sequences = st.lists(st.integers(0, builders.TINY["vocab_size"] - 1), min_size=1, max_size=60).map(tuple)
-
-
-def random_tokens(length: int) -> tuple[int, ...]:
-    return tuple(np.random.default_rng(length).integers(0, builders.TINY["vocab_size"], length).tolist())
 
 
 BATCH = [random_tokens(length) for length in (1, 2, 40, 17, 130, 3)]
