@@ -16,6 +16,7 @@ import numpy as np
 from ..contracts.artifact import BackboneConfig, ReadPosition, TensorLocation
 from ..contracts.errors import VectorInvalid
 from ..factorization.adapted import EMBEDDING, LAYER_MATRICES
+from ..files.paths import existing_file, exists
 from ..files.regular import read_regular
 from ..files.safetensors import STORED, as_floats, header_of
 from .manifest import MANIFEST_NAME, read_manifest
@@ -104,7 +105,7 @@ def read_vector(path: Path) -> VectorFile:
 def _hint(path: Path) -> str:
     """Why a bundle that lies there has no vector, where its manifest says so."""
     folder = path.parent
-    if path.exists() or not (folder / MANIFEST_NAME).is_file() or is_published(folder):
+    if exists(path) or existing_file(folder / MANIFEST_NAME) is None or is_published(folder):
         return ""
     manifest = read_manifest(folder)
     if manifest.head.elu is None and manifest.read_position is ReadPosition.SECOND_TO_LAST:
