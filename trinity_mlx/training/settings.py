@@ -145,7 +145,7 @@ def _paper(settings: Settings, problem: Problem) -> Stage:
     )
 
 
-def _search(settings: Settings, problem: Problem, name: str, step: float) -> Stage:
+def _search(settings: Settings, problem: Problem, name: str, step: float, *, whiten: bool = False) -> Stage:
     return Search(
         problem,
         name,
@@ -156,12 +156,13 @@ def _search(settings: Settings, problem: Problem, name: str, step: float) -> Sta
         rows=settings.rows,
         offsets=settings.offsets and settings.rows is not None,
         start_at_zero=True,
+        whiten=whiten and settings.head == HEADS[0],
     )
 
 
 _ALGORITHMS: dict[str, Callable[[Settings, Problem], Stage]] = {
     "paper": _paper,
-    "sep-cma-es": lambda settings, problem: _search(settings, problem, "sep-cma-es", step=0.1),
+    "sep-cma-es": lambda settings, problem: _search(settings, problem, "sep-cma-es", step=0.1, whiten=True),
     "soft-targets": lambda _, problem: HeadDescent(problem, "soft-targets", [Target(0, 0.1), Target(0, 0.3)]),
     "hard-labels": lambda _, problem: HeadDescent(problem, "hard-labels", [Target(0, 0.0)]),
     "knn": lambda _, problem: HeadDescent(problem, "knn", NEIGHBOUR_TARGETS),

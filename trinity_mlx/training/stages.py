@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from .closed_form import PENALTIES, nearest_rows, ridge_head
+from .coordinates import scaled, whitened
 from .descent import Adam, cross_entropy, hard_labels, reinforce, soft_targets
 from .features import Features
 from .head import Head, HeadKind, all_logits
@@ -377,7 +378,8 @@ class Search:
     """An optimiser that asks for scores: of heads alone, or of offsets and head together.
 
     All candidates of one generation see the same rows and may choose from the same agents. Coordinates of the head are
-    scaled so that one step moves a logit by about as much as the step says, whatever the size of the hidden vectors.
+    scaled so that one step moves a logit by about as much as the step says, whatever the size of the hidden vectors;
+    with ``whiten``, which linear heads alone allow, in every direction of them alike (``coordinates``).
     """
 
     def __init__(
@@ -392,9 +394,11 @@ class Search:
         rows: int | None = None,
         offsets: bool = False,
         start_at_zero: bool = False,
+        whiten: bool = False,
     ) -> None:
         self.name = name
         self.generations = generations
+        self._whiten = whiten
         self._problem = problem
         self._factory = factory
         self._step = step
@@ -408,8 +412,9 @@ class Search:
         problem = self._problem
         self._start = problem.nothing() if self._zero else start
         self._hidden = problem.hidden_at(self._start.offsets)
-        self._unit = problem.kind.unit(typical_length(self._hidden))
-        numbers = problem.kind.fitted(self._start.head) / self._unit
+        rows = problem.head_shape[0]
+        self._coordinates = whitened(rows, self._hidden) if self._whiten else scaled(problem.kind, rows, self._hidden)
+        numbers = self._coordinates.numbers(self._start.head)
         if self._with_offsets:
             numbers = np.concatenate([problem.layout.joined(self._start.offsets), numbers])
         self._optimizer: Optimizer = self._factory(numbers, self._step, self._population, problem.seed)
@@ -443,7 +448,7 @@ class Search:
         problem = self._problem
         size = problem.layout.size if self._with_offsets else 0
         offsets = problem.layout.split(numbers[:size]) if size else self._start.offsets
-        return Candidate(offsets, problem.head(numbers[size:] * self._unit))
+        return Candidate(offsets, self._coordinates.head(numbers[size:]))
 
     def _logits(self, candidates: Sequence[Candidate], rows: np.ndarray) -> np.ndarray:
         """[candidates, rows, agents]."""
