@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,7 @@ from trinity_mlx.training.reading import Engine, Reading, base_hidden
 from trinity_mlx.training.refit import chosen_fit, refitted
 from trinity_mlx.training.settings import Settings, stages_for
 from trinity_mlx.training.stages import Problem, typical_length
+from trinity_mlx.training.statistics import paired_difference
 from trinity_mlx.training.table import read_table
 from trinity_mlx.training.trainer import Limits, Trainer, best_single
 from trinity_mlx.training.vector_layout import Layout
@@ -56,6 +57,7 @@ class Scored:
     test: float
     guarded: float
     kept: tuple[str, ...]
+    rows: np.ndarray = field(repr=False)
 
 
 STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26, 20: 2.09, 30: 2.05}
@@ -110,6 +112,9 @@ def _table(options: argparse.Namespace) -> None:
     methods = () if options.no_baselines else headroom(answers, hidden).methods
     for method in methods:
         print(f"  {method.name:32} {method.setting:16} {method.estimate.mean:.4f}")
+    first: np.ndarray | None = None
+    single = answers.filled()[answers.where("train")].mean(0).argmax()
+    print(f"best single, chosen on train: {answers.filled()[answers.where('test'), single].mean():.4f}")
     for algorithm in options.algorithms.split(","):
         settings = [Settings(algorithm, offsets=options.offsets, seed=seed) for seed in range(options.seeds)]
         scores = []
@@ -117,6 +122,12 @@ def _table(options: argparse.Namespace) -> None:
             scores.append(_score(answers, features, layout, hidden, each, not options.no_guard))
             print(f"  {algorithm}, seed {each.seed}: {scores[-1]}", flush=True)
         _tell(algorithm, scores)
+        mean = np.mean([each.rows for each in scores], axis=0)
+        if first is not None:
+            apart = paired_difference(mean, first).estimate
+            told = f"{apart.mean:+.4f}, {apart.low:+.4f} to {apart.high:+.4f} (95 %, over rows)"
+            print(f"{'':16} less {options.algorithms.split(',')[0]}: {told}", flush=True)
+        first = mean if first is None else first
 
 
 def _unseen(path: Path, answers: Answers, hidden: np.ndarray) -> tuple[Answers, np.ndarray]:
@@ -160,7 +171,8 @@ def _score(
     test, offsets = problems["test"], trained.best.offsets
     routed, rows = test.hidden_at(offsets), np.arange(len(test.train))
     logits = trained.best.head.logits(routed)
-    bare = guarded = float(test.utility[rows, logits.argmax(1)].mean())
+    scores = test.utility[rows, logits.argmax(1)]
+    bare = guarded = float(scores.mean())
     chosen = chosen_fit(trained, stages)
     if chosen and with_guard:
         train, val = (replace(problems[split], hidden=problems[split].hidden_at(offsets)) for split in ("train", "val"))
@@ -169,7 +181,7 @@ def _score(
         if guard:
             print(f"  guard: distance {guard.limit:.3f}, {guard.chosen}", flush=True)
             guarded = float(test.utility[rows, guard.choose(logits, routed)].mean())
-    return Scored(trained.best_val, bare, guarded, trained.kept)
+    return Scored(trained.best_val, bare, guarded, trained.kept, scores)
 
 
 def _problem(
