@@ -125,6 +125,15 @@ def test_an_answer_in_one_piece_has_every_field_and_no_reasoning_that_nobody_ask
     assert [item["type"] for item in with_reasoning["output"]] == ["reasoning", "message"]
 
 
+@pytest.mark.parametrize("odd", ["", "data:,", "x" * 5_000, 5, [], {"type": "text"}])
+def test_words_of_a_request_that_the_interface_does_not_know_are_not_repeated(odd: Any) -> None:
+    response = whole(team(), reasoning={"effort": odd, "summary": odd}, tool_choice=odd, max_output_tokens=50.0)
+    assert response["reasoning"] == {"effort": None, "summary": None}
+    assert (response["tool_choice"], repr(response["max_output_tokens"])) == ("auto", "50")
+    known = whole(team(), reasoning={"effort": "xhigh", "summary": "concise"})
+    assert known["reasoning"] == {"effort": "xhigh", "summary": "concise"}
+
+
 def test_a_stream_holds_progress_then_the_answer_then_the_whole_response() -> None:
     events = stream(team())
     items = events[-1]["response"]["output"]

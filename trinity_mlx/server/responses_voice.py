@@ -8,7 +8,7 @@ from typing import Any
 
 from ..contracts.provider import Usage
 from ..contracts.transcript import ToolCall
-from . import sse
+from . import fields, sse
 from .asking import ToolSpeech
 from .call_ids import bare
 from .chat_voice import custom_input
@@ -210,6 +210,10 @@ def _usage(usage: Usage) -> dict[str, Any]:
     }
 
 
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+_SUMMARIES = ("auto", "concise", "detailed")
+
+
 def settings_of(body: Mapping[str, Any], model: str) -> dict[str, Any]:
     """What a response repeats of its request, each in the form that the interface requires, or at its default."""
     reasoning = body.get("reasoning")
@@ -233,8 +237,8 @@ def settings_of(body: Mapping[str, Any], model: str) -> dict[str, Any]:
         "frequency_penalty": _number(body.get("frequency_penalty"), 0.0),
         "top_logprobs": 0,
         "temperature": _number(body.get("temperature"), 1.0),
-        "reasoning": {"effort": _word(effort), "summary": _word(summary)},
-        "max_output_tokens": body.get("max_output_tokens"),
+        "reasoning": {"effort": _one_of(_EFFORTS, effort), "summary": _one_of(_SUMMARIES, summary)},
+        "max_output_tokens": fields.count(body, "max_output_tokens"),
         "max_tool_calls": None,
         "store": body.get("store") is not False,
         "background": False,
@@ -274,8 +278,9 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _word(value: Any) -> str | None:
-    return value if isinstance(value, str) and len(value) <= 20 else None
+def _one_of(names: tuple[str, ...], value: Any) -> str | None:
+    """``value`` where it is one of the interface's words; of another nothing is repeated."""
+    return next((name for name in names if name == value), None)
 
 
 def _labels(value: Any) -> dict[str, str]:
