@@ -192,7 +192,7 @@ def mutated(body: dict[str, Any], draw: random.Random) -> dict[str, Any]:
             target = target[key]
         match draw.randint(0, 3):
             case 0:
-                target[path[-1]] = draw.choice(ODD)
+                target[path[-1]] = copy.deepcopy(draw.choice(ODD))
             case 1:
                 del target[path[-1]]
             case 2 if isinstance(target, list):
