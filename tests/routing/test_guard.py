@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from safetensors import numpy as numpy_files
 
 from trinity_mlx import Router, load_router
@@ -20,6 +21,7 @@ from trinity_mlx.artifacts.bundle import (
     open_bundle,
     seal_bundle,
 )
+from trinity_mlx.cli.main import main
 from trinity_mlx.contracts.artifact import Base
 from trinity_mlx.contracts.errors import BundleInvalid, TensorFileInvalid
 from trinity_mlx.contracts.routing import Guard, GuardRule, Selection
@@ -130,6 +132,23 @@ def test_a_guard_that_does_not_fit_is_refused(hidden: np.ndarray, tiny_base: Bas
     narrow = sealed(tmp_path / "narrow", tiny_base, Guard(0, distance=1.0), rows[:, 1:])
     with pytest.raises(TensorFileInvalid, match=GUARD_TENSOR):
         load_router(narrow, tiny_base.folder, profile="cpu")
+
+
+def test_people_are_told_of_a_guard_and_when_it_chose(guarded: Path, router: Router, tiny_base: Base) -> None:
+    shown = CliRunner().invoke(main, ["inspect", str(guarded)], catch_exceptions=False).output
+    assert f"slot {SLOT} ({LABELS[SLOT]}) takes over where no agent leads by 0.050 or a transcript is further" in shown
+    said = {
+        GuardRule.DISTANCE: "nothing like this was trained on",
+        GuardRule.MARGIN: "no agent leads by 0.050",
+        None: "",
+    }
+    options = ["--artifact", str(guarded), "--base", str(tiny_base.folder), "--dtype", "float32"]
+    profile = router.identity.profile
+    for text, decision in zip(TALKS, router.route_many(TALKS), strict=True):
+        told = CliRunner().invoke(main, ["route", text, "--profile", profile, *options], catch_exceptions=False).output
+        rule = decision.choice.guarded
+        assert ("the router's guard chose the agent" in told) == (rule is not None)
+        assert said[rule] in told
 
 
 def _manifest(folder: Path) -> dict:

@@ -71,7 +71,7 @@ def gap_closed(progress: Progress) -> float:
         ("ridge", 0.9),
         ("soft-targets", 0.9),
         ("hard-labels", 0.9),
-        ("sep-cma-es", 0.9),
+        ("sep-cma-es", 0.9),  # the score on 300 rows tells heads apart no further: 0.93 whatever the seed
         ("reinforce", 0.5),
         ("staged", 0.9),
     ],

@@ -52,6 +52,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "agents": list(bundle.head.labels),
         "head": _head(bundle.head),
         "window": asdict(bundle.window) if bundle.window else None,
+        "guard": asdict(bundle.guard) if bundle.guard else None,
         "tensors": _tensors(bundle),
         **_manifest(bundle.folder),
         "in_published_layout": _elsewhere(bundle),
@@ -70,7 +71,8 @@ def _elsewhere(bundle: Bundle) -> list[dict[str, str | None]]:
         how = _steps(entry, target[1]) if target else "that layout has no name for it"
         pieces.append({"piece": entry.source, "file": file, "key": name, "how": how})
     kept = "in no file there: who reads the bundle must know them"
-    return [*pieces, {"piece": "agents, text format", "file": None, "key": None, "how": kept}]
+    own = "agents, text format, guard" if bundle.guard else "agents, text format"
+    return [*pieces, {"piece": own, "file": None, "key": None, "how": kept}]
 
 
 def _head_elsewhere(head: Head, key: str) -> dict[str, str | None]:
@@ -163,6 +165,7 @@ def _print(found: dict[str, Any]) -> None:
         ("reads", f"{found['text_format']}, parts {found['part_format']}, at the {head['reads']} token"),
         ("window", _window(found["window"])),
         ("head", _head_line(head)),
+        ("guard", _guard_line(found["guard"], found["agents"])),
         ("agents", "\n".join(f"{slot}  {label}" for slot, label in enumerate(found["agents"]))),
         ("tied embedding", found.get("tied_embedding")),
         ("made", _pairs(found.get("made", {}))),
@@ -185,6 +188,17 @@ def _window(window: dict[str, int] | None) -> str:
 def _head_line(head: dict[str, Any]) -> str:
     line, elu = f"{head['kind']}, {head['name']} {head['dtype']} {head['shape']}", head["elu"]
     return f"{line} of elu({elu['name']} {elu['shape']}), alpha {elu['alpha']}" if elu else line
+
+
+def _guard_line(guard: dict[str, Any] | None, agents: list[str]) -> str:
+    if guard is None:
+        return ""
+    rules = {
+        "margin": "no agent leads by {:.3f}",
+        "distance": "a transcript is further than {:.3f} from all kinds seen",
+    }
+    limits = [rule.format(guard[name]) for name, rule in rules.items() if guard[name] is not None]
+    return f"slot {guard['slot']} ({agents[guard['slot']]}) takes over where {' or '.join(limits)}"
 
 
 def _pairs(values: dict[str, str]) -> str:

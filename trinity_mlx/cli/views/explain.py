@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from ...contracts.routing import Role, RouteDecision
+from ...contracts.routing import Guard, GuardRule, Role, RouteDecision
 from ..output import console, note
 
 if TYPE_CHECKING:
@@ -37,10 +37,29 @@ def print_decision(decision: RouteDecision, identity: RouterIdentity) -> None:
     )
     if decision.gap:
         out.print(f"read in part: tokens {decision.gap.start} to {decision.gap.stop} were left out", style="dim")
+    if decision.choice.guarded and identity.guard:
+        out.print(Text(_guarded(decision, identity.guard, identity.labels), style="yellow"))
     for split, tied in (("slots", decision.choice.tied_slots), ("roles", decision.choice.tied_roles)):
         if tied:
             names = ", ".join(str(int(index)) for index in tied)
             note(f"warning: {split} {names} tie for the largest logit; the lowest was taken by argmax")
+
+
+def _guarded(decision: RouteDecision, guard: Guard, labels: Sequence[str]) -> str:
+    """Why the artifact's guard took the decision, and what the router itself would have chosen."""
+    own = decision.ranking[0]
+    reasons = {
+        GuardRule.MARGIN: f"no agent leads by {_limit(guard.margin)}",
+        GuardRule.DISTANCE: f"nothing like this was trained on (distance {_limit(decision.logits.distance)}, "
+        f"limit {_limit(guard.distance)})",
+    }
+    rule = decision.choice.guarded
+    reason = reasons[rule] if rule else ""
+    return f"the router's guard chose the agent: {reason}; the largest logit has {own} {labels[own]}"
+
+
+def _limit(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def print_logits(decision: RouteDecision, identity: RouterIdentity) -> None:
