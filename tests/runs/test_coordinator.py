@@ -696,6 +696,33 @@ def test_an_agents_failures_are_remembered_from_loop_to_loop() -> None:
     assert [asyncio.run(attempts()) for _ in range(3)] == [3, 2, 0]
 
 
+def test_a_run_that_is_cancelled_twice_has_told_every_sink_its_end() -> None:
+    class Stuck(Listener):
+        def emit(self, event: Event) -> Any:
+            super().emit(event)
+            return asyncio.get_running_loop().create_future()
+
+    sinks = [Stuck(), Stuck()]
+
+    async def main() -> None:
+        with coordinator_of(SOLVER, CHECKER) as coordinator:
+            run = asyncio.create_task(coordinator.arun("What is 6 * 7?", sinks=sinks))
+            for _ in range(2):
+                while not sinks[0].kinds:
+                    await asyncio.sleep(0)
+                run.cancel()
+                for _ in range(5):
+                    await asyncio.sleep(0)
+            while not run.done():
+                run.cancel()
+                await asyncio.sleep(0)
+            assert run.cancelled()
+
+    asyncio.run(main())
+    assert [sink.kinds.count("run_failed") for sink in sinks] == [1, 1]
+    assert all(sink.kinds[-1] == "run_failed" for sink in sinks)
+
+
 def test_cancelling_ends_the_trace_and_is_raised(tmp_path: Path) -> None:
     path, heard = tmp_path / "trace.jsonl", Listener()
 

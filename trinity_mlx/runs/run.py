@@ -340,8 +340,6 @@ class Run:
         answer = None if is_rejected else state.answer
         result = self._result(status, message=answer, verdict=state.answer_verdict, error=error)
         with suppress(Exception):  # a sink that is broken may be why the run failed
-            await self._taken()
-        with suppress(Exception):
             await self._tell_end(telling.run_failed(result, error))
         return result
 
@@ -389,17 +387,24 @@ class Run:
         await self._taken()
 
     async def _tell_end(self, event: End) -> None:
-        """Tell every sink how the run ended, once, whatever another one makes of it; then raise the first failure."""
+        """Tell every sink how the run ended, once, before anything is waited for: no cancellation comes between.
+
+        Raises:
+            Exception: the first thing that a sink raised, about this event or one before it.
+        """
         sinks, self._unended = self._unended, ()
-        failures = [failure for sink in sinks if (failure := await _failure_of(_told_end(sink, event)))]
-        if failures:
-            raise failures[0]
+        for sink in sinks:
+            try:
+                taking = sink.emit(event)
+            except Exception as error:
+                taking = _refused(error)
+            if taking is not None:
+                self._untaken.append(taking)
+        await self._taken()
 
 
-async def _told_end(sink: Sink, event: End) -> None:
-    acknowledged = sink.emit(event)
-    if acknowledged is not None:
-        await acknowledged
+async def _refused(error: Exception) -> None:
+    raise error
 
 
 async def _failure_of(work: Awaitable[None]) -> Exception | None:
