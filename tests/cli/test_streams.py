@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,6 +169,20 @@ def test_a_ctrl_c_that_code_in_c_has_turned_into_something_else_is_one() -> None
             raise ImportError("initialization failed") from interrupt
 
     assert process.outcome(fail, explain) == 130
+
+
+def test_a_ctrl_c_that_code_cannot_raise_is_not_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    class Deaf:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    def work() -> int:
+        Deaf()
+        time.sleep(60)
+        return 0
+
+    assert process.outcome(work, lambda error: None) == 130
+    assert capsys.readouterr().err == "cancelled\n"
 
 
 def test_a_traceback_is_shown_to_who_asks_for_it() -> None:

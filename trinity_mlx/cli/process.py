@@ -14,9 +14,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from errno import EBADF
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..contracts.errors import bounded
+
+if TYPE_CHECKING:
+    from threading import Timer
 
 MACHINE = 7
 """Exit code of what this machine, or a defect, did to the command: no room, no memory, a folder that vanished."""
@@ -26,6 +29,8 @@ PIPE_CLOSED = 141
 """Exit code where the reader of standard output went away, as shells count it."""
 DEBUG = "TRINITY_DEBUG"
 """Set to anything, this variable has the traceback of every failure shown."""
+_AGAIN_S = 0.05
+"""Seconds after which a Ctrl-C that was lost is asked for again."""
 _NEAREST = {"█": "#", "▏": "|", "…": "...", "·": "-", "•": "*", "→": "->", "×": "x", "—": "-", "–": "-"}
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (9, 10)}
 
@@ -57,10 +62,41 @@ def outcome(work: Callable[[], int], explain: Callable[[Exception], Failure | No
     """
     try:
         prepare_streams()
-        return _carried_out(work, explain)
+        with _no_cancellation_lost():
+            return _carried_out(work, explain)
     except KeyboardInterrupt:
         say("cancelled")
         return CANCELLED
+
+
+@contextmanager
+def _no_cancellation_lost() -> Iterator[None]:
+    """Ctrl-C inside code in C that cannot raise it is asked for again, and not reported as an exception ignored."""
+    before, asked = sys.unraisablehook, []
+
+    def report(unraisable: Any) -> None:
+        if is_cancellation(unraisable.exc_value):
+            asked.append(_asked_again())
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = report
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        for timer in asked:
+            timer.cancel()
+
+
+def _asked_again() -> Timer:
+    """Ctrl-C for the main thread a moment from now, when whatever swallowed it has returned."""
+    from threading import Timer, main_thread
+
+    timer = Timer(_AGAIN_S, lambda: signal.pthread_kill(main_thread().ident or 0, signal.SIGINT))
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def _carried_out(work: Callable[[], int], explain: Callable[[Exception], Failure | None]) -> int:
