@@ -18,7 +18,7 @@ from trinity_mlx.contracts.routing import Selection, SelectionMode, Window
 from .echo import Echo
 
 RECIPE = Recipe("nano", window=Window(5, 10, 2))
-QUESTION = Question(Selection(SelectionMode.SAMPLE, seed=7), allow_slots=(1, 2), timings=True)
+QUESTION = Question(Selection(SelectionMode.SAMPLE, seed=7, guarded=False), allow_slots=(1, 2), timings=True)
 WORKER = """
 import os, signal, sys
 from pathlib import Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,9 @@ def test_the_question_is_the_callers(router: Router, tmp_path: Path) -> None:
     [record] = records_of(tmp_path / "out")
     assert record["selection"] == {"agent": "sample", "role": "sample", "temperature": 2.0, "seed": 5}
     assert set(record["ranking"]) == {1, 3}  # type: ignore[call-overload]
+    unguarded = replace(how, guarded=False)
+    with pytest.raises(ResumeRefused, match="guarded was True and is False"):
+        trinity_mlx.route_file(source, tmp_path / "out", router, selection=unguarded, allow_slots=[1, 3], resume=True)
     with pytest.raises(ResumeRefused, match="another question"):
         trinity_mlx.route_file(source, tmp_path / "out", router, resume=True)
 

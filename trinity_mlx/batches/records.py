@@ -44,6 +44,7 @@ class Question:
         return {
             "selection": {"agent": str(how.agent), "role": str(how.role), "temperature": how.temperature},
             "seed": how.seed,
+            "guarded": how.guarded,
             "allow_slots": None if self.allow_slots is None else sorted(set(self.allow_slots)),
         }
 

@@ -47,7 +47,8 @@ def serve(asks: BinaryIO, replies: BinaryIO) -> None:
 def question_of(values: Mapping[str, Any]) -> Question:
     """From the plain values of a question."""
     how = values["selection"]
-    selection = Selection(SelectionMode(how["agent"]), SelectionMode(how["role"]), how["temperature"], values["seed"])
+    modes = SelectionMode(how["agent"]), SelectionMode(how["role"])
+    selection = Selection(*modes, how["temperature"], values["seed"], values["guarded"])
     slots = values["allow_slots"]
     return Question(selection, None if slots is None else tuple(slots), values["timings"])
 
