@@ -3,6 +3,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,7 @@ def test_a_wrong_row_is_named_by_its_line(message: str, tmp_path: Path) -> None:
         (b"\x1f\x8bbroken", "cannot be read"),
         (b"PAR1broken", "Parquet"),
         (b"[" * 100_000, "line 1 is not JSON"),
+        (b"\x28\xb5\x2f\xfdbroken", "cannot be read"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
@@ -132,6 +134,59 @@ def test_a_file_that_is_no_table_is_refused(content: bytes, message: str, tmp_pa
         read_table(path)
     with pytest.raises(TableInvalid, match="cannot be read"):
         read_table(tmp_path / "missing.jsonl")
+
+
+def test_a_table_of_other_programs_habits_is_read(tmp_path: Path) -> None:
+    marked = tmp_path / "marked.jsonl"
+    marked.write_bytes(b'\xef\xbb\xbf{"prompt": "p", "scores": {"x": 1}}\r\n{"prompt": "q", "scores": {"x": 0}}')
+    assert [row.text for row in read_table(marked).rows] == ["p", "q"]
+    long = tmp_path / "long.csv"
+    long.write_text(f"prompt,scores.x\n{'a' * 300_000},1\n", encoding="utf-8")
+    assert len(read_table(long).rows[0].text) == 300_000
+
+
+def test_a_table_in_zstandard_is_read(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="Zstandard comes with the extra train")
+    plain = write_jsonl(tmp_path / "plain.jsonl", records(20))
+    packed = tmp_path / "packed.jsonl.zst"
+    with pyarrow.CompressedOutputStream(str(packed), "zstd") as file:
+        file.write(plain.read_bytes())
+    assert read_table(packed).rows == read_table(plain).rows
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(TableInvalid, match="cannot be read"):
+        read_table(packed)
+
+
+def test_messages_in_a_cell_that_are_no_json_are_named_by_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("messages,scores.x\nhello,1\n", encoding="utf-8")
+    with pytest.raises(TableInvalid, match="line 2: messages is 'hello'"):
+        read_table(path)
+
+
+def test_a_pipe_is_no_table_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(TableInvalid, match="no regular file"):
+        read_table(tmp_path / "pipe.jsonl")
+
+
+def test_a_row_without_a_score_tells_what_it_has_instead(tmp_path: Path) -> None:
+    with pytest.raises(TableInvalid, match=r"no score: .*; it has prompt, score"):
+        table_of(tmp_path / "t.jsonl", [{"prompt": "p", "score": {"x": 1}}])
+
+
+def test_tables_without_ids_are_merged(tmp_path: Path) -> None:
+    one = table_of(tmp_path / "a.jsonl", [{"prompt": "p", "scores": {"x": 1}}, {"prompt": "r", "scores": {"x": 1}}])
+    two = table_of(tmp_path / "b.jsonl", [{"prompt": "q", "scores": {"x": 0}}, {"prompt": "p", "scores": {"y": 0}}])
+    merged = merge_tables([one, two])
+    assert [(row.id, row.text) for row in merged.rows] == [("1", "p"), ("2", "r"), ("2.1", "q")]
+
+
+def test_a_merged_row_keeps_what_only_the_later_one_says(tmp_path: Path) -> None:
+    one = table_of(tmp_path / "a.jsonl", [{"prompt": "p", "scores": {"x": 1}}])
+    two = table_of(tmp_path / "b.jsonl", [{"prompt": "p", "scores": {"y": 1}, "category": "k", "split": "val"}])
+    row = merge_tables([one, two]).rows[0]
+    assert (row.category, row.split) == ("k", "val")
 
 
 def test_an_id_stands_once(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    """A table from JSONL, CSV or Parquet, plain or compressed (gzip, bzip2, xz), every row checked.
+    """A table from JSONL, CSV or Parquet, plain or compressed (gzip, bzip2, xz, Zstandard), every row checked.
 
     Raises:
         TableInvalid: the file cannot be read, or a row is not one; the message names its line.
@@ -121,13 +121,15 @@ def read_table(path: Path) -> Table:
 
 
 def merge_tables(tables: Sequence[Table]) -> Table:
-    """All rows; a row with an id or a prompt of an earlier one adds its agents to that row.
+    """All rows; a row with a prompt of an earlier one adds its agents to that row.
+
+    A row that was named by its line alone is named ``TABLE.LINE`` from the second table on, both from 1.
 
     Raises:
         TableInvalid: two tables give one agent different scores for one prompt, or one id to two prompts.
     """
     merged: dict[str, Row] = {}
-    for row in (row for table in tables for row in table.rows):
+    for row in (_named(row, number) for number, table in enumerate(tables, start=1) for row in table.rows):
         earlier = merged.get(row.text)
         merged[row.text] = row if earlier is None else _joined(earlier, row)
     ids = [row.id for row in merged.values()]
@@ -163,6 +165,10 @@ def _bucket(text: str) -> str:
     return next(name for name, digits in _HELD_OUT.items() if digit in digits)
 
 
+def _named(row: Row, number: int) -> Row:
+    return replace(row, id=f"{number}.{row.id}") if number > 1 and row.id == str(row.line) else row
+
+
 def _joined(earlier: Row, later: Row) -> Row:
     for agent in earlier.scores.keys() & later.scores.keys():
         if earlier.scores[agent] != later.scores[agent]:
@@ -178,6 +184,9 @@ def _joined(earlier: Row, later: Row) -> Row:
         turns={**earlier.turns, **later.turns},
         runs={**earlier.runs, **later.runs},
         responses={**earlier.responses, **later.responses},
+        category=earlier.category or later.category,
+        split=earlier.split or later.split,
+        role=later.role if earlier.role is None else earlier.role,
     )
 
 
@@ -198,7 +207,10 @@ def _checked(line: int, record: Mapping[str, Any]) -> Row:
     given = _numbers(record, "scores", most=1.0)
     scores = {agent: sum(values) / len(values) for agent, values in runs.items()} | given
     if not scores:
-        raise ValueError("there is no score: `scores` maps at least one agent to a number from 0 to 1")
+        fields = ", ".join(record)
+        raise ValueError(
+            f"there is no score: `scores` maps at least one agent to a number from 0 to 1; it has {fields:.200}"
+        )
     return Row(
         id=_text(record, "id") or str(line),
         transcript=_transcript(record),

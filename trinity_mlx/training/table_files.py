@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from ..contracts.canonical import unique_keys
-from ..contracts.errors import TableInvalid
+from ..contracts.errors import TableInvalid, UsageError
 from ..files.atomic import write_file
+from ..files.regular import open_regular
 
 Record = dict[str, Any]
 
@@ -23,9 +24,13 @@ _COMPRESSED: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
     b"\x1f\x8b": lambda file: cast(IO[bytes], gzip.GzipFile(fileobj=file)),
     b"BZh": lambda file: cast(IO[bytes], bz2.BZ2File(file)),
     b"\xfd7zXZ": lambda file: cast(IO[bytes], lzma.LZMAFile(file)),  # noqa: SIM115  the caller closes it
+    b"\x28\xb5\x2f\xfd": lambda file: _zstandard(file),
 }
 _PARQUET = b"PAR1"
 _NESTED = ("scores", "costs", "seconds", "turns", "runs", "responses")
+_MARK = b"\xef\xbb\xbf"
+_LONGEST_CELL = 1 << 28
+_OTHER_FORMATS = (".csv", ".parquet", ".bz2", ".xz", ".zst", ".zip")
 _UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
@@ -39,7 +44,7 @@ def read_records(path: Path) -> Iterator[tuple[int, Record]]:
         TableInvalid: the file cannot be read, or a line is none.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as (file, _):
             first = file.read(6)
         yield from _parquet(path) if first.startswith(_PARQUET) else _text_records(path, first)
     except _UNREADABLE as error:
@@ -50,15 +55,21 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> None:
     """Write records as JSONL, whole or not at all; compressed where the name ends in ``.gz``.
 
     Raises:
+        UsageError: the name is that of another format.
         FolderUnavailable: the file cannot be written.
     """
+    wrong = next((suffix for suffix in path.suffixes if suffix.lower() in _OTHER_FORMATS), None)
+    if wrong:
+        raise UsageError(
+            f"{path}: what is written is JSONL, and {wrong} says another format: name it .jsonl or .jsonl.gz"
+        )
     text = "".join(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n" for record in records)
     content = text.encode("utf-8", "surrogatepass")
     write_file(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def _text_records(path: Path, first: bytes) -> Iterator[tuple[int, Record]]:
-    with path.open("rb") as raw:
+    with open_regular(path) as (raw, _):
         opened = next((opener for magic, opener in _COMPRESSED.items() if first.startswith(magic)), None)
         with opened(raw) if opened else raw as file:
             is_csv = any(suffix.lower() == ".csv" for suffix in path.suffixes)
@@ -67,14 +78,15 @@ def _text_records(path: Path, first: bytes) -> Iterator[tuple[int, Record]]:
 
 def _jsonl(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Record]]:
     for number, line in enumerate(file, start=1):
-        if not line.strip():
+        text = line.removeprefix(_MARK) if number == 1 else line
+        if not text.strip():
             continue
         try:
-            record = json.loads(line.decode("utf-8"), object_pairs_hook=unique_keys, parse_constant=_refuse)
+            record = json.loads(text.decode("utf-8"), object_pairs_hook=unique_keys, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
             raise TableInvalid(f"{path} line {number} is not JSON: {error}") from None
         if not isinstance(record, dict):
-            raise TableInvalid(f"{path} line {number} is {line[:60]!r}..., and an object is needed")
+            raise TableInvalid(f"{path} line {number} is {record!r:.60}, and an object is needed")
         yield number, record
 
 
@@ -82,8 +94,17 @@ def _refuse(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
+def _zstandard(file: IO[bytes]) -> IO[bytes]:
+    try:
+        from pyarrow import CompressedInputStream  # type: ignore[import-untyped]
+    except ImportError:
+        raise TableInvalid("a table in Zstandard: reading it takes `pip install trinity-mlx[train]`") from None
+    return io.BufferedReader(CompressedInputStream(file, "zstd"))
+
+
 def _csv(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Record]]:
     with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        csv.field_size_limit(_LONGEST_CELL)  # of the process; the module's own is shorter than a long prompt
         reader = csv.reader(text, strict=True)
         try:
             names = next(reader, [])
@@ -99,7 +120,7 @@ def _csv(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Record]]:
 
 def _parquet(path: Path) -> Iterator[tuple[int, Record]]:
     try:
-        from pyarrow import ArrowException, parquet  # type: ignore[import-untyped]
+        from pyarrow import ArrowException, parquet
     except ImportError:
         raise TableInvalid(f"{path} is Parquet: reading it takes `pip install trinity-mlx[train]`") from None
     try:
@@ -123,8 +144,15 @@ def _nested(path: Path, line: int, flat: Record) -> Record:
         if agent and whole in _NESTED:
             record.setdefault(whole, {})[agent] = _parsed(path, line, name, value)
         else:
-            record[name] = json.loads(value) if name == "messages" and isinstance(value, str) else value
+            record[name] = _messages(path, line, value) if name == "messages" and isinstance(value, str) else value
     return record
+
+
+def _messages(path: Path, line: int, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise TableInvalid(f"{path} line {line}: messages is {text[:60]!r}, and a list as JSON is needed") from None
 
 
 def _parsed(path: Path, line: int, name: str, value: Any) -> Any:
