@@ -33,10 +33,10 @@ from trinity_mlx.training.head import Head, HeadKind
 from trinity_mlx.training.heads import HEADS, LOW_RANK, head_kind
 from trinity_mlx.training.low_rank import LowRank
 from trinity_mlx.training.objective import Objective
+from trinity_mlx.training.problem import Problem, typical_length, worth
 from trinity_mlx.training.reading import Engine, Reading, base_hidden
 from trinity_mlx.training.refit import refitted
 from trinity_mlx.training.settings import Settings, stages_for
-from trinity_mlx.training.stages import Problem, typical_length, worth
 from trinity_mlx.training.table import read_table
 from trinity_mlx.training.trainer import Limits, Trainer, best_single
 from trinity_mlx.training.vector_layout import Layout

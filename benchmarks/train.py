@@ -39,10 +39,10 @@ from trinity_mlx.training.head import Head
 from trinity_mlx.training.headroom import headroom
 from trinity_mlx.training.heads import head_kind
 from trinity_mlx.training.objective import Objective
+from trinity_mlx.training.problem import Problem, typical_length
 from trinity_mlx.training.reading import Engine, Reading, base_hidden
 from trinity_mlx.training.refit import chosen_fit, refitted
 from trinity_mlx.training.settings import Settings, stages_for
-from trinity_mlx.training.stages import Problem, typical_length
 from trinity_mlx.training.statistics import paired_difference
 from trinity_mlx.training.table import read_table
 from trinity_mlx.training.trainer import Limits, Trainer, best_single

@@ -8,8 +8,8 @@ from itertools import combinations
 import numpy as np
 
 from trinity_mlx.training.objective import Objective, choose_allowed
+from trinity_mlx.training.problem import Problem
 from trinity_mlx.training.settings import Settings, stages_for
-from trinity_mlx.training.stages import Problem
 from trinity_mlx.training.trainer import Trainer
 
 from .test_trainer import problem

@@ -20,9 +20,10 @@ from trinity_mlx.training.guard import KnownKinds, learn_guard
 from trinity_mlx.training.head import Head
 from trinity_mlx.training.heads import HEADS, head_kind
 from trinity_mlx.training.objective import Objective
+from trinity_mlx.training.problem import Problem, typical_length, worth
 from trinity_mlx.training.refit import refitted
 from trinity_mlx.training.settings import Settings, algorithm_names, stages_for
-from trinity_mlx.training.stages import Problem, RidgeStage, typical_length, worth
+from trinity_mlx.training.stages.ridge import RidgeStage
 from trinity_mlx.training.trainer import Generation, Limits, Progress, Trainer, best_single
 from trinity_mlx.training.vector_layout import Layout
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .head import Head
-from .stages import Problem
+from .problem import Problem
 
 FOLDS = 5
 KINDS = 40

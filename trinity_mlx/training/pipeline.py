@@ -23,13 +23,14 @@ from .features import Features
 from .guard import Guard, learn_guard
 from .head import ALPHA, Head, stacked
 from .headroom import Headroom, headroom
+from .problem import Candidate, Problem, typical_length
 from .reading import Engine, Reading, base_hidden
 from .refit import chosen_fit, refitted
 from .report import render_training, training_card
 from .roles import RoleExample, RoleSource, default_source, fit_roles, neutral_roles, role_examples
 from .sealing import BaseIdentity, seal
 from .settings import Settings, stages_for
-from .stages import Candidate, Problem, Stage, typical_length
+from .stages import Stage
 from .summary import Summary, summarise
 from .trainer import Generation, Limits, Progress, Trainer
 from .vector_layout import Layout

@@ -8,7 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from .head import Head, head_of
-from .stages import Candidate, HeadDescent, Problem, RidgeStage, Stage
+from .problem import Candidate, Problem
+from .stages import Stage
+from .stages.head_descent import HeadDescent
+from .stages.ridge import RidgeStage
 from .trainer import Progress
 
 _Fitted = RidgeStage | HeadDescent

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..contracts.errors import UsageError
@@ -12,17 +12,14 @@ from .heads import HEADS, LOW_RANK, head_kind
 from .low_rank import RANK
 from .objective import Objective
 from .optimizers import load_optimizer, optimizer_names
-from .stages import (
-    NEIGHBOUR_TARGETS,
-    HeadDescent,
-    OffsetDescent,
-    Problem,
-    ReinforceStage,
-    RidgeStage,
-    Search,
-    Stage,
-    Target,
-)
+from .problem import Problem
+from .stages import Stage
+from .stages.head_descent import HeadDescent
+from .stages.offset_descent import OffsetDescent
+from .stages.reinforce import ReinforceStage
+from .stages.ridge import RidgeStage
+from .stages.search import Search, SearchPlan
+from .target import NEIGHBOUR_TARGETS, Target
 
 STAGED = "staged"
 PAPER_POPULATION, PAPER_ITERATIONS, PAPER_STEP = 32, 60, 0.03
@@ -113,60 +110,52 @@ def stages_for(settings: Settings, problem: Problem) -> list[Stage]:
     if settings.algorithm == STAGED:
         return _staged(settings, problem)
     make = _ALGORITHMS.get(settings.algorithm)
-    return [make(settings, problem) if make else _search(settings, problem, settings.algorithm, step=0.1)]
+    return [make(settings, problem) if make else _from_zero(settings, problem, settings.algorithm, step=0.1)]
 
 
 def _staged(settings: Settings, problem: Problem) -> list[Stage]:
     offsets: list[Stage] = [OffsetDescent(problem, NEIGHBOUR_TARGETS[0])] if settings.offsets else []
-    evolved = Search(
-        problem,
-        "sep-cma-es",
-        load_optimizer("sep-cma-es"),
-        generations=settings.iterations or PAPER_ITERATIONS,
-        step=settings.step or 0.01,
-        population=settings.population or PAPER_POPULATION,
-        rows=settings.rows,
-    )
+    evolved = _search(settings, problem, "sep-cma-es", SearchPlan(PAPER_ITERATIONS, 0.01))
     return [RidgeStage(problem), HeadDescent(problem, "neighbour-targets", NEIGHBOUR_TARGETS), *offsets, evolved]
 
 
 def _paper(settings: Settings, problem: Problem) -> Stage:
     """The published settings, from zero: population 32, step 0.03, 60 iterations, offsets and head together."""
-    return Search(
-        problem,
-        "sep-cma-es",
-        load_optimizer("sep-cma-es"),
-        generations=settings.iterations or PAPER_ITERATIONS,
-        step=settings.step or PAPER_STEP,
-        population=settings.population or PAPER_POPULATION,
-        rows=settings.rows,
-        offsets=settings.offsets,
-        start_at_zero=True,
-    )
+    plan = SearchPlan(PAPER_ITERATIONS, PAPER_STEP, offsets=settings.offsets, start_at_zero=True)
+    return _search(settings, problem, "sep-cma-es", plan)
 
 
-def _search(settings: Settings, problem: Problem, name: str, step: float, *, whiten: bool = False) -> Stage:
-    return Search(
-        problem,
-        name,
-        load_optimizer(name),
-        generations=settings.iterations or 300,
-        step=settings.step or step,
-        population=settings.population or PAPER_POPULATION,
-        rows=settings.rows,
+def _from_zero(settings: Settings, problem: Problem, name: str, step: float, *, whiten: bool = False) -> Stage:
+    """A long search from nothing; it moves offsets where a generation sees some of the rows, and so can afford it."""
+    plan = SearchPlan(
+        300,
+        step,
         offsets=settings.offsets and settings.rows is not None,
         start_at_zero=True,
         whiten=whiten and settings.head == HEADS[0],
     )
+    return _search(settings, problem, name, plan)
+
+
+def _search(settings: Settings, problem: Problem, name: str, plan: SearchPlan) -> Search:
+    """The search of that name as ``plan`` has it, where ``settings`` do not say otherwise."""
+    own = replace(
+        plan,
+        generations=settings.iterations or plan.generations,
+        step=settings.step or plan.step,
+        population=settings.population or PAPER_POPULATION,
+        rows=settings.rows,
+    )
+    return Search(problem, name, load_optimizer(name), own)
 
 
 _ALGORITHMS: dict[str, Callable[[Settings, Problem], Stage]] = {
     "paper": _paper,
-    "sep-cma-es": lambda settings, problem: _search(settings, problem, "sep-cma-es", step=0.1, whiten=True),
+    "sep-cma-es": lambda settings, problem: _from_zero(settings, problem, "sep-cma-es", step=0.1, whiten=True),
     "soft-targets": lambda _, problem: HeadDescent(problem, "soft-targets", [Target(0, 0.1), Target(0, 0.3)]),
     "hard-labels": lambda _, problem: HeadDescent(problem, "hard-labels", [Target(0, 0.0)]),
     "knn": lambda _, problem: HeadDescent(problem, "knn", NEIGHBOUR_TARGETS),
     "ridge": lambda _, problem: RidgeStage(problem),
     "reinforce": lambda settings, problem: ReinforceStage(problem, rounds=settings.iterations or PAPER_ITERATIONS),
-    "random-search": lambda settings, problem: _search(settings, problem, "random-search", step=0.5),
+    "random-search": lambda settings, problem: _from_zero(settings, problem, "random-search", step=0.5),
 }

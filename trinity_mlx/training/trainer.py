@@ -14,7 +14,8 @@ from ..contracts.errors import ResumeRefused
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .closed_form import constant_direction
 from .head import Head, head_of
-from .stages import Candidate, Problem, Stage, worth
+from .problem import Candidate, Problem, worth
+from .stages import Stage
 
 FALLBACK = "best single"
 
