@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from itertools import count
@@ -192,8 +191,8 @@ class _Asking:
         self._meter = meter
         self._tell = tell
         self._on_text = on_text
-        self._ends_at = time.monotonic() + max(client.policy.total_s, client.agent.timeout_s)
-        self._begun = time.monotonic()
+        self._ends_at = meter.now() + max(client.policy.total_s, client.agent.timeout_s)
+        self._begun = meter.now()
 
     async def answer(self) -> Answer:
         for number in count(1):
@@ -211,11 +210,11 @@ class _Asking:
 
     @property
     def _latency_s(self) -> float:
-        return time.monotonic() - self._begun
+        return self._meter.now() - self._begun
 
     @property
     def _left_s(self) -> float:
-        return max(0.0, self._ends_at - time.monotonic())
+        return max(0.0, self._ends_at - self._meter.now())
 
     def _admitted(self) -> Pass:
         breaker, agent = self._client.breaker, self._client.agent
@@ -231,7 +230,7 @@ class _Asking:
         """One attempt; one that is cut off by a limit of the run or by its cancellation is told here."""
         agent, request = self._client.agent, self._request
         self._meter.admit()
-        self._begun = time.monotonic()
+        self._begun = self._meter.now()
         begins = ProviderCalled(request.turn, agent.slot, agent.name, agent.provider, agent.model, request.role, number)
         try:
             await self._tell(begins)

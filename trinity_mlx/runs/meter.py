@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from ..contracts.errors import BudgetExceeded
@@ -36,20 +36,27 @@ class Totals:
 
 
 class Meter:
-    """Counts one run, from where ``totals`` left off."""
+    """Counts one run, from where ``totals`` left off.
 
-    def __init__(self, limits: Limits, totals: Totals | None = None) -> None:
+    Args:
+        limits: what the run may spend.
+        totals: what it had used before it was set aside.
+        now: the clock of the run in seconds; an event loop's own is the one by which its timers go.
+    """
+
+    def __init__(self, limits: Limits, totals: Totals | None = None, now: Callable[[], float] = time.monotonic) -> None:
         before = totals or Totals()
         self._limits = limits
         self._spent = before.spent
-        self._begun = time.monotonic() - before.wall_s
+        self.now = now
+        self._begun = now() - before.wall_s
         self.usage = before.usage
         self.cost_usd = before.cost_usd
 
     @property
     def wall_s(self) -> float:
         """Seconds for which the run has been carried out."""
-        return time.monotonic() - self._begun
+        return self.now() - self._begun
 
     @property
     def totals(self) -> Totals:

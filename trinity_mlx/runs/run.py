@@ -113,7 +113,7 @@ class Run:
         self._begun = state
         self._state = state.machine
         self._turn, self._turns = state.turn, state.turns
-        self._meter = Meter(state.limits, state.totals)
+        self._meter = Meter(state.limits, state.totals, asyncio.get_running_loop().time)
         self._transcript_hash = self._state.transcript.sha256
         self._unended = tuple(setup.sinks)
         self._untaken: deque[Awaitable[None]] = deque()
@@ -262,12 +262,12 @@ class Run:
     async def _review(self, ending: machine.Done, reviewer: Reviewer) -> None:
         """Ask a person, whose time is none of the run's."""
         await self._taken()
-        asked_at = time.monotonic()
+        asked_at = self._meter.now()
         request = ReviewRequest(self._begun.part_id, ending.message, ending.verdict, self._turns)
         is_async = inspect.iscoroutinefunction(reviewer)
         answer: Any = reviewer(request) if is_async else await asyncio.to_thread(reviewer, request)
         answer = await answer if inspect.isawaitable(answer) else answer
-        self._meter.leave_out(time.monotonic() - asked_at)
+        self._meter.leave_out(self._meter.now() - asked_at)
         decision = answer if isinstance(answer, machine.Decision) else machine.Decision(answer is True)
         self._decide(machine.reviewed(self._state, decision), decision)
 
