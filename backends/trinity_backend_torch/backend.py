@@ -134,7 +134,8 @@ class TorchBase:
         self._dtype = dtype
         self._attention = attention_for(device.type, variant.kernels)
         self._weights = Weights(base, device, dtype, quantizes=variant.quantize is not None)
-        self._backbone(AdaptedTensors[Any](self._weights, {}))  # loads what a model without an adapter runs
+        with at_most(threads_for(base.config)):
+            self._backbone(AdaptedTensors[Any](self._weights, {}))  # loads what a model without an adapter runs
 
     @property
     def nbytes(self) -> int:
@@ -146,17 +147,18 @@ class TorchBase:
     @full_float32()
     def attach(self, adapter: Adapter | None, head: Head, *, merged: bool = False) -> TorchRoutingModel:
         """A routing model with ``adapter``, applied to activations or merged into copies of the weights."""
-        adapted = AdaptedTensors.of(
-            self._weights,
-            adapter,
-            read=self._change,
-            form=self._weights.form,
-            exact=self._weights.exact,
-            merge=_merge if merged else None,
-        )
-        projection = Projection(head, self._device)
-        nbytes = adapted.nbytes + projection.nbytes
-        return TorchRoutingModel(self._backbone(adapted), projection, self._device, nbytes)
+        with at_most(threads_for(self._config)):
+            adapted = AdaptedTensors.of(
+                self._weights,
+                adapter,
+                read=self._change,
+                form=self._weights.form,
+                exact=self._weights.exact,
+                merge=_merge if merged else None,
+            )
+            projection = Projection(head, self._device)
+            nbytes = adapted.nbytes + projection.nbytes
+            return TorchRoutingModel(self._backbone(adapted), projection, self._device, nbytes)
 
     @torch.no_grad()
     def population(self, vectors: Mapping[str, np.ndarray]) -> TorchPopulation:

@@ -92,7 +92,7 @@ def reproducing(device: torch.device) -> Iterator[dict[str, str]]:
 
 
 def threads_for(config: BackboneConfig) -> int | None:
-    """How many threads pay for a model: one for a small one, all for others."""
+    """How many threads pay for a model, read or loaded: one for a small one, all for others."""
     return 1 if config.hidden_size * config.intermediate_size <= SMALL else None
 
 
