@@ -27,12 +27,14 @@ class Counting:
 
     def __init__(self) -> None:
         self.read: list[Segment] = []
+        self.readings = 0
 
     def trunk(self, segments: Sequence[Segment]) -> np.ndarray:
         self.read.extend(segments)
         return np.array([[token] for segment in segments for token in segment.tokens], dtype=np.float32)
 
     def hidden(self, segments: Sequence[Segment], trunk: np.ndarray, gains: Mapping[str, np.ndarray]) -> np.ndarray:
+        self.readings += 1
         ends = np.cumsum([len(segment.tokens) for segment in segments]) - 1
         return np.stack([trunk[ends] * row[0] for row in gains["w"]])
 
@@ -74,6 +76,19 @@ def test_another_base_s_trunk_or_a_broken_one_is_read_anew(tmp_path: Path) -> No
     broken = Counting()
     assert Features(broken, SEGMENTS, TrunkStore(tmp_path, "key", 0)).hidden(rows, gains)[0, 0, 0] == 7
     assert len(broken.read) == 1
+
+
+def test_what_one_candidate_reads_is_read_once_for_all_stages() -> None:
+    population = Counting()
+    features = Features(population, SEGMENTS, TrunkStore(None, "key"))
+    rows, told = np.array([1, 3]), list[int]()
+    first = features.hidden(rows, {"w": np.array([[2.0]])})
+    first_reading, first[:] = first.copy(), 0.0
+    assert np.array_equal(features.hidden(rows, {"w": np.array([[2.0]])}, told.append), first_reading)
+    assert (population.readings, told) == (1, [2])
+    for others, gain in ((rows, 3.0), (rows[::-1], 2.0), (rows[:1], 2.0)):
+        assert features.hidden(others, {"w": np.array([[gain]])}).shape == (1, len(others), 1)
+    assert population.readings == 4
 
 
 def test_slopes_are_summed_over_batches() -> None:
