@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 
 from trinity_mlx import Router
 from trinity_mlx.cli import main
-from trinity_mlx.contracts.backend import ENTRY_POINT_GROUP, Variant
+from trinity_mlx.contracts.backend import ENTRY_POINT_GROUP
 from trinity_mlx.contracts.errors import TrinityError
 from trinity_mlx.contracts.routing import ArtifactIdentity, RouteDecision, RouteLogits, Timings
-from trinity_mlx.evaluation.certify import RouterSource
 from trinity_mlx.evaluation.lane import Lane
 from trinity_mlx.evaluation.results import Evaluation, Floors
 from trinity_mlx.evaluation.snapshot import Snapshot, make_snapshot, snapshot_case
 from trinity_mlx.evaluation.suite import Suite, find_suite
 from trinity_mlx.files.shipped import data_path
+from trinity_mlx.routing.recipe import Recipe
 from trinity_mlx.rules.choice import choose
 
 from . import odd_backends
@@ -90,9 +90,9 @@ def assert_fails(result: Result, code: int, *fragments: str) -> None:
         assert fragment in result.stderr
 
 
-def nano_source(profile: str = "mlx", config_dir: Path | None = None) -> RouterSource:
+def nano_source(profile: str = "mlx", config_dir: Path | None = None) -> Recipe:
     """The embedded router, to be loaded here and in fresh processes."""
-    return RouterSource("nano", None, profile, None, Variant(), config_dir, None)
+    return Recipe("nano", profile=profile, config_dir=config_dir)
 
 
 def snapshot_of(router: Router, suite: Suite) -> Snapshot:

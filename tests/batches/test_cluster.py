@@ -9,9 +9,9 @@ import pytest
 
 from trinity_mlx.batches.chunks import chunks
 from trinity_mlx.batches.engines.cluster import FileServer, OnRay, worker_needs
-from trinity_mlx.batches.recipe import Recipe
 from trinity_mlx.batches.records import Question
 from trinity_mlx.contracts.errors import EnvironmentUnavailable
+from trinity_mlx.routing.recipe import Recipe
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import pytest
 
 from trinity_mlx.batches.chunks import chunks
 from trinity_mlx.batches.engines.devices import on_devices
-from trinity_mlx.batches.recipe import Recipe
 from trinity_mlx.batches.records import Question
 from trinity_mlx.contracts.errors import ProfileUnavailable, WorkersLost
 from trinity_mlx.contracts.routing import Selection, SelectionMode, Window
+from trinity_mlx.routing.recipe import Recipe
 
 from .echo import Echo
 
@@ -25,7 +25,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from echo import Echo
 from trinity_mlx.batches.frames import chunk_of, receive, routed_frame, send
-from trinity_mlx.batches.recipe import Recipe
+from trinity_mlx.routing.recipe import Recipe
 from trinity_mlx.batches.worker import question_of
 asks, replies = sys.stdin.buffer, sys.stdout.buffer
 opening = receive(asks)[0]

@@ -13,17 +13,18 @@ from hypothesis import strategies as st
 
 from trinity_mlx import Role
 from trinity_mlx.contracts.errors import EnvironmentUnavailable, FloorLowered, SuiteInvalid
-from trinity_mlx.evaluation.certify import Certificate, RouterSource, certify, margin_floor
+from trinity_mlx.evaluation.certify import Certificate, certify, margin_floor
 from trinity_mlx.evaluation.lane import Lane
 from trinity_mlx.evaluation.lane_changes import changes, check_floors
 from trinity_mlx.evaluation.suite import Route, Suite
+from trinity_mlx.routing.recipe import Recipe
 
 from ..evaluation_cases import few, install_odd_backends, lane_document, lane_of, nano_source, snapshot_of
 
 PROVENANCE = {"date": "2026-01-02", "command": "trinity-mlx certify"}
 
 
-def run(source: RouterSource, suite: Suite, *, processes: int = 0, ratio: float = 0.8) -> Certificate:
+def run(source: Recipe, suite: Suite, *, processes: int = 0, ratio: float = 0.8) -> Certificate:
     """Two runs here, and no fresh process unless there should be some."""
     return certify(source, suite, runs=2, processes=processes, floor_ratio=ratio, provenance=PROVENANCE)
 

@@ -13,13 +13,13 @@ from tests.training_tables import AGENTS, answers_of, records
 from trinity_mlx.artifacts.manifest import read_manifest
 from trinity_mlx.artifacts.vector import read_vector
 from trinity_mlx.contracts.artifact import ReadPosition
-from trinity_mlx.contracts.backend import Variant
 from trinity_mlx.contracts.errors import UsageError, VectorInvalid
 from trinity_mlx.contracts.routing import Role
-from trinity_mlx.evaluation.certify import RouterSource, certify
+from trinity_mlx.evaluation.certify import certify
 from trinity_mlx.evaluation.suite import Case, Route, Suite
 from trinity_mlx.profiles.backends import load_backend
 from trinity_mlx.routing.loading import load_router
+from trinity_mlx.routing.recipe import Recipe
 from trinity_mlx.training.answers import Answers
 from trinity_mlx.training.head import Head
 from trinity_mlx.training.heads import HEADS
@@ -107,7 +107,7 @@ def test_a_lane_is_certified_and_held_for_a_head_of_any_kind(
     for position in ReadPosition:
         out = tmp_path / position
         made = trained(answers, replace(reading, position=position), out, "low-rank", algorithm="ridge")
-        source = RouterSource(out, reading.base.folder, "cpu", None, Variant(), None, None)
+        source = Recipe(str(out), str(reading.base.folder), "cpu")
         with source.load() as router:
             decided = [(row, router.route(row.transcript)) for row in answers.rows[:4]]
         cases = [Case(row.id, row.transcript, Route(decision.slot, decision.role)) for row, decision in decided]

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from ..contracts.routing import Selection, SelectionMode
+from ..routing.recipe import Recipe
 from .engines.here import Here
 from .frames import chunk_of, error_frame, receive, routed_frame, send
-from .recipe import Recipe
 from .records import Question
 
 

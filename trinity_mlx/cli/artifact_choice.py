@@ -13,8 +13,11 @@ from .output import note
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ..contracts.routing import Window
     from ..library import Library
+    from ..profiles.registry import DTypeName
     from ..routing.loading import ArtifactChoice
+    from ..routing.recipe import Recipe
 
 AUTO = "auto"
 
@@ -43,6 +46,34 @@ def choose_artifact(artifact: str, base: str | None = None, profile: str = "auto
     if artifact == AUTO and choice.artifact == FALLBACK:
         note(f"this is {FALLBACK}, a small demonstration; `trinity-mlx fetch {PUBLISHED[0]}` gets the published router")
     return choice
+
+
+def recipe_for(
+    artifact: str,
+    base: str | None = None,
+    profile: str = "auto",
+    *,
+    dtype: DTypeName | None = None,
+    window: Window | None = None,
+) -> Recipe:
+    """How to load the router that ``artifact`` means, with this user's folders and hub.
+
+    Raises:
+        TrinityError: as ``Library.find``.
+    """
+    from ..routing.recipe import Recipe
+
+    choice = choose_artifact(artifact, base, profile)
+    return Recipe(
+        str(choice.artifact),
+        str(choice.base) if choice.base else None,
+        profile,
+        dtype,
+        window=window,
+        config_dir=settings.config_dir(),
+        hash_memory=settings.hash_memory(),
+        hub=settings.hub,
+    )
 
 
 def locate_bundle(name: str) -> str | Path:

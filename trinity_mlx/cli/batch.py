@@ -18,14 +18,14 @@ from ..batches.engines.devices import on_devices
 from ..batches.engines.here import Here
 from ..batches.job import write_batch
 from ..batches.output import Progress
-from ..batches.recipe import Recipe
 from ..batches.records import Question
 from ..contracts.errors import UsageError
+from ..routing.recipe import Recipe
 from .inputs import STANDARD_INPUT, displayed, open_input
 from .output import holds_unicode, note
 from .process import one_line
 from .progress import meter, spinner
-from .settings import environment, hub, prepare_ray
+from .settings import environment, prepare_ray
 
 
 class Destination(NamedTuple):
@@ -64,13 +64,13 @@ class Staff(NamedTuple):
             if name == STANDARD_INPUT:
                 raise UsageError("a cluster reads parts of the input in any order: give --batch a file")
             prepare_ray()
-            yield OnRay(recipe.at_hand(hub), Path(name), self.cluster)
+            yield OnRay(recipe.at_hand(), Path(name), self.cluster)
             return
         if self.devices:
-            yield on_devices(recipe.at_hand(hub), self.devices, environment=_environment(self.devices), tell=note)
+            yield on_devices(recipe.at_hand(), self.devices, environment=_environment(self.devices), tell=note)
             return
         with spinner(f"loading {recipe.artifact}"):
-            router = recipe.load(hub)
+            router = recipe.load()
         with router:
             yield Here(router, afresh=afresh)
 

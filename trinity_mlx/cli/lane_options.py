@@ -5,21 +5,21 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ..contracts.backend import Variant
 from . import settings
-from .artifact_choice import choose_artifact
+from .artifact_choice import recipe_for
 from .options import NAME, artifact_option, base_option, dtype_option, profile_option
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..evaluation.certify import RouterSource
     from ..evaluation.suite import Suite
+    from ..routing.recipe import Recipe
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -77,21 +77,9 @@ class LaneOptions:
         bits: Any = int(self.quantize) if self.quantize else None
         return Variant(self.kernels, bits)
 
-    def source(self) -> RouterSource:
-        """What loads the router, with every name resolved."""
-        from ..evaluation.certify import RouterSource
-
-        choice = choose_artifact(self.artifact, self.base, self.profile)
-        return RouterSource(
-            artifact=choice.artifact,
-            base=choice.base,
-            profile=self.profile,
-            dtype=self.dtype,
-            variant=self.variant,
-            config_dir=settings.config_dir(),
-            hash_memory=settings.hash_memory(),
-            hub=settings.hub,
-        )
+    def recipe(self) -> Recipe:
+        """How to load the router, with every name resolved."""
+        return replace(recipe_for(self.artifact, self.base, self.profile, dtype=self.dtype), variant=self.variant)
 
     def given_suite(self) -> Suite | None:
         """The suite asked for; None where the lane or the artifact decides.

@@ -11,17 +11,14 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from multiprocessing import get_context, parent_process
-from pathlib import Path
 from typing import Any, Literal
 
-from ..contracts.access import Hub
-from ..contracts.backend import Variant
 from ..contracts.errors import EnvironmentUnavailable, ProfileUnavailable, TrinityError
 from ..contracts.routing import RouteDecision
 from ..profiles.backends import load_backend
-from ..profiles.registry import DTypeName, ProfileRegistry
-from ..routing.loading import load_router
-from ..routing.router import Router, RouterIdentity
+from ..profiles.registry import ProfileRegistry
+from ..routing.recipe import Recipe
+from ..routing.router import RouterIdentity
 from ..routing.selfcheck import LENGTHS, SHORT, SelfCheck, check_device
 from ..rules.distance import Distance
 from .determinism import reproducing
@@ -31,39 +28,6 @@ from .results import Evaluation, Floors
 from .suite import Suite
 
 NO_FLOORS = Floors(None, None, "none asked", "none asked")
-
-
-@dataclass(frozen=True)
-class RouterSource:
-    """What ``load_router`` takes, kept so that a fresh process can load the same router."""
-
-    artifact: str | Path
-    base: str | Path | None
-    profile: str
-    dtype: DTypeName | None
-    variant: Variant
-    config_dir: Path | None
-    hash_memory: Path | None
-    hub: Callable[[], Hub] = Hub
-
-    def load(self) -> Router:
-        """The router, remembering nothing between routes.
-
-        Raises:
-            TrinityError: as ``load_router``.
-        """
-        return load_router(
-            self.artifact,
-            self.base,
-            self.profile,
-            self.dtype,
-            kernels=self.variant.kernels,
-            quantize=self.variant.quantize,
-            cache_bytes=0,
-            config_dir=self.config_dir,
-            hash_memory=self.hash_memory,
-            hub=self.hub,
-        )
 
 
 @dataclass(frozen=True)
@@ -81,7 +45,7 @@ class Certificate:
 
 
 def certify(
-    source: RouterSource,
+    recipe: Recipe,
     suite: Suite,
     *,
     runs: int,
@@ -98,17 +62,17 @@ def certify(
     Raises:
         TrinityError: the router cannot be loaded, the suite does not fit it, or a fresh process died.
     """
-    with source.load() as router:
-        evaluation = evaluate(router, suite, Gates(NO_FLOORS, determinism_runs=runs), tick, source.config_dir)
+    with recipe.load(remember=False) as router:
+        evaluation = evaluate(router, suite, Gates(NO_FLOORS, determinism_runs=runs), tick, recipe.config_dir)
         identity = router.identity
     faults = [f"{result.case.id}: {reason}" for result in evaluation.failed for reason in result.reasons]
     for number in range(1, processes + 1):
-        outcomes = _in_fresh_process(source, suite)
+        outcomes = _in_fresh_process(recipe, suite)
         faults += [f"fresh process {number}: {line}" for line in _differences(evaluation, outcomes)]
         tick()
-    kernels = _compare_kernels(source, suite, evaluation)
+    kernels = _compare_kernels(recipe, suite, evaluation)
     faults += [f"{case}: {kernels['name']} kernels decide otherwise" for case in kernels.get("decisions_changed", [])]
-    heads = _check_heads(source, identity) if not faults else None
+    heads = _check_heads(recipe, identity) if not faults else None
     if heads:
         faults += [f"at Qwen3's own head size, not so: {law}" for law in heads.failures]
         kernels["at_head_size_128"] = dict(heads.differences)
@@ -128,11 +92,11 @@ def certify(
     return Certificate(evaluation, (), measured_lane(evaluation, identity, floors, about), kernels)
 
 
-def _in_fresh_process(source: RouterSource, suite: Suite) -> list[Outcome]:
+def _in_fresh_process(recipe: Recipe, suite: Suite) -> list[Outcome]:
     """The suite routed once by a process that has never loaded anything."""
     with ProcessPoolExecutor(1, get_context("spawn"), _end_with_parent) as pool:
         try:
-            return pool.submit(_load_and_route, source, suite).result()
+            return pool.submit(_load_and_route, recipe, suite).result()
         except BrokenProcessPool:
             raise EnvironmentUnavailable(
                 "a fresh process was killed before it had routed the suite: free memory, or use no fresh process"
@@ -151,8 +115,8 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _load_and_route(source: RouterSource, suite: Suite) -> list[Outcome]:
-    with source.load() as router, reproducing(router.identity, source.config_dir):
+def _load_and_route(recipe: Recipe, suite: Suite) -> list[Outcome]:
+    with recipe.load(remember=False) as router, reproducing(router.identity, recipe.config_dir):
         return route_suite(router, suite)
 
 
@@ -165,11 +129,11 @@ def _differences(evaluation: Evaluation, outcomes: Sequence[Outcome]) -> list[st
     ]
 
 
-def _compare_kernels(source: RouterSource, suite: Suite, evaluation: Evaluation) -> dict[str, Any]:
+def _compare_kernels(recipe: Recipe, suite: Suite, evaluation: Evaluation) -> dict[str, Any]:
     """The same suite on the other kernels: decisions that changed, and the distance of the logits."""
-    other: Literal["fused", "composed"] = "composed" if source.variant.kernels == "fused" else "fused"
+    other: Literal["fused", "composed"] = "composed" if recipe.variant.kernels == "fused" else "fused"
     try:
-        with replace(source, variant=replace(source.variant, kernels=other)).load() as router:
+        with replace(recipe, variant=replace(recipe.variant, kernels=other)).load() as router:
             outcomes = route_suite(router, suite)
     except ProfileUnavailable as error:
         return {"name": other, "cannot_run": str(error)}
@@ -189,12 +153,12 @@ def _compare_kernels(source: RouterSource, suite: Suite, evaluation: Evaluation)
     }
 
 
-def _check_heads(source: RouterSource, identity: RouterIdentity) -> SelfCheck | None:
+def _check_heads(recipe: Recipe, identity: RouterIdentity) -> SelfCheck | None:
     """The laws of reading at Qwen3's own head size, whatever the artifact's is; None without kernels to compare with.
 
     In short on the CPU, whose kernels are tested where this package is built.
     """
-    backend = load_backend(ProfileRegistry(source.config_dir).get(identity.profile).backend)
+    backend = load_backend(ProfileRegistry(recipe.config_dir).get(identity.profile).backend)
     longest = SHORT if identity.device == "cpu" else LENGTHS[-1]
     try:
         return check_device(backend, identity.device, identity.dtype, longest)

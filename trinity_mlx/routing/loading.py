@@ -21,7 +21,8 @@ from ..files.hashing import FileHashes
 from ..files.paths import existing_folder
 from ..profiles.backends import load_backend
 from ..profiles.registry import AUTO, DTypeName, Machine, Profile, ProfileRegistry, profile_of
-from .leases import REGISTRY, ModelRegistry
+from ..sharing.leases import Lease
+from .leases import REGISTRY, LeasedModel, ModelRegistry
 from .router import Router, RouterIdentity, check_window
 from .selfcheck import memory_beside, usable_kernels
 from .tokenizer import Tokenizer
@@ -120,40 +121,9 @@ def load_router(
     variant = replace(asked, kernels=usable_kernels(engine, place, number_type, kernels, memory_beside(hash_memory)))
     window = window or bundle.window or (chosen.window.window if chosen.window else None)
     check_window(window, source.config.max_positions, bundle.name)
-    lease = registry.lease(
-        engine,
-        source,
-        bundle.adapter,
-        bundle.head,
-        device=place,
-        dtype=number_type,
-        merged=execution == "merged",
-        variant=variant,
-    )
-    identity = RouterIdentity(
-        artifact=ArtifactIdentity(bundle.name, bundle.adapter.ref, source.ref),
-        head_ref=bundle.head.ref,
-        labels=bundle.head.labels,
-        text_format=bundle.text_format,
-        part_format=bundle.part_format,
-        max_positions=source.config.max_positions,
-        profile=chosen.name,
-        device=place,
-        dtype=number_type,
-        variant=variant,
-        load_ms=(time.perf_counter() - started) * 1000,
-        window=window,
-        guard=bundle.guard,
-        receipt=PatchReceipt.of(
-            source,
-            bundle.adapter,
-            bundle.head,
-            device=place,
-            dtype=number_type,
-            merged=execution == "merged",
-            quantize=variant.quantize,
-        ),
-    )
+    model = _Model(bundle, source, place, number_type, execution == "merged", variant)
+    lease = model.lease(registry, engine)
+    identity = model.identity(chosen.name, window, load_ms=(time.perf_counter() - started) * 1000)
     leave = lease.value.reader.admit(cache_bytes)
 
     def release() -> None:
@@ -161,6 +131,62 @@ def load_router(
         lease.release()
 
     return Router(identity, tokenizer, lease.value.reader, release, remember=cache_bytes > 0)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A bundle on its base, with where and how the two run."""
+
+    bundle: Bundle
+    base: Base
+    device: str
+    dtype: DTypeName
+    merged: bool
+    variant: Variant
+
+    def lease(self, registry: ModelRegistry, backend: Backend) -> Lease[LeasedModel]:
+        """A lease on it, loaded where it is not."""
+        return registry.lease(
+            backend,
+            self.base,
+            self.bundle.adapter,
+            self.bundle.head,
+            device=self.device,
+            dtype=self.dtype,
+            merged=self.merged,
+            variant=self.variant,
+        )
+
+    def identity(self, profile: str, window: Window | None, *, load_ms: float) -> RouterIdentity:
+        """What its router says of itself with every decision."""
+        bundle, base = self.bundle, self.base
+        return RouterIdentity(
+            artifact=ArtifactIdentity(bundle.name, bundle.adapter.ref, base.ref),
+            head_ref=bundle.head.ref,
+            labels=bundle.head.labels,
+            text_format=bundle.text_format,
+            part_format=bundle.part_format,
+            max_positions=base.config.max_positions,
+            profile=profile,
+            device=self.device,
+            dtype=self.dtype,
+            variant=self.variant,
+            load_ms=load_ms,
+            window=window,
+            guard=bundle.guard,
+            receipt=self._receipt(),
+        )
+
+    def _receipt(self) -> PatchReceipt:
+        return PatchReceipt.of(
+            self.base,
+            self.bundle.adapter,
+            self.bundle.head,
+            device=self.device,
+            dtype=self.dtype,
+            merged=self.merged,
+            quantize=self.variant.quantize,
+        )
 
 
 def open_artifact(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 from ..contracts.errors import PolicyInvalid, SelectionError
 from ..contracts.routing import Guard, Selection, SelectionMode
+from .options import OptionReader
 from .roles import CallForm
 from .verdict import VerdictWords
 
@@ -127,9 +127,8 @@ class Policy:
     missing_margin: MissingMargin = MissingMargin.MEDIUM
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = _read(field.name, str(field.type), getattr(self, field.name))
-            object.__setattr__(self, field.name, value)
+        for name, option in _OPTIONS.items():
+            object.__setattr__(self, name, option.read(name, getattr(self, name)))
         _check_ranges(self)
         _check_pairs(self)
         try:
@@ -154,10 +153,9 @@ class Policy:
         Raises:
             PolicyInvalid: an option has no such name, or a value does not fit.
         """
-        known = [field.name for field in fields(self)]
-        unknown = [name for name in options if name not in known]
+        unknown = [name for name in options if name not in _OPTIONS]
         if unknown:
-            raise PolicyInvalid(f"unknown policy option {unknown[0]!r}: use {', '.join(known)}")
+            raise PolicyInvalid(f"unknown policy option {unknown[0]!r}: use {', '.join(_OPTIONS)}")
         return replace(self, **options)
 
     @property
@@ -190,75 +188,11 @@ class Policy:
 
     def to_dict(self) -> dict[str, Any]:
         """Every option as a JSON-ready plain value; ``with_options`` takes them back."""
-        values = {name: getattr(self, name) for name in _NAMES}
+        values = {name: getattr(self, name) for name in _OPTIONS}
         return {name: str(value) if isinstance(value, StrEnum) else value for name, value in values.items()}
 
 
-_NAMES = tuple(field.name for field in fields(Policy))
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError
-    return int(value)
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError
-    return number
-
-
-def _flag(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    return {"true": True, "false": False}[str(value).lower()]
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError
-    return value
-
-
-_READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "int": (_whole, "a whole number"),
-    "float": (_number, "a finite number"),
-    "bool": (_flag, "true or false"),
-    "str": (_text, "a text"),
-    **{
-        kind.__name__: (kind, f"one of {', '.join(kind)}")
-        for kind in (
-            Reads,
-            SelectionMode,
-            EarlyVerifier,
-            AcceptReturns,
-            VerdictWords,
-            CallForm,
-            OnRefusal,
-            Review,
-            MissingMargin,
-        )
-    },
-}
-"""By the name of an option's type: what makes it from a plain value, and what to call it in a message."""
-
-
-def _read(name: str, kind: str, value: Any) -> Any:
-    required, _, optional = kind.partition(" | ")
-    if optional and (value is None or value == "none"):
-        return None
-    reader, expected = _READERS[required]
-    try:
-        return reader(value)
-    except (ValueError, KeyError, OverflowError):
-        either = f"{expected} or none" if optional else expected
-        raise PolicyInvalid(f"policy option {name} is {value!r}: it must be {either}") from None
-
-
+_OPTIONS = {name: OptionReader.of(kind) for name, kind in get_type_hints(Policy).items()}
 _MARKS = ("low_agent_margin", "low_role_margin", "high_agent_margin", "high_role_margin")
 _LEAST = {"max_turns": 1, "max_tool_rounds": 0, "default_slot": 0, "bypass_slot": 0, **dict.fromkeys(_MARKS, 0)}
 

@@ -20,9 +20,9 @@ from typing import Any
 
 from ...contracts.errors import EnvironmentUnavailable
 from ...profiles.registry import AUTO, ProfileRegistry
+from ...routing.recipe import Recipe
 from ..chunks import Chunk, chunks
 from ..frames import error_frame, routed_frame, routed_of
-from ..recipe import Recipe
 from ..records import Question, Routed
 from .here import Here
 
@@ -82,8 +82,7 @@ class OnRay:
 
 def worker_needs(recipe: Recipe, cluster: Mapping[str, float]) -> tuple[str, int]:
     """What each worker takes, and how many find room: GPUs where there are some and the profile uses them."""
-    config = Path(recipe.config_dir) if recipe.config_dir else None
-    on_gpu = recipe.profile == AUTO or ProfileRegistry(config).get(recipe.profile).device.startswith("cuda")
+    on_gpu = recipe.profile == AUTO or ProfileRegistry(recipe.config_dir).get(recipe.profile).device.startswith("cuda")
     if on_gpu and cluster.get("GPU", 0) >= 1:
         return "num_gpus", int(cluster["GPU"])
     return "num_cpus", max(int(cluster.get("CPU", 1)), 1)

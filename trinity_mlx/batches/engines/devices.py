@@ -15,9 +15,9 @@ from dataclasses import replace
 from functools import partial
 from typing import BinaryIO, cast
 
+from ...routing.recipe import Recipe
 from ..chunks import Chunk
 from ..frames import Frame, chunk_frame, receive, refuse_error, routed_of, send
-from ..recipe import Recipe
 from ..records import Question, Routed
 from .crew import Crew, WorkerLost
 

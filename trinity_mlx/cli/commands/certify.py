@@ -82,8 +82,8 @@ def _measure(names: LaneOptions, asked: dict[str, Any]) -> tuple[Certificate, Pa
     from ...evaluation.lane import lane_file, user_lanes
     from ...evaluation.standards import default_suite, lane_for
 
-    suite, source = names.given_suite(), names.source()
-    with source.load() as router:
+    suite, recipe = names.given_suite(), names.recipe()
+    with recipe.load(remember=False) as router:
         identity = router.identity
         known, _ = lane_for(router, settings.config_dir())
         suite = suite or default_suite(identity.artifact.name, known)
@@ -92,7 +92,7 @@ def _measure(names: LaneOptions, asked: dict[str, Any]) -> tuple[Certificate, Pa
         old = _lane_before(path, known, names.variant)
         with counter(f"certifying {suite.name}", len(suite.cases) * asked["runs"] + asked["processes"]) as tick:
             certificate = run(
-                source,
+                recipe,
                 suite,
                 runs=asked["runs"],
                 processes=asked["processes"],

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import settings
-from ..artifact_choice import AUTO, choose_artifact
+from ..artifact_choice import AUTO, recipe_for
 from ..options import NAME, PLACE, json_option
 from ..output import console, print_json
 
@@ -252,14 +252,9 @@ def _folders() -> Check:
 
 def _route() -> Check:
     from ...contracts.errors import TrinityError
-    from ...routing.loading import load_router
 
     try:
-        choice = choose_artifact(AUTO)
-        memory = settings.hash_memory()
-        with load_router(
-            choice.artifact, choice.base, config_dir=settings.config_dir(), hash_memory=memory, hub=settings.hub
-        ) as router:
+        with recipe_for(AUTO).load() as router:
             decision = router.route("What is 17 + 25?")
     except TrinityError as error:
         return Check("route", False, str(error), "see the checks above")

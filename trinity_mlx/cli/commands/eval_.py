@@ -105,7 +105,7 @@ def _evaluate(options: LaneOptions, asked: EvalOptions) -> Evaluation:
     suite = options.given_suite()
     given = asked.snapshot or options.snapshot_of_suite()
     snapshot = read_snapshot(given) if given else None
-    with options.source().load() as router:
+    with options.recipe().load(remember=False) as router:
         suite, gates = gates_for(
             router,
             suite,
@@ -127,7 +127,7 @@ def _compare_window(ctx: click.Context, options: LaneOptions, asked: EvalOptions
     from ...evaluation.windows import compare_window
 
     window, suite = Window.parse(asked.window or ""), options.given_suite()
-    with options.source().load() as router:
+    with options.recipe().load(remember=False) as router:
         suite = (suite or default_suite(router.identity.artifact.name)).only(asked.cases)
         with counter(f"routing {suite.name} twice", len(suite.cases)) as tick:
             comparison = compare_window(router, suite, window, lambda: tick(1))

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...contracts.errors import UsageError
-from ...contracts.routing import RouteDecision, Selection, SelectionMode, Window
+from ...contracts.routing import RouteDecision, Selection, SelectionMode
 from .. import settings
-from ..artifact_choice import choose_artifact
+from ..artifact_choice import recipe_for
 from ..inputs import read_messages, read_prompt
 from ..options import (
     NAME,
@@ -30,7 +30,6 @@ from ..output import print_json
 from ..progress import spinner
 
 if TYPE_CHECKING:
-    from ...batches.recipe import Recipe
     from ...evaluation.results import Floors
     from ...routing.router import Router
 
@@ -121,7 +120,7 @@ def route(
     _check_batch_options({"--out": out, "--devices": devices, "--engine": engine == "ray"}, batch, resume, force)
     how = Selection.parse(selection, temperature, seed)
     slots = _parse_slots(allow_slots)
-    recipe = partial(_recipe, artifact, base, profile, dtype, parse_window(window))
+    recipe = partial(recipe_for, artifact, base, profile, dtype=dtype, window=parse_window(window))
     if batch:
         from ...batches.records import Question
         from ..batch import Destination, Staff, route_batch
@@ -133,7 +132,7 @@ def route(
     transcript = read_messages(messages) if messages else read_prompt(prompt or "")
     made = recipe()
     with spinner(f"loading {artifact}"):
-        router = made.load(settings.hub)
+        router = made.load()
     with router:
         _show(router.route(transcript, selection=how, allow_slots=slots), router, as_json, show_logits, explain)
 
@@ -165,21 +164,6 @@ def _parse_slots(text: str | None) -> tuple[int, ...] | None:
         raise UsageError(
             f"--allow-slots is {text!r}: give slot numbers with commas, as in --allow-slots 0,2,5"
         ) from None
-
-
-def _recipe(artifact: str, base: str | None, profile: str, dtype: Any, window: Window | None) -> Recipe:
-    from ...batches.recipe import Recipe
-
-    choice = choose_artifact(artifact, base, profile)
-    return Recipe(
-        str(choice.artifact),
-        str(choice.base) if choice.base else None,
-        profile,
-        dtype,
-        window,
-        config_dir=str(settings.config_dir()),
-        hash_memory=str(settings.hash_memory()),
-    )
 
 
 def _show(decision: RouteDecision, router: Router, as_json: bool, show_logits: bool, explain: bool) -> None:

@@ -14,7 +14,7 @@ import click
 
 from ...contracts.errors import AuthorityInvalid, PolicyInvalid, PoolInvalid, UsageError
 from .. import settings
-from ..artifact_choice import choose_artifact
+from ..artifact_choice import recipe_for
 from ..inputs import read_messages, read_prompt
 from ..options import NAME, PLACE, artifact_option, base_option, json_option, messages_option, profile_option
 from ..output import note, print_json
@@ -107,7 +107,8 @@ def run(ctx: click.Context, /, **options: Any) -> None:
     asked = RunOptions(limits={name: options.pop(option) for option, (name, _, _) in LIMITS.items()}, **options)
     task = _task(asked)
     make_coordinator = _coordinator_maker(asked, ctx)
-    with _load_router(asked) as router, make_coordinator(router) as coordinator:
+    recipe = recipe_for(asked.artifact, asked.base, asked.profile)
+    with recipe.load() as router, make_coordinator(router) as coordinator:
         result = _carry_out(coordinator, task, asked.as_json)
     _print(result, asked.as_json)
     if result.error and "kind" in result.error.details:
@@ -146,20 +147,6 @@ def _task(asked: RunOptions) -> Transcript:
     if not transcript.messages[-1].text.strip():
         raise UsageError("the task is empty: say what is to be done")
     return transcript
-
-
-def _load_router(asked: RunOptions) -> Router:
-    from ...routing.loading import load_router
-
-    choice = choose_artifact(asked.artifact, asked.base, asked.profile)
-    return load_router(
-        choice.artifact,
-        choice.base,
-        asked.profile,
-        config_dir=settings.config_dir(),
-        hash_memory=settings.hash_memory(),
-        hub=settings.hub,
-    )
 
 
 def _coordinator_maker(asked: RunOptions, ctx: click.Context) -> Callable[[Router], Coordinator]:
