@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import resource
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -316,6 +318,14 @@ def conversation_text(draw: Random, words: int) -> str:
         role = draw.choice(("system", "user", "assistant"))
         lines.append(f"{role}: {' '.join(draw.choices(vocabulary, k=draw.randint(1, 40)))}")
     return "\n".join(lines)
+
+
+def with_positions(folder: Path, count: int) -> Path:
+    """A copy of the small model of the embedded artifact, stated to hold ``count`` tokens."""
+    shutil.copytree(data_path("fixtures", "artifacts", "nano", "base"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": count}))
+    return folder
 
 
 def load_nano(profile: str, **options: Any) -> Router:

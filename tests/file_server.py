@@ -109,22 +109,30 @@ def truncate_after(count: int) -> Behaviour:
     return behave
 
 
-def stall_after(count: int) -> Behaviour:
-    """Send ``count`` bytes, and then nothing for as long as the server lives."""
+def stall_once_at(place: int) -> Behaviour:
+    """Send up to that byte of the content, and then nothing; all of it to who has come back from there."""
+    stalled = threading.Event()
 
     def behave(exchange: Exchange) -> None:
-        exchange.body(exchange.promise_all()[:count])
+        if stalled.is_set():
+            serve(exchange)
+            return
+        exchange.body(exchange.promise_all()[: place - exchange.start])
+        stalled.set()
         exchange.closing.wait(60)
 
     return behave
 
 
-def drip(piece: int, pause_s: float) -> Behaviour:
-    """Send ``piece`` bytes at a time."""
+def drip(piece: int, pause_s: float, until: int | None = None) -> Behaviour:
+    """Send ``piece`` bytes at a time; from the byte ``until`` of the content on, nothing."""
 
     def behave(exchange: Exchange) -> None:
         rest = exchange.promise_all()
         for begin in range(0, len(rest), piece):
+            if until is not None and exchange.start + begin >= until:
+                exchange.closing.wait(60)
+                return
             exchange.body(rest[begin : begin + piece])
             if exchange.closing.wait(pause_s):
                 return
@@ -219,7 +227,7 @@ def _range(header: str) -> tuple[int, int | None]:
     return int(match[1]), int(match[2]) + 1 if match[2] else None
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     """Return as soon as ``condition`` holds."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -24,7 +24,7 @@ class Case:
     encoding: str
     folder: str
     interrupt_s: float | None
-    limit_s: float = 60.0
+    limit_s: float = 300.0
 
 
 class Server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from trinity_mlx.contracts.errors import ProviderRefused
 from trinity_mlx.contracts.pool import Agent
@@ -22,6 +23,7 @@ class Odd:
     def __init__(self, agent: Agent, api_key: str | None) -> None:
         self._behaviour = agent.model
         self._key = api_key
+        self._folder = Path(str(agent.extra.get("folder", "")))
         self.is_live = bool(agent.extra.get("live", True))
 
     async def reply(self, request: Request, on_text: OnText | None = None) -> Reply:
@@ -60,9 +62,11 @@ class Odd:
         return Reply(said("half \ud83d"), Finish.STOP, "odd")
 
     async def streams(self, on_text: OnText | None) -> Reply:
+        """The last piece comes once there is the file ``go-on`` in the folder that the agent's ``extra`` names."""
         pieces = ["Streaming ", "word by word", " \x1b[31mand \x1b]0;title\x07more."]
         for piece in pieces:
+            while piece == pieces[-1] and not (self._folder / "go-on").exists():
+                await asyncio.sleep(0.01)
             if on_text:
                 on_text(piece)
-            await asyncio.sleep(0.25)
         return Reply(said("".join(pieces)), Finish.STOP, "odd", Usage(1000, 20))

@@ -512,7 +512,7 @@ class ProviderServer:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="provider-server")
         self._thread.start()
-        assert self._ready.wait(10), "the server did not start"
+        assert self._ready.wait(60), "the server did not start"
         return self
 
     def __exit__(

@@ -181,7 +181,7 @@ def test_offline_is_honoured(option: list[str], setting: str, tmp_path: Path) ->
         "HF_ENDPOINT": "http://127.0.0.1:1",
     }
     command = [sys.executable, "-m", "trinity_mlx.cli", "fetch", "sakana", *option]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 3
     assert "network is not to be used" in result.stderr
     assert result.stdout == ""
@@ -308,7 +308,7 @@ def hub() -> Iterator[PublishingHub]:
 def publish(hub: PublishingHub, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "trinity_mlx.cli", "publish", *arguments]
     space = os.environ | hub.environment(tmp_path / "hf")
-    return subprocess.run(command, env=space, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=space, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_a_bundle_is_published_in_one_commit_and_tagged(

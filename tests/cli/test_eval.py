@@ -10,7 +10,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -465,18 +464,12 @@ def test_the_public_files_of_a_full_head_are_run_as_they_are(
 
 
 @pytest.mark.slow
-def test_sixty_cases_twice_take_less_than_ten_seconds_from_a_cold_process() -> None:
-    """One good run of three will do: a busy machine can only make a process slower."""
+def test_the_whole_suite_passes_twice_in_a_cold_process() -> None:
+    """How long it takes is for ``benchmarks/lanes.py`` to say."""
     command = [sys.executable, "-m", "trinity_mlx.cli", "eval", "--artifact", "nano", "--profile", "cpu"]
-    for _ in range(3):
-        started = time.perf_counter()
-        found = subprocess.run([*command, "--determinism-runs", "2"], capture_output=True, text=True, check=False)
-        elapsed = time.perf_counter() - started
-        assert found.returncode == 0, found.stdout + found.stderr
-        assert "64 passed, 0 failed" in found.stdout
-        if elapsed < 10:
-            return
-    pytest.fail(f"the last of three took {elapsed:.1f} s")
+    found = subprocess.run([*command, "--determinism-runs", "2"], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "64 passed, 0 failed" in found.stdout
 
 
 def test_the_public_suite_is_run_by_name_and_held_against_what_was_published(

@@ -255,9 +255,9 @@ def test_strict_asks_nobody_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "kind", "answer"),
     [
-        ("--max-seconds", 1.5, "wall_time", "It is 42.\n"),
+        ("--max-seconds", 0.5, "wall_time", ""),
         ("--max-calls", 1, "provider_calls", "It is 42.\n"),
-        ("--max-call-seconds", 0.5, "call_latency", "It is 42.\n"),
+        ("--max-call-seconds", 0.2, "call_latency", ""),
         ("--max-revisions", 0, "verifier_revisions", "It is 42.\n"),
         ("--max-cost", 0.00001, "cost", "It is 42.\n"),
         ("--max-tokens", 5, "tokens", "It is 42.\n"),
@@ -265,8 +265,9 @@ def test_strict_asks_nobody_else(tmp_path: Path) -> None:
     ],
 )
 def test_6_for_each_limit(option: str, value: float, kind: str, answer: str, tmp_path: Path) -> None:
-    slow = {"role": "Verifier", "text": "REVISE", "delay_s": 30 if "seconds" in option else 0}
-    agent = scripted(0, slow, {"text": "It is 42.", "usage": USAGE}, price={"input": 3.0, "output": 15.0})
+    delay_s = 3600 if "seconds" in option else 0  # whatever the machine is busy with, the limit comes first
+    replies = {"role": "Verifier", "text": "REVISE"}, {"text": "It is 42.", "usage": USAGE, "delay_s": delay_s}
+    agent = scripted(0, *replies, price={"input": 3.0, "output": 15.0})
     result = invoke(TASK, "--pool", write_pool(tmp_path, agent), option, value)
     assert (result.exit_code, result.stdout) == (6, answer)
     assert f"the run exceeds its limit of {kind}: " in result.stderr
@@ -365,8 +366,13 @@ def test_a_governed_run_reads_no_key_from_the_environment(tmp_path: Path, monkey
 # On a terminal
 
 
-def on_terminal(columns: int, folder: Path, *arguments: object) -> tuple[int, str]:
-    """Exit code and everything written, with a real pseudo-terminal of that width in front of the command."""
+def on_terminal(
+    columns: int, folder: Path, *arguments: object, watch: Callable[[bytes], None] = lambda written: None
+) -> tuple[int, str]:
+    """Exit code and everything written, with a real pseudo-terminal of that width in front of the command.
+
+    ``watch`` is told what has been written whenever that is more.
+    """
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     command = [sys.executable, "-m", "trinity_mlx.cli", "run", "--artifact", "nano", "--profile", "mlx"]
@@ -379,8 +385,9 @@ def on_terminal(columns: int, folder: Path, *arguments: object) -> tuple[int, st
     written = b""
     while piece := _read(master):
         written += piece
+        watch(written)
     os.close(master)
-    return process.wait(30), written.decode("utf-8")
+    return process.wait(300), written.decode("utf-8")
 
 
 def _read(descriptor: int) -> bytes:
@@ -413,13 +420,19 @@ def test_the_live_view_fits_and_tells_turn_role_agent_margins_tokens_and_cost(co
 
 def test_text_shows_as_it_streams_and_cannot_steer_the_terminal(tmp_path: Path) -> None:
     install_odd_providers(tmp_path)
-    price = {"input": 1.0, "output": 50.0}
+    price, extra = {"input": 1.0, "output": 50.0}, {"folder": str(tmp_path)}
+    streamer = {"slot": 0, "name": "streamer", "provider": "odd", "model": "streams", "price": price, "extra": extra}
     pool = write_pool(
         tmp_path,
-        {"slot": 0, "name": "streamer", "provider": "odd", "model": "streams", "price": price, "roles": ["worker"]},
+        {**streamer, "roles": ["worker"]},
         scripted(1, {"text": "ACCEPT"}, roles=["verifier"], price=price),
     )
-    code, written = on_terminal(80, tmp_path, TASK, "--pool", pool, "--live")
+
+    def watch(written: bytes) -> None:
+        if b"word by word" in written:
+            (tmp_path / "go-on").touch()
+
+    code, written = on_terminal(80, tmp_path, TASK, "--pool", pool, "--live", watch=watch)
     assert code == 0
     lines = lines_of(written)
     assert "  Streaming word by word" in lines  # before the rest came
@@ -458,7 +471,7 @@ def test_what_could_steer_a_terminal_is_taken_out() -> None:
 # Ctrl-C
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> bool:
+def wait_for(condition: Callable[[], bool], seconds: float = 300) -> bool:
     ends = time.monotonic() + seconds
     while not condition() and time.monotonic() < ends:
         time.sleep(0.02)
@@ -467,7 +480,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30) -> bool:
 
 @pytest.mark.parametrize("more", [[], ["--json"]])
 def test_an_interrupted_run_ends_in_order(more: list[str], tmp_path: Path) -> None:
-    pool, trace = write_pool(tmp_path, scripted(0, {"text": "42", "delay_s": 60})), tmp_path / "t.jsonl"
+    pool, trace = write_pool(tmp_path, scripted(0, {"text": "42", "delay_s": 3600})), tmp_path / "t.jsonl"
     command = [sys.executable, "-m", "trinity_mlx.cli", "run", TASK, "--artifact", "nano", "--profile", "mlx"]
     process = subprocess.Popen(
         [*command, "--pool", str(pool), "--trace-out", str(trace), *more],
@@ -477,7 +490,7 @@ def test_an_interrupted_run_ends_in_order(more: list[str], tmp_path: Path) -> No
     )
     assert wait_for(lambda: trace.exists() and "provider_called" in trace.read_text())
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=300)
     assert (process.returncode, stdout) == (130, "")
     assert stderr.splitlines()[-1] == "cancelled"
     assert "Traceback" not in stderr

@@ -55,7 +55,7 @@ def environment(home: Path, **more: str) -> Mapping[str, str]:
 
 def python(code: str, env: Mapping[str, str], *arguments: object) -> str:
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -92,7 +92,7 @@ def test_the_command_line_hands_down_the_users_token_and_places(
     env = environment(home, HF_ENDPOINT=hub.url, HF_HUB_CACHE=str(tmp_path / "cache"), HF_TOKEN=GIVEN)
     arguments = ["route", "What?", "--artifact", tiny_folders["artifact"], "--base", "me/base", "--profile", "cpu"]
     command = [sys.executable, "-m", "trinity_mlx.cli", *map(str, arguments), "--json"]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400, check=False)
     assert result.returncode == 0, result.stderr
     assert set(hub.tokens) == {f"Bearer {GIVEN}"}
     assert (tmp_path / "cache" / "models--me--base").is_dir()
@@ -162,7 +162,7 @@ def test_the_command_line_hands_down_the_users_key(
     }
     (tmp_path / "pin.json").write_text(json.dumps(pin))
     command = [sys.executable, "-m", "trinity_mlx.cli", "fetch", "--pin", str(tmp_path / "pin.json")]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400, check=False)
     assert result.returncode == 0, result.stderr
     key = named.get("AWS_ACCESS_KEY_ID", "POISONKEY")
     assert all(f"Credential={key}/" in headers["authorization"] for headers in bucket.headers)

@@ -49,7 +49,7 @@ def start(folder: Path, pin: Path) -> subprocess.Popen[bytes]:
 
 
 def finish(process: subprocess.Popen[bytes]) -> dict[str, Any]:
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err.decode()
     found: dict[str, Any] = json.loads(out)
     return found
@@ -62,14 +62,15 @@ def server() -> Any:
 
 
 def test_a_fetch_that_is_killed_again_and_again_completes(server: FileServer, tmp_path: Path) -> None:
-    pin = write_pin(tmp_path, server.add("/vector", CONTENT, file_server.drip(10_000, 0.005)))
+    pin = write_pin(tmp_path, server.add("/vector", CONTENT))
     folder = tmp_path / "cache" / "fetched" / "test"
     part = folder / ".fetch" / f"{hashlib.sha256(CONTENT).hexdigest()}.part"
     draw = random.Random(2)
     reached = 0
     for _ in range(KILLS):
-        process = start(tmp_path, pin)
         reached += draw.randrange(20_000, 120_000)
+        server.script["/vector"] = [file_server.drip(10_000, 0.005, until=reached + 100_000)]
+        process = start(tmp_path, pin)
         file_server.wait_for(lambda: part.is_file() and part.stat().st_size >= reached)  # noqa: B023
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -98,6 +99,6 @@ def test_an_interrupt_from_the_keyboard_leaves_a_part_and_no_traceback(server: F
     process = start(tmp_path, pin)
     file_server.wait_for(lambda: any(tmp_path.rglob("*.part")))
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert b"Traceback" not in err

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ..file_server import FileServer
 
 CONTENT = random.Random(0).randbytes(300_000)
 SMALL = b"{}"
-PATIENCE = Patience(attempts=4, first_wait_s=0.01, longest_wait_s=0.05, total_s=30)
+PATIENCE = Patience(attempts=4, first_wait_s=0.01, longest_wait_s=0.05, total_s=300)
 
 
 def digest(content: bytes) -> str:
@@ -61,7 +61,7 @@ class Bench:
 
     def fetch(self, *files: tuple[str, bytes, str], **options: Any) -> list[Fetched]:
         hub = Hub(options.pop("token", None), self.server.url, self.hub_cache)
-        settings = {"stall_s": 0.3, "hub": hub} | options.pop("homes", {})
+        settings = {"stall_s": 60.0, "hub": hub} | options.pop("homes", {})
         with Homes(self.near, **settings) as homes:
             listener = Listener(note=self.notes.append)
             return fetch(make_pin(*files), self.folder, homes, **{"patience": PATIENCE, "listener": listener} | options)
@@ -121,9 +121,12 @@ def test_a_dropped_connection_is_resumed_where_it_broke(bench: Bench) -> None:
 
 
 def test_a_stalled_connection_is_given_up_and_resumed(bench: Bench) -> None:
-    bench.one(file_server.stall_after(120_000), file_server.serve)
+    """On a busy machine it may be given up more than once."""
+    patience = replace(PATIENCE, attempts=100)
+    bench.one(file_server.stall_once_at(120_000), homes={"stall_s": 0.3}, patience=patience)
     assert bench.target.read_bytes() == CONTENT
-    assert bench.starts == [0, 120_000]
+    assert bench.starts == sorted(bench.starts)
+    assert {0, 120_000} <= set(bench.starts)
     assert "nothing came for too long" in bench.notes[0]
 
 
@@ -274,9 +277,12 @@ def test_a_server_that_starts_over_and_breaks_at_the_same_byte_is_given_up(bench
 
 
 def test_a_trickle_ends_when_the_time_is_over(bench: Bench) -> None:
+    bench.leave_part(CONTENT[:500])
     with pytest.raises(HomeUnavailable, match=r"took longer than 0.2 s.*what came is kept"):
         bench.one(file_server.drip(1000, 0.02), patience=Patience(total_s=0.2))
-    assert bench.part.stat().st_size > 0
+    part = bench.part.read_bytes()
+    assert len(part) >= 500
+    assert CONTENT.startswith(part)
 
 
 def test_an_address_where_nobody_listens_is_given_up(bench: Bench) -> None:

@@ -137,7 +137,7 @@ class Browser:
 
     def __init__(self, port: int, path: str) -> None:
         self._socket = websocket.create_connection(
-            f"ws://127.0.0.1:{port}{path}", timeout=60, suppress_origin=True, max_size=None
+            f"ws://127.0.0.1:{port}{path}", timeout=300, suppress_origin=True, max_size=None
         )
         self._count = 0
         self._session: str | None = None
@@ -168,7 +168,7 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.events.clear()
         self.call("Page.navigate", url=page.as_uri())
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while self.value("[location.href, document.readyState]") != [page.as_uri(), "complete"]:
             assert time.monotonic() < deadline, "the page does not load"
             time.sleep(0.02)
@@ -204,7 +204,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         browser = Browser(*_debugger(folder / "DevToolsActivePort", process))
         yield browser
         browser.close()
-        process.wait(30)
+        process.wait(120)
     finally:
         process.kill()
         process.wait()
@@ -212,7 +212,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 def _debugger(announced: Path, process: subprocess.Popen[bytes]) -> tuple[int, str]:
     """Port and path of the protocol, which the browser writes down once it listens."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         lines = announced.read_text(encoding="ascii").split("\n") if announced.is_file() else []
         if len(lines) == 2:

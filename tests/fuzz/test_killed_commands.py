@@ -28,7 +28,7 @@ REQUESTS = 6
 WHOLE = {"manifest.json", "adapter.safetensors", "router_head.safetensors", "README.md"}
 SHORT = 4
 """Kills of one measurement in a short run."""
-SLOWEST_S = 60.0
+SLOWEST_S = 300.0
 
 
 def published(hub: PublishingHub, bundle: Bundle, home: Path) -> int:
@@ -94,7 +94,7 @@ def test_a_measurement_killed_at_any_moment_leaves_the_old_lane_or_the_new(
     lane, draw, seen = tmp_path / "lane.json", random.Random(seed), Counter[str]()
     content, started = lane.read_bytes(), time.monotonic()
     with certify(tmp_path) as whole:
-        assert whole.wait(300) == 0
+        assert whole.wait(SLOWEST_S) == 0
     usual_s = time.monotonic() - started
     for _ in range(cases or SHORT):
         lane.write_bytes(content)
@@ -110,5 +110,5 @@ def test_a_measurement_killed_at_any_moment_leaves_the_old_lane_or_the_new(
         assert not is_anybody_left(process.pid), "a process that it had started goes on"
     record_property("left", json.dumps(seen))
     with certify(tmp_path) as again:
-        assert again.wait(300) == 0
+        assert again.wait(SLOWEST_S) == 0
     assert len(read_lane(lane).cases) == 3

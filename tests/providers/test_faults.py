@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -147,7 +148,7 @@ def test_every_fault_of_the_server_is_tested() -> None:
 def test_a_fault_becomes_the_error_that_says_so(
     server: ProviderServer, provider: str, case: Case, is_streamed: bool
 ) -> None:
-    agent = agent_of(provider, f"fault:{case.fault}", server.url, timeout_s=20)
+    agent = agent_of(provider, f"fault:{case.fault}", server.url, timeout_s=300)
     if (provider, case.fault) in NOT_OF:
         pytest.skip("the provider has no such end")
     before = len(server.requests)
@@ -172,8 +173,10 @@ def test_an_answer_that_does_not_come_ends_with_the_agents_time(
 
 
 def test_a_date_to_retry_after_becomes_seconds(server: ProviderServer, provider: str) -> None:
+    begun = time.time()
     error = failure_of(agent_of(provider, "fault:429-retry-date", server.url), False)
-    assert error.retry_after_s == pytest.approx(29.5, abs=1.5)
+    assert error.retry_after_s is not None
+    assert 29 - (time.time() - begun) <= error.retry_after_s <= 30  # a date has whole seconds
 
 
 def test_a_stream_without_a_finish_reason_was_cut(server: ProviderServer, provider: str) -> None:
@@ -241,7 +244,7 @@ def test_a_key_is_not_taken_to_another_host(provider: str) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 

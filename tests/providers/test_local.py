@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from trinity_mlx.providers.local.prompt import make_prompt
 from trinity_mlx.providers.local.provider import Local
 from trinity_mlx.providers.registry import make_provider
 
+from ..builders import with_positions
 from ..file_server import wait_for
 from ..provider_server import closed_port
 
@@ -150,14 +150,6 @@ def test_what_does_not_fit_the_model_is_refused(engine: str) -> None:
         ask(agent(engine), long)
 
 
-def with_positions(folder: Path, count: int) -> Path:
-    """The small model, stated to hold ``count`` tokens."""
-    shutil.copytree(NANO, folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": count}))
-    return folder
-
-
 def test_an_answer_ends_where_the_models_positions_end(engine: str, tmp_path: Path) -> None:
     reply = ask(agent(engine, with_positions(tmp_path / "short", 40), max_tokens=100_000))
     assert reply.usage is not None
@@ -214,9 +206,7 @@ def test_a_cancelled_answer_stops_between_two_tokens(engine: str, tmp_path: Path
         with pytest.raises(asyncio.CancelledError):
             await task
         heard = len(pieces)
-        begun = time.monotonic()
-        await provider.close()
-        assert time.monotonic() - begun < 30
+        await asyncio.wait_for(provider.close(), 300)
         assert len(pieces) == heard
 
     asyncio.run(cancel())
@@ -300,11 +290,11 @@ def mlx_lm_server() -> Iterator[str]:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
     try:
-        wait_for(listens, 60)
+        wait_for(listens, 300)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)
 
 
 @pytest.mark.slow

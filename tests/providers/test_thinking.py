@@ -71,13 +71,13 @@ def test_a_long_hostile_answer_takes_time_in_proportion(shape: str) -> None:
 
     def seconds(characters: int) -> float:
         text = shape * (characters // len(shape))
-        begun = time.perf_counter()
+        begun = time.thread_time()
         strip_thinking(text)
         heard = ThinkingFilter(lambda piece: None)
         for begin in range(0, len(text), 4):
             heard.feed(text[begin : begin + 4])
         heard.end()
-        return time.perf_counter() - begun
+        return time.thread_time() - begun
 
     ratios = [seconds(400_000) / seconds(100_000) for _ in range(3)]
     assert min(ratios) < 10

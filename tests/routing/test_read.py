@@ -99,7 +99,7 @@ def test_what_is_asked_during_a_read_is_read_together(router: Router, backend: W
     async def read_all() -> list[Any]:
         backend.shut()
         first = asyncio.create_task(router.read(PROMPTS[0]))
-        await asyncio.to_thread(backend.begun.wait, 10)
+        await asyncio.to_thread(backend.begun.wait, 60)
         others = [asyncio.create_task(router.read(prompt)) for prompt in PROMPTS[1:]]
         await all_queued(router, len(others))
         backend.gate.set()
@@ -116,7 +116,7 @@ def test_a_cancelled_read_leaves_the_queue(router: Router, backend: Watched) -> 
     async def cancel_some() -> None:
         backend.shut()
         first = asyncio.create_task(router.read(PROMPTS[0]))
-        await asyncio.to_thread(backend.begun.wait, 10)
+        await asyncio.to_thread(backend.begun.wait, 60)
         others = [asyncio.create_task(router.read(prompt)) for prompt in PROMPTS[1:]]
         await all_queued(router, len(others))
         for each in others[1:]:

@@ -173,8 +173,8 @@ def test_a_hostile_reply_costs_no_more_than_its_length(beginning: str, piece: st
         return min(timed(beginning + piece * count + "x") for _ in range(5))
 
     def timed(reply: str) -> float:
-        begun = time.process_time()
+        begun = time.thread_time()
         parse_verdict(reply, words)
-        return time.process_time() - begun
+        return time.thread_time() - begun
 
     assert seconds(400_000) < 10 * (seconds(100_000) + 0.001)

@@ -654,7 +654,7 @@ def test_threads_take_turns() -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(120)
     assert answers == {number: f"answer {number}." for number in range(12)}
 
 
@@ -668,9 +668,9 @@ def test_closing_waits_for_the_run_under_way() -> None:
 
     thread = threading.Thread(target=lambda: results.append(coordinator.run("6 * 7?", sinks=[Begins()])))
     thread.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     coordinator.close()
-    thread.join(10)
+    thread.join(120)
     assert [result.status for result in results] == [RunStatus.ACCEPTED]
 
 

@@ -154,7 +154,7 @@ class Stage:
 async def play_all(scenes: Iterable[Scene], server: ProviderServer) -> None:
     """All at once; no task and no connection may be left behind."""
     await asyncio.gather(*(scene.play() for scene in scenes))
-    async with asyncio.timeout(5):  # SDKs leave the end of some streams to the event loop
+    async with asyncio.timeout(60):  # SDKs leave the end of some streams to the event loop
         while len(asyncio.all_tasks()) > 1 or server.connections:
             await asyncio.sleep(0.005)
 

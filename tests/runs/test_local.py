@@ -172,12 +172,12 @@ def served() -> Iterator[Agent]:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
     try:
-        wait_for(listens, 120)
+        wait_for(listens, 300)
         url = f"http://127.0.0.1:{port}/v1"
         yield Agent(0, "served", "openai-compatible", str(BASE), url, max_tokens=TOKENS, temperature=0.0)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ def with_client(
     model: str,
     work: Callable[[AgentClient], Awaitable[Any]],
     policy: RetryPolicy = QUICK,
-    timeout_s: float = 10.0,
+    timeout_s: float = 120.0,
     breaker: CircuitBreaker | None = None,
 ) -> Any:
     agent = Agent(0, "solver", "openai-compatible", model, server.url, timeout_s=timeout_s)
@@ -182,7 +182,7 @@ def test_a_total_shorter_than_one_attempt_still_allows_one(server: ProviderServe
 
 
 def test_the_breaker_opens_over_calls_and_refuses_without_an_attempt(server: ProviderServer) -> None:
-    breaker = CircuitBreaker(BreakerPolicy(failures=4, rest_s=60))
+    breaker = CircuitBreaker(BreakerPolicy(failures=4, rest_s=60), clock=lambda: 0.0)
     first, second, third = Heard(), Heard(), Heard()
     for heard in (first, second):
         with pytest.raises(ProviderUnavailable):
@@ -193,7 +193,7 @@ def test_the_breaker_opens_over_calls_and_refuses_without_an_attempt(server: Pro
         call(server, "echo", third, breaker=breaker)
     assert third.attempts == []
     assert not caught.value.retryable
-    assert caught.value.retry_after_s == pytest.approx(60, abs=1)
+    assert caught.value.retry_after_s == 60
 
 
 def test_after_the_rest_a_single_call_tries_for_all(server: ProviderServer) -> None:
@@ -251,7 +251,7 @@ def test_two_hundred_calls_at_once(server: ProviderServer) -> None:
     async def rush(client: AgentClient) -> list[Answer]:
         return await asyncio.gather(*(client.ask(ASKED) for _ in range(200)))
 
-    replies = with_client(server, "echo", rush, timeout_s=60)
+    replies = with_client(server, "echo", rush, timeout_s=300)
     assert len(replies) == 200
 
 

@@ -152,7 +152,7 @@ def fails() -> None:
 
 
 async def never() -> None:
-    await asyncio.sleep(60)
+    await asyncio.sleep(3600)
 
 
 ODD_CALLS = [
@@ -167,7 +167,7 @@ ODD_CALLS = [
 ]
 
 
-def box() -> ToolBox:
+def box(time_s: float = 60.0) -> ToolBox:
     tools: dict[str, Any] = {
         "add": add,
         "fails": fails,
@@ -177,12 +177,12 @@ def box() -> ToolBox:
         "parts": lambda: [Text("seen"), Image.of_data(b"png", "image/png")],
         "data": lambda: {"answer": [42, None]},
     }
-    return ToolBox(tools, time_s=0.05, longest_result=100)
+    return ToolBox(tools, time_s=time_s, longest_result=100)
 
 
 @pytest.mark.parametrize(("name", "arguments", "fragment"), ODD_CALLS)
 def test_what_goes_wrong_in_a_tool_is_its_result(name: str, arguments: str, fragment: str) -> None:
-    result = asyncio.run(box().call(ToolCall("id", name, arguments)))
+    result = asyncio.run(box(0.05 if name == "never" else 60.0).call(ToolCall("id", name, arguments)))
     assert (result.call_id, result.is_error) == ("id", True)
     assert fragment[:50] in result.text
     assert len(result.text) <= 160

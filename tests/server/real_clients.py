@@ -36,7 +36,7 @@ def program(name: str, version: str | None = None) -> Path:
     if found is None:
         pytest.skip(f"{name} is not installed: npm install in the folder that TRINITY_TEST_CLIENTS names")
     if version is not None:
-        told = subprocess.run([found, "--version"], capture_output=True, text=True, check=False, timeout=60).stdout
+        told = subprocess.run([found, "--version"], capture_output=True, text=True, check=False, timeout=300).stdout
         if version not in told:
             pytest.skip(f"{name} is {told.strip() or 'unwilling'}, and these tests are about {version}")
     return Path(found)
@@ -53,7 +53,7 @@ def run(command: list[str | Path], home: Path, folder: Path, environment: Mappin
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
     return Finished(finished.returncode, finished.stdout, finished.stderr)

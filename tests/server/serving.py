@@ -190,13 +190,13 @@ def running(served: Team, grace_s: float = 5.0) -> Iterator[str]:
 
     thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
     thread.start()
-    assert started.wait(30)
+    assert started.wait(60)
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
         loop, server = loops[0]
         loop.call_soon_threadsafe(server.stop)
-        thread.join(30)
+        thread.join(120)
         place.close()
     assert not thread.is_alive()
 
@@ -295,4 +295,4 @@ def parse_events(text: str) -> list[tuple[str, Any]]:
 
 
 def client(address: str, **headers: str) -> httpx2.Client:
-    return httpx2.Client(base_url=address, headers=headers, timeout=30)
+    return httpx2.Client(base_url=address, headers=headers, timeout=120)

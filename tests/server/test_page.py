@@ -17,7 +17,7 @@ EVIL = "<img src=x onerror=\"document.title='taken'\"><script>document.title='ta
 
 def until(browser: Browser, expression: str) -> Any:
     """The first value of an expression that is something."""
-    ends = time.monotonic() + 60
+    ends = time.monotonic() + 120
     while not (value := browser.value(expression)):
         assert time.monotonic() < ends, expression
         time.sleep(0.05)

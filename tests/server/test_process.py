@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -28,15 +29,30 @@ from trinity_mlx.server.process import listen
 from trinity_mlx.server.routers import LEAST_WINDOW, measured_size, window_of
 from trinity_mlx.tracing.reader import read_trace
 
+from ..provider_server import Exchange, ProviderServer
+
 POOL = """
 name = "slow"
 [[agents]]
 slot = 0
 name = "only"
-provider = "scripted"
-model = "script"
-extra = { replies = [{ text = "The answer is 42.", delay_s = DELAY }] }
+provider = "openai-compatible"
+model = "fault:held"
+base_url = "URL"
+timeout_s = 3600
 """
+
+
+class Held:
+    """An endpoint whose answers wait until they are let go."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+
+    async def __call__(self, exchange: Exchange) -> None:
+        while not self.let_go.is_set():
+            await asyncio.sleep(0.01)
+        await exchange.reply("The answer is 42.")
 
 
 def command(*options: str) -> list[str]:
@@ -71,16 +87,24 @@ def process(*options: str, **environment: str) -> Iterator[tuple[subprocess.Pope
 
 
 def until_ready(address: str) -> None:
-    ends = time.monotonic() + 60
+    ends = time.monotonic() + 300
     while httpx2.get(f"{address}/ready").status_code != 200:
         assert time.monotonic() < ends
         time.sleep(0.02)
 
 
-def slow_pool(folder: Path, delay_s: float) -> str:
-    place = folder / "slow.toml"
-    place.write_text(POOL.replace("DELAY", str(delay_s)))
-    return str(place)
+@pytest.fixture
+def held() -> Held:
+    return Held()
+
+
+@pytest.fixture
+def slow_pool(tmp_path: Path, held: Held) -> Iterator[tuple[str, ...]]:
+    """Options for a pool that answers once ``held`` lets it."""
+    place = tmp_path / "slow.toml"
+    with ProviderServer(faults={"held": held}) as endpoint:
+        place.write_text(POOL.replace("URL", endpoint.url))
+        yield "--pool", str(place), "--live", "--quiet"
 
 
 def test_check_validates_everything_and_ends() -> None:
@@ -129,7 +153,7 @@ def test_the_greeting_names_a_key_by_its_variable_and_never_says_it() -> None:
         answer = httpx2.get(f"{address}/v1/models", headers={"authorization": "Bearer sk-very-secret"})
         assert answer.status_code == 200
         running.send_signal(signal.SIGTERM)
-        out, err = running.communicate(timeout=30)
+        out, err = running.communicate(timeout=300)
     assert "sk-very-secret" not in told + out + err
     assert '"Authorization: Bearer $TRINITY_API_KEY"' in told
     assert "Codex" in told
@@ -139,7 +163,7 @@ def test_the_greeting_names_a_key_by_its_variable_and_never_says_it() -> None:
 def ask(address: str, seen: list[Any]) -> None:
     body = {"model": "trinity-route", "input": "Go.", "stream": True}
     gone = suppress(httpx2.HTTPError)  # as where the process is killed
-    with gone, httpx2.stream("POST", f"{address}/v1/responses", json=body, timeout=90) as answer:
+    with gone, httpx2.stream("POST", f"{address}/v1/responses", json=body, timeout=300) as answer:
         seen.append([line for line in answer.iter_lines() if line.startswith("data: ")])
 
 
@@ -148,7 +172,7 @@ def open_streams(address: str, count: int) -> tuple[list[threading.Thread], list
     threads = [threading.Thread(target=ask, args=(address, seen)) for _ in range(count)]
     for thread in threads:
         thread.start()
-    ends = time.monotonic() + 60
+    ends = time.monotonic() + 300
     while _in_flight(address) < count:
         assert time.monotonic() < ends
         time.sleep(0.02)
@@ -167,23 +191,27 @@ def last_event(lines: list[str]) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("grace", "expected"), [("30", "response.completed"), ("0", "response.failed")])
-def test_a_signal_with_fifty_open_streams_loses_none(tmp_path: Path, grace: str, expected: str) -> None:
-    delay = 15.0 if grace == "30" else 60.0
-    with process("--pool", slow_pool(tmp_path, delay), "--grace", grace, "--quiet") as (running, address, _):
+@pytest.mark.parametrize(("grace", "expected"), [("300", "response.completed"), ("0", "response.failed")])
+def test_a_signal_with_fifty_open_streams_loses_none(
+    slow_pool: tuple[str, ...], held: Held, grace: str, expected: str
+) -> None:
+    with process(*slow_pool, "--grace", grace) as (running, address, _):
         until_ready(address)
         threads, seen = open_streams(address, 50)
         running.send_signal(signal.SIGTERM)
+        if grace != "0":
+            assert httpx2.get(f"{address}/ready").json() == {"status": "draining"}
+            held.let_go.set()
         for thread in threads:
-            thread.join(60)
-        running.communicate(timeout=30)
+            thread.join(300)
+        running.communicate(timeout=300)
     assert [last_event(lines)["type"] for lines in seen] == [expected] * 50
     assert running.returncode == 0
 
 
 @pytest.mark.slow
-def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
-    with process("--pool", slow_pool(tmp_path, 60.0), "--grace", "60", "--quiet") as (running, address, _):
+def test_a_second_signal_ends_at_once(slow_pool: tuple[str, ...]) -> None:
+    with process(*slow_pool, "--grace", "3600") as (running, address, _):
         until_ready(address)
         open_streams(address, 1)
         running.send_signal(signal.SIGTERM)
@@ -191,20 +219,19 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
         refused = httpx2.post(f"{address}/v1/responses", json={"input": "Go."})
         assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
         running.send_signal(signal.SIGTERM)
-        running.communicate(timeout=20)
+        running.communicate(timeout=300)
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_leaves_traces_that_can_be_read(tmp_path: Path) -> None:
+def test_a_process_that_is_killed_leaves_traces_that_can_be_read(slow_pool: tuple[str, ...], tmp_path: Path) -> None:
     trace = tmp_path / "runs.jsonl"
-    pool = slow_pool(tmp_path, 30.0)
-    with process("--pool", pool, "--trace-out", str(trace), "--quiet") as (running, address, _):
+    with process(*slow_pool, "--trace-out", str(trace)) as (running, address, _):
         until_ready(address)
         threads, _ = open_streams(address, 10)
         running.kill()
         running.communicate()
     for thread in threads:
-        thread.join(30)
+        thread.join(300)
     whole = read_trace(trace)
     assert 1 <= len(whole.runs) <= 10
     assert len(whole.torn) <= 1

@@ -78,7 +78,7 @@ def test_cancelled_work_is_not_done() -> None:
     def work(number: int, _: None) -> None:
         done.append(number)
 
-    owner.submit(lambda _: gate.wait(5))
+    owner.submit(lambda _: gate.wait(60))
     futures = [owner.submit(partial(work, number)) for number in range(4)]
     futures[1].cancel()
     gate.set()
@@ -90,11 +90,11 @@ def test_a_dropped_owner_ends_its_thread_without_being_waited_for() -> None:
     owner = OwnerThread(nullcontext, name="dropped")
     gate = threading.Event()
     thread = owner.run(lambda _: threading.current_thread())
-    owner.submit(lambda _: gate.wait(5))
+    owner.submit(lambda _: gate.wait(60))
     del owner
     assert thread.is_alive()
     gate.set()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -119,5 +119,5 @@ def thing():
 owner = OwnerThread(thing, name="owner")
 owner.run(print)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert (done.stdout, done.stderr, done.returncode) == ("1\nfreed\n", "", 0)

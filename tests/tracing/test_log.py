@@ -37,7 +37,7 @@ class Disk:
     def fsync(self, descriptor: int) -> None:
         assert threading.get_ident() != self.loop_thread, "the event loop waits for the disk"
         self.syncs += 1
-        assert self.let_go.wait(30)
+        assert self.let_go.wait(120)
         os.fsync(descriptor)
 
     def open(self, path: Path) -> TraceWriter:
@@ -70,7 +70,7 @@ def test_many_runs_share_one_descriptor_and_leave_none(tmp_path: Path) -> None:
 
     assert asyncio.run(main()) == 1
     for thread in [each for each in threading.enumerate() if each.name.startswith("trace-")]:
-        thread.join(10)
+        thread.join(60)
     assert descriptors(path) == 0
     trace = read_trace(path)
     assert len(trace.runs) == RUNS

@@ -291,9 +291,9 @@ def test_work_on_hostile_texts_grows_with_their_length_alone(piece: str) -> None
         return min(timed(text) for _ in range(3))
 
     def timed(text: str) -> float:
-        begun = time.process_time()
+        begun = time.thread_time()
         Redactor(["hunter2x"]).text(text)
-        return time.process_time() - begun
+        return time.thread_time() - begun
 
     assert seconds(400_000) < 10 * (seconds(100_000) + 0.002)
 
