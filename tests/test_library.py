@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,11 @@ def pinned(folder: Path, name: str, **router: Any) -> Pin:
     base = {"id": "test/tiny", "revision": "r1", "folder": "base"}
     pin = {"schema": "trinity-mlx.pin", "version": 1, "name": name, "summary": "made by a test", "files": files}
     return Pin.model_validate_json(json.dumps(pin | {"router": {"base": base} | router}))
+
+
+def test_a_router_that_is_here_is_had_without_an_http_client() -> None:
+    code = "import sys, trinity_mlx.batches.recipe, trinity_mlx.library; sys.exit('httpx2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.fixture

@@ -115,6 +115,22 @@ def test_a_reader_that_goes_away_ends_the_command_without_a_word() -> None:
     assert (result.returncode, result.stderr) == (141, "")
 
 
+@pytest.mark.parametrize(("line", "code"), [("profiles --json", 0), ("profiles --nosuch", 2)])
+def test_handlers_of_exit_run_before_the_end_and_what_they_print_arrives(line: str, code: int) -> None:
+    """The interpreter's own end, which would take all objects apart, is left out; nothing else is."""
+    program = (
+        "import atexit, sys, threading\n"
+        "from trinity_mlx.cli import main\n"
+        "atexit.register(print, 'handled', end='')\n"
+        "threading.Thread(target=lambda: (threading.main_thread().join(), print('awaited', end=' '))).start()\n"
+        f"sys.argv[1:] = {line.split()!r}\n"
+        "main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == code
+    assert result.stdout.endswith("awaited handled")
+
+
 @pytest.mark.parametrize("moment", ["trinity_mlx.cli.main", "click", "trinity_mlx.cli.commands.route", "rich.table"])
 def test_ctrl_c_while_something_is_being_imported(moment: str) -> None:
     """A finder sends the signal as soon as the module named is looked for."""

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trinity_mlx.contracts.errors import ArtifactNotFound, PinInvalid
-from trinity_mlx.downloads.homes import HubFile, StoredFile, WebFile, parse_home, shown
+from trinity_mlx.downloads.addresses import HubFile, StoredFile, WebFile, parse_home, shown
 from trinity_mlx.downloads.pins import Pin, parse_pin, read_pin, shipped_pin, shipped_pins
 
 BASE_REVISION = "c1899de289a04d12100db370d81485cdf75e47ca"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from trinity_mlx.contracts.errors import EnvironmentUnavailable, ProfileUnavailable
-from trinity_mlx.profiles.backends import svd_weights_reader
+from trinity_mlx.profiles.backends import load_backend, svd_weights_reader
 
 
 def test_without_torch_nothing_reads_what_torch_saved() -> None:
@@ -19,3 +21,15 @@ def test_without_torch_nothing_reads_what_torch_saved() -> None:
 def test_a_torch_backend_of_somebody_else_may_not_read_it() -> None:
     with pytest.raises(EnvironmentUnavailable, match="does not read"):
         svd_weights_reader(lambda name: object())
+
+
+@pytest.mark.parametrize("program_freezes", [False, True])
+def test_loading_leaves_the_garbage_collector_as_the_program_had_it(program_freezes: bool) -> None:
+    if program_freezes:
+        gc.freeze()
+    try:
+        load_backend.__wrapped__("torch")
+        assert gc.isenabled()
+        assert (gc.get_freeze_count() > 0) == program_freezes
+    finally:
+        gc.unfreeze()

@@ -105,7 +105,7 @@ class Program(click.Group):
         given = sys.argv[1:] if args is None else list(args)
         code = outcome(lambda: self._carried_out(given, name, extra), lambda error: explain(error, given))
         if args is None:
-            last_word()
+            last_word(code)
         sys.exit(code)
 
     def _carried_out(self, args: list[str], name: str, extra: dict[str, Any]) -> int:

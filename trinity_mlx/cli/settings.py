@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import os
 import sys
 from collections.abc import Mapping
@@ -120,11 +118,10 @@ def prepare_process(show_native_logs: bool = False) -> None:
 
     MLX may shorten float32 products to TF32 on hardware that has it; a router asked for float32 means float32. cuBLAS
     gives the same bits every time with a fixed work space. What frameworks log about themselves is kept away from
-    people unless they ask for it. At the end nobody looks through a framework's objects for garbage.
+    people unless they ask for it.
     """
     os.environ.setdefault("MLX_ENABLE_TF32", "0")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    atexit.register(gc.freeze)
     for variable, quiet, loud in _NATIVE_LOGS:
         os.environ.setdefault(variable, loud if show_native_logs else quiet)
 

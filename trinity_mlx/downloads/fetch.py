@@ -7,7 +7,6 @@ one process at a time work in a destination; the second then finds everything th
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import random
@@ -24,10 +23,9 @@ from filelock import FileLock, Timeout
 
 from ..contracts.errors import FileMismatch, FolderUnavailable, HomeUnavailable
 from ..files.hashing import FileHashes
-from .homes import Homes, Interruption, shown
-from .pins import Pin, PinnedFile
-
-WORK_FOLDER = ".fetch"
+from .addresses import shown
+from .homes import Homes, Interruption
+from .pins import WORK_FOLDER, Pin, PinnedFile, matches
 
 
 class Status(StrEnum):
@@ -305,13 +303,6 @@ class _Clock:
         wait = min(max(wait, error.retry_after or 0.0), self._patience.longest_wait_s)
         self._listener.note(f"{self._file.path}: {error}; trying again in {wait:.1f} s")
         time.sleep(min(wait, max(self._deadline - time.monotonic(), 0.0)))
-
-
-def matches(path: Path, file: PinnedFile, hashes: FileHashes) -> bool:
-    """True if the file at ``path`` has the pinned size and hash; false where it is missing or cannot be read."""
-    with contextlib.suppress(OSError):
-        return path.is_file() and path.stat().st_size == file.size and hashes.sha256(path, file.sha256) == file.sha256
-    return False
 
 
 def _require_room(pin: Pin, job: _Job) -> None:

@@ -3,7 +3,7 @@
 A pin is a JSON file (``fixtures/pins`` has the shipped ones; anybody may write another):
 
     {"schema": "trinity-mlx.pin", "version": 1, "name": "mine", "summary": "for people",
-     "files": [{"path": "base/config.json", "size": 726, "sha256": "<64 digits>", "home": "<see homes.py>"}, ...],
+     "files": [{"path": "base/config.json", "size": 726, "sha256": "<64 digits>", "home": "<see addresses.py>"}, ...],
      "router": {"base": {"id": "Qwen/Qwen3-0.6B", "revision": "c1899d...", "folder": "base"}, "vector": "vector.npy"}}
 
 ``size`` is in bytes. ``router`` says how the files become one: a base with a trained ``vector``, from which a bundle is
@@ -18,6 +18,7 @@ none for the base's ``config.json``, which is no large file there; its hash belo
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -25,12 +26,15 @@ from pydantic import AfterValidator, Field, model_validator
 
 from ..contracts.errors import ArtifactNotFound, PinInvalid
 from ..contracts.text_format import TextFormat
+from ..files.hashing import FileHashes
 from ..files.models import Faults, Strict, parse_model, read_content
 from ..files.shipped import data_path
-from .homes import parse_home
+from .addresses import parse_home
 
 SCHEMA = "trinity-mlx.pin"
 VERSION = 1
+WORK_FOLDER = ".fetch"
+"""Where files grow while they are fetched, beside those that a pin names: the path of none begins with a dot."""
 _FAULTS = Faults(PinInvalid, whole="pin")
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
@@ -137,6 +141,13 @@ def shipped_pin(name: str) -> Pin:
         known = ", ".join(shipped_pins())
         raise ArtifactNotFound(f"nothing called {name!r} can be fetched: choose {known}, or give a pin file")
     return read_pin(data_path("fixtures", "pins", f"{name}.json"))
+
+
+def matches(path: Path, file: PinnedFile, hashes: FileHashes) -> bool:
+    """True if the file at ``path`` has the pinned size and hash; false where it is missing or cannot be read."""
+    with suppress(OSError):
+        return path.is_file() and path.stat().st_size == file.size and hashes.sha256(path, file.sha256) == file.sha256
+    return False
 
 
 def _refuse_collisions(paths: Iterable[str]) -> None:

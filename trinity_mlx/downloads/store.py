@@ -24,8 +24,7 @@ from ..files.atomic import write_atomically
 from ..files.hashing import FileHashes
 from ..files.models import Faults, Strict, read_model
 from ..files.paths import is_file
-from .fetch import WORK_FOLDER, matches
-from .pins import Pin
+from .pins import WORK_FOLDER, Pin, matches
 
 _KEY_DIGITS = 16
 _REMOVED = ".removed"

@@ -16,12 +16,19 @@ from ..contracts.errors import EnvironmentUnavailable, ProfileUnavailable
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """No garbage collection meanwhile: a framework's import makes hundreds of thousands of objects, all to stay."""
+    """No garbage collection meanwhile: a framework's import makes hundreds of thousands of objects, all to stay.
+
+    Nor are they looked through right after it: they are old at once, by a freeze that is undone, which leaves alone
+    what the program itself has frozen.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        if not gc.get_freeze_count():
+            gc.freeze()
+            gc.unfreeze()
         if was_enabled:
             gc.enable()
 
