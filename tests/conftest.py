@@ -1,26 +1,19 @@
-"""Fixtures that every test may use; what they are made of is in ``builders``."""
+"""What holds for every test. The fixtures that need a tensor framework are in ``tiny_models``."""
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
-
-from trinity_mlx.contracts.artifact import Base, Bundle
-from trinity_mlx.contracts.backend import Backend, LoadedBase, RoutingModel
-from trinity_mlx.profiles.backends import load_backend
-
-from . import builders
-from .qwen_vocabulary import write_qwen_tokenizer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a third of a short run would be compiling, here and in every process
@@ -28,7 +21,8 @@ sys.dont_write_bytecode = False
 if threading.current_thread() is threading.main_thread():
     # A background job of a script ignores Ctrl-C, and its children inherit that; tests send it to children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-torch.set_num_threads(1)  # small models gain nothing from a second thread, and lose much on a busy machine
+if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are the workers': a library's own threads would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile(
     "shared",
@@ -49,14 +43,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default=None, metavar="DEVICE", help=text)
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every test of ``backend`` runs on each backend's devices that are here, or on the one asked for."""
-    own = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
-    if "backend" not in metafunc.fixturenames or any("backend" in names for names in own):
-        return
-    lanes = builders.lanes(metafunc.config.getoption("--device"))
-    ids = [name if device == "cpu" else f"{name}-{device}" for name, device in lanes]
-    metafunc.parametrize("backend", lanes, ids=ids, indirect=True, scope="session")
+def pytest_configure(config: pytest.Config) -> None:
+    """A process that only hands out tests (``-n``) needs no tensor framework, and none takes less than seconds."""
+    hands_out = bool(config.getoption("tx", None)) and not hasattr(config, "workerinput")
+    if not hands_out:
+        config.pluginmanager.register(importlib.import_module(".tiny_models", __package__), "tiny_models")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported for the tests stays until the end: the collector would go over it again and again in vain."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
@@ -82,73 +84,3 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"this process may not mount a disk: {mounted.stderr.strip()}")
     yield place
     subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
-@pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Base:
-    return builders.make_base(tmp_path_factory.mktemp("tiny") / "base")
-
-
-@pytest.fixture(scope="session")
-def tiny_offsets(tiny_base: Base) -> dict[str, np.ndarray]:
-    return builders.make_offsets(tiny_base)
-
-
-@pytest.fixture(scope="session")
-def tiny_head(tiny_base: Base) -> np.ndarray:
-    return builders.make_head(tiny_base)
-
-
-@pytest.fixture(scope="session")
-def tiny_bundle(
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny_base: Base,
-    tiny_offsets: dict[str, np.ndarray],
-    tiny_head: np.ndarray,
-) -> Bundle:
-    folder = tmp_path_factory.mktemp("tiny") / "bundle"
-    return builders.write_bundle(folder, tiny_base, builders.factored(tiny_base, tiny_offsets), tiny_head)
-
-
-@pytest.fixture(scope="session")
-def tiny_folders(tiny_base: Base, tiny_bundle: Bundle) -> dict[str, Path]:
-    """What ``load_router`` takes to load the tiny router."""
-    return {"artifact": tiny_bundle.folder, "base": tiny_base.folder}
-
-
-@pytest.fixture(scope="session")
-def backend(request: pytest.FixtureRequest) -> Backend:
-    name, device = request.param
-    return load_backend(name) if device == "cpu" else builders.OnDevice(load_backend(name), device)
-
-
-@pytest.fixture(scope="session")
-def loaded(backend: Backend, tiny_base: Base) -> LoadedBase:
-    return builders.load(backend, tiny_base)
-
-
-@pytest.fixture(scope="session")
-def plain_model(loaded: LoadedBase, tiny_bundle: Bundle) -> RoutingModel:
-    """The base without an adapter."""
-    return loaded.attach(None, tiny_bundle.head)
-
-
-@pytest.fixture(scope="session")
-def adapted_model(loaded: LoadedBase, tiny_bundle: Bundle) -> RoutingModel:
-    return loaded.attach(tiny_bundle.adapter, tiny_bundle.head)
-
-
-@pytest.fixture(scope="session")
-def plain_recipe(tiny_base: Base) -> builders.PlainRecipe:
-    return builders.PlainRecipe(tiny_base.folder)
-
-
-@pytest.fixture(scope="session")
-def adapted_recipe(tiny_base: Base, tiny_offsets: dict[str, np.ndarray]) -> builders.PlainRecipe:
-    return builders.adapted_recipe(tiny_base, tiny_offsets)
-
-
-@pytest.fixture(scope="session")
-def qwen_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real Qwen tokenizer."""
-    return write_qwen_tokenizer(tmp_path_factory.mktemp("qwen") / "tokenizer.json")
