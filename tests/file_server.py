@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from .loopback import Quiet, serving
 
 Behaviour = Callable[["Exchange"], None]
 
@@ -170,24 +172,15 @@ def redirect(url: str) -> Behaviour:
 def running() -> Iterator[FileServer]:
     """A server on a free port of the loopback."""
     state = FileServer()
-    http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(state))
-    http.daemon_threads = True
-    state.url = f"http://127.0.0.1:{http.server_address[1]}"
-    thread = threading.Thread(target=lambda: http.serve_forever(poll_interval=0.02))
-    thread.start()
-    try:
-        yield state
-    finally:
-        state.closing.set()
-        http.shutdown()
-        thread.join()
-        http.server_close()
+    with serving(_handler(state)) as state.url:
+        try:
+            yield state
+        finally:
+            state.closing.set()
 
 
 def _handler(state: FileServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             start, end = _range(self.headers.get("Range", ""))
@@ -212,9 +205,6 @@ def _handler(state: FileServer) -> type[BaseHTTPRequestHandler]:
                 exchange.head(404, Content_Length=0)
             else:
                 exchange.head(200, Content_Length=len(content), **headers)
-
-        def log_message(self, *arguments: object) -> None:
-            pass
 
     return Handler
 

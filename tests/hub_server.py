@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+
+from .loopback import Quiet, serving
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -45,9 +46,7 @@ def running(folder: Path) -> Iterator[HubServer]:
     """A server on a free port of the loopback."""
     state = HubServer(folder)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             state.tokens.append(self.headers.get("Authorization"))
             status, headers, body = state.answer(self.command, self.path.partition("?")[0])
@@ -61,17 +60,5 @@ def running(folder: Path) -> Iterator[HubServer]:
         def do_HEAD(self) -> None:
             self.do_GET()
 
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
-    state.url = f"http://127.0.0.1:{http.server_address[1]}"
-    thread = threading.Thread(target=lambda: http.serve_forever(poll_interval=0.02))
-    thread.start()
-    try:
+    with serving(Handler) as state.url:
         yield state
-    finally:
-        http.shutdown()
-        thread.join()
-        http.server_close()

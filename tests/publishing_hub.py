@@ -9,10 +9,11 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
+
+from .loopback import Quiet, serving
 
 
 @dataclass
@@ -91,9 +92,7 @@ def running() -> Iterator[PublishingHub]:
     """One on a free port of the loopback."""
     state = PublishingHub()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             answer = state.answered(self.command, self.path.partition("?")[0], body)
@@ -113,17 +112,5 @@ def running() -> Iterator[PublishingHub]:
         def do_POST(self) -> None:
             self.do_GET()
 
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
-    state.url = f"http://127.0.0.1:{http.server_address[1]}"
-    thread = Thread(target=lambda: http.serve_forever(poll_interval=0.02))
-    thread.start()
-    try:
+    with serving(Handler) as state.url:
         yield state
-    finally:
-        http.shutdown()
-        thread.join()
-        http.server_close()

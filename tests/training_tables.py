@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from trinity_mlx.training.answers import Answers
-from trinity_mlx.training.table import Row, Table, read_table
+from trinity_mlx.training.table import Table, read_table
 
 PHRASES = {
     "sums": ("What is {} plus {}?", "Add {} and {}.", "Compute {} times {}."),
@@ -44,8 +44,3 @@ def table_of(path: Path, rows: Iterable[Mapping[str, Any]]) -> Table:
 
 def answers_of(path: Path, rows: Iterable[Mapping[str, Any]] | None = None) -> Answers:
     return Answers.of(table_of(path, records() if rows is None else rows), AGENTS)
-
-
-def best_kind_of(row: Row) -> str:
-    """The agent that is best at the row's kind."""
-    return GOOD_AT[row.category or ""]

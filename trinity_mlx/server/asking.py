@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..contracts.provider import ResponseFormat, Sampling, Tool, ToolChoice
-from ..contracts.transcript import Image, Message, Part, Text, ToolCall, ToolResult
+from ..contracts.transcript import Image, Message, Part, Text, ToolResult
 from .limits import RequestLimits
 from .problems import invalid
 
@@ -140,15 +140,6 @@ def assistant_joined(messages: Iterable[Message]) -> list[Message]:
         else:
             joined.append(message)
     return joined
-
-
-def pending_calls(messages: Sequence[Message]) -> list[ToolCall]:
-    """The calls whose results end the conversation; none where it does not end in results."""
-    index = len(messages)
-    while index and messages[index - 1].role == "tool":
-        index -= 1
-    is_pending = index < len(messages) and index > 0
-    return list(messages[index - 1].tool_calls) if is_pending else []
 
 
 def content_of(parts: Sequence[Part]) -> str | tuple[Part, ...]:
