@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -17,7 +18,14 @@ from tests.training_tables import AGENTS, answers_of, records, write_jsonl
 from trinity_mlx.artifacts.manifest import read_manifest
 from trinity_mlx.artifacts.vector import read_vector, split_vector
 from trinity_mlx.cli.main import main
-from trinity_mlx.contracts.errors import ContextLengthError, OutputExists, ResumeRefused, TableInvalid, UsageError
+from trinity_mlx.contracts.errors import (
+    ContextLengthError,
+    OutputExists,
+    ResumeRefused,
+    TableInvalid,
+    TrinityError,
+    UsageError,
+)
 from trinity_mlx.contracts.routing import Guard, Role, Window
 from trinity_mlx.profiles.backends import load_backend
 from trinity_mlx.routing.loading import load_router
@@ -161,6 +169,57 @@ def test_what_lies_there_is_not_overwritten_unasked(reading: Reading, tmp_path: 
     with pytest.raises(OutputExists, match="no bundle"):
         train(request(answers, reading, tmp_path / "notes", settings=settings, force=True))
     assert (tmp_path / "notes" / "mine.txt").read_text() == "keep"
+
+
+class Unread(Reading):
+    """A base of which nothing is read: what is refused is refused before any work."""
+
+    def segments(self, *_: object) -> NoReturn:
+        raise AssertionError("transcripts were read before the request was checked")
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_what_could_not_be_replaced_is_said_before_any_work(kind: str, reading: Reading, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    if kind == "folder":
+        out.mkdir()
+        (out / "mine.txt").write_text("keep")
+    elif kind == "file":
+        out.write_text("keep")
+    else:
+        out.symlink_to(tmp_path / "nowhere")
+    answers = answers_of(tmp_path / "t.jsonl", records(120))
+    with pytest.raises(OutputExists, match="no bundle"):
+        train(request(answers, Unread(reading.base), out, force=True))
+    assert not (tmp_path / "out.training").exists()
+
+
+def test_a_folder_that_is_no_training_is_not_deleted(reading: Reading, tmp_path: Path) -> None:
+    (tmp_path / "out.training").mkdir()
+    (tmp_path / "out.training" / "mine.txt").write_text("keep")
+    answers = answers_of(tmp_path / "t.jsonl", records(120))
+    with pytest.raises(OutputExists, match="no training"):
+        train(request(answers, Unread(reading.base), tmp_path / "out", force=True))
+    assert (tmp_path / "out.training" / "mine.txt").read_text() == "keep"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"settings": Settings(objective=Objective(keep=4))}, "keeps 4 agents of 3"),
+        ({"settings": Settings(objective=Objective(entropy_floor=1.2))}, "at most 1.0986"),
+        ({"settings": Settings(objective=Objective(cost=1.0))}, "the objective weighs costs"),
+        ({"settings": Settings(head="low-rank", rank=1000)}, "rank is 1000"),
+        ({"roles": RoleSource.KEEP}, "kept from a router on the same base"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_any_work(
+    changes: dict[str, object], message: str, reading: Reading, tmp_path: Path
+) -> None:
+    answers = answers_of(tmp_path / "t.jsonl", records(120))
+    with pytest.raises(TrinityError, match=message):
+        train(request(answers, Unread(reading.base), tmp_path / "out", **changes))
+    assert not (tmp_path / "out.training").exists()
 
 
 def test_a_text_too_long_for_the_base_needs_a_window_and_reads_as_the_router_does(

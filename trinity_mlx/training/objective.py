@@ -48,12 +48,23 @@ class Objective:
 
         Raises:
             TableInvalid: something is weighed that the table does not have for an agent.
+            UsageError: so many agents cannot be kept, or their shares cannot have so much entropy.
         """
+        self._check(len(answers.agents))
         utility = answers.filled()
         for name in ("cost", "seconds", "turns"):
             if weight := getattr(self, name):
                 utility = utility - weight * _known(answers, _COLUMNS[name])
         return utility
+
+    def _check(self, agents: int) -> None:
+        if self.keep is not None and self.keep > agents:
+            raise UsageError(f"the objective keeps {self.keep} agents of {agents}")
+        if self.entropy_floor > math.log(agents):
+            raise UsageError(
+                f"the entropy floor is {self.entropy_floor:g} nats: shares of {agents} agents have at most "
+                f"{math.log(agents):.4f}"
+            )
 
     def value(self, choices: np.ndarray, utility: np.ndarray) -> np.ndarray:
         """The worth of ``choices`` [..., rows] under ``utility`` [rows, agents]: [...]."""

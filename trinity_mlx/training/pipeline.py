@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -121,7 +122,7 @@ def train(request: TrainingRequest, watch: Watch | None = None) -> Trained:
         FolderUnavailable: a file cannot be written.
     """
     watch = watch or Watch()
-    _check_out(request)
+    _check(request)
     transcripts = [row.transcript for row in request.answers.rows]
     examples = [example.transcript for example in _role_examples(request)]
     request = replace(request, reading=request.reading.settled([*transcripts, *examples]))
@@ -152,14 +153,41 @@ def train(request: TrainingRequest, watch: Watch | None = None) -> Trained:
     return Trained(bundle, summary, progress)
 
 
+def _check(request: TrainingRequest) -> None:
+    """What could only be refused when all is trained is refused before any work."""
+    request.settings.check(request.reading.base.config.hidden_size)
+    request.settings.objective.utility(request.answers)
+    if request.role_source is RoleSource.KEEP:
+        _kept_roles(request)
+    _check_out(request)
+
+
 def _check_out(request: TrainingRequest) -> None:
-    if request.out.exists() and not request.force:
-        raise OutputExists(f"{request.out} exists already: choose another folder, or have it replaced")
-    if request.resume or not request.workspace.exists():
+    out, workspace = request.out, request.workspace
+    if os.path.lexists(out):
+        if not request.force:
+            raise OutputExists(f"{out} exists already: choose another folder, or have it replaced")
+        _check_replaceable(request)
+    if request.resume or not os.path.lexists(workspace):
         return
+    if not _is_workspace(workspace):
+        raise OutputExists(f"{workspace} is no training, and is not replaced: choose another folder")
     if not request.force:
-        raise OutputExists(f"{request.workspace} holds a training that was broken off: resume it, or have it replaced")
-    shutil.rmtree(request.workspace)
+        raise OutputExists(f"{workspace} holds a training that was broken off: resume it, or have it replaced")
+    shutil.rmtree(workspace)
+
+
+def _check_replaceable(request: TrainingRequest) -> None:
+    if request.out.is_symlink() or not (request.out / MANIFEST_NAME).is_file():
+        raise OutputExists(f"{request.out} is no bundle's folder, and is not replaced: choose another folder")
+
+
+def _is_workspace(folder: Path) -> bool:
+    """Whether a training made ``folder``: it is empty, or some name in it is one that a training gives."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    names = [path.name for path in folder.iterdir()]
+    return not names or any(name == METRICS or name.lstrip(".").startswith("checkpoint") for name in names)
 
 
 def _problem(request: TrainingRequest, features: Features, layout: Layout, hidden: np.ndarray, split: str) -> Problem:
@@ -238,9 +266,8 @@ def _moved(request: TrainingRequest, bundle: Bundle) -> Bundle:
     from ..artifacts.bundle import open_bundle
 
     try:
-        if request.out.exists():
-            if not (request.out / MANIFEST_NAME).is_file():
-                raise OutputExists(f"{request.out} is no bundle, and is not replaced: choose another folder")
+        if os.path.lexists(request.out):
+            _check_replaceable(request)
             shutil.rmtree(request.out)
         bundle.folder.rename(request.out)
         shutil.rmtree(request.workspace, ignore_errors=True)

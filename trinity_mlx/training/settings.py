@@ -77,6 +77,15 @@ class Settings:
         if self.seed < 0 or self.patience < 1:
             raise UsageError(f"a seed is at least 0 and patience at least 1, not {self.seed} and {self.patience}")
 
+    def check(self, hidden_size: int) -> None:
+        """Whether these settings fit a base with hidden vectors of ``hidden_size`` numbers.
+
+        Raises:
+            UsageError: a low-rank head would have more units than the hidden vector has numbers.
+        """
+        if self.head == LOW_RANK and self.rank > hidden_size:
+            raise UsageError(f"rank is {self.rank}, and a hidden vector of this base has {hidden_size} numbers")
+
     @property
     def refits(self) -> bool:
         """Whether the head is fitted anew on train and val: by the default recipe, unless told not to."""

@@ -46,9 +46,20 @@ if TYPE_CHECKING:
 @click.option("--seconds-weight", type=FiniteRange(0), default=0.0, help="Score that one second is worth.")
 @click.option("--turns-weight", type=FiniteRange(0), default=0.0, help="Score that one turn is worth.")
 @click.option("--entropy-floor", type=FiniteRange(0), default=0.0, help="Least entropy of the agents' shares, in nats.")
-@click.option("--keep-agents", type=int, metavar="K", help="Let each generation choose among K agents at random.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Fixes all that is drawn.")
-@click.option("--patience", type=int, default=30, show_default=True, help="Generations of a stage without a gain.")
+@click.option(
+    "--keep-agents",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="Let each generation choose among K agents at random.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes all that is drawn.")
+@click.option(
+    "--patience",
+    type=click.IntRange(min=1),
+    default=30,
+    show_default=True,
+    help="Generations of a stage without a gain.",
+)
 @click.option("--max-seconds", type=FiniteRange(0), help="Stop training after so long, and seal what is best.")
 @click.option(
     "--window",
