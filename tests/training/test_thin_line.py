@@ -20,6 +20,7 @@ from trinity_mlx.artifacts.vector import read_vector, split_vector
 from trinity_mlx.cli.main import main
 from trinity_mlx.contracts.errors import (
     ContextLengthError,
+    FolderUnavailable,
     OutputExists,
     ResumeRefused,
     TableInvalid,
@@ -192,6 +193,17 @@ def test_what_could_not_be_replaced_is_said_before_any_work(kind: str, reading: 
     with pytest.raises(OutputExists, match="no bundle"):
         train(request(answers, Unread(reading.base), out, force=True))
     assert not (tmp_path / "out.training").exists()
+
+
+def test_a_base_that_cannot_be_copied_is_said_in_one_line(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base")
+    (base.folder / "notes.txt").symlink_to(tmp_path / "nowhere")
+    answers = answers_of(tmp_path / "t.jsonl", records(120))
+    identity = BaseIdentity("test/tiny", carried=True)
+    with pytest.raises(FolderUnavailable, match=r"base cannot be copied: \S*notes.txt: No such file") as caught:
+        train(request(answers, Reading(base), tmp_path / "out", identity=identity))
+    assert "[" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_is_no_training_is_not_deleted(reading: Reading, tmp_path: Path) -> None:

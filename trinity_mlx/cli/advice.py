@@ -30,7 +30,7 @@ TABLE: Mapping[type[errors.TrinityError], tuple[Advice, ...]] = {
     errors.FloorLowered: (Advice("--allow-lower, where that is meant", "allow_lower"),),
     errors.FolderUnavailable: (
         Advice("--dest with another folder", "dest"),
-        Advice("--out with another folder; an export that was broken off goes on with --resume", "resume"),
+        Advice("--out with another folder; what was broken off goes on with --resume", "resume"),
         Advice("--out with another place", "out"),
     ),
     errors.HomeUnavailable: (

@@ -22,6 +22,7 @@ from ..artifacts.bundle import (
 from ..artifacts.vector import VECTOR_TENSOR
 from ..contracts import routing
 from ..contracts.artifact import Base, Bundle, ReadPosition
+from ..contracts.errors import FolderUnavailable
 from ..factorization.svf import change_of, execution_for, gains
 from ..files.safetensors_writer import TensorSpec, write_safetensors
 from .guard import Guard
@@ -73,6 +74,9 @@ def seal(
         guard: when the router stands aside, if ever.
         made: how it was made, for the manifest.
         lineage: hashes of what it was made from.
+
+    Raises:
+        FolderUnavailable: a base that is carried cannot be copied.
     """
     changed = {name: values for name, values in offsets.items() if values.any()}
     factors = {name: _factor(layout, name, values) for name, values in changed.items()}
@@ -84,7 +88,7 @@ def seal(
     if guard:
         _write(folder / GUARD_FILE, {GUARD_TENSOR: guard.kinds.rows})
     if identity.carried:
-        shutil.copytree(base.folder, folder / BASE_FOLDER)
+        _copy_base(base.folder, folder / BASE_FOLDER)
     draft = BundleDraft(
         name=folder.name,
         base_id=identity.id,
@@ -103,6 +107,15 @@ def seal(
         guard=routing.Guard(guard.slot, distance=guard.limit) if guard else None,
     )
     return seal_bundle(folder, draft)
+
+
+def _copy_base(source: Path, target: Path) -> None:
+    try:
+        shutil.copytree(source, target)
+    except shutil.Error as error:  # a list: of each file that could not be copied, its target, and why
+        name, _, reason = error.args[0][0]
+        why = str(reason).removeprefix("[Errno ").partition("] ")[2].partition(": ")[0] or str(reason)
+        raise FolderUnavailable(f"the base cannot be copied: {name}: {why}") from None
 
 
 def _vector_entries(layout: Layout) -> list[dict[str, object]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -206,5 +207,6 @@ def _print(trained: Trained, request: TrainingRequest, as_json: bool) -> None:
     click.echo(summary.verdict())
     click.echo(f"stages kept: {', '.join(summary.kept) or 'none; the router always chooses the best single agent'}")
     click.echo(f"{bundle.name}: {bundle.folder}, with report.html and its card")
-    base = "" if request.identity.carried else f" --base {request.reading.base.folder}"
-    note(f'use it: trinity-mlx route --artifact {bundle.folder}{base} "..."')
+    base = [] if request.identity.carried else ["--base", str(request.reading.base.folder)]
+    command = shlex.join(["trinity-mlx", "route", "--artifact", str(bundle.folder), *base, "..."])
+    note(f"use it: {command}")
