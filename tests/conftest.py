@@ -35,6 +35,10 @@ settings.register_profile("thorough", settings.get_profile("shared"), max_exampl
 settings.load_profile("shared")
 
 
+IN_MEMORY = Path("/dev/shm")
+"""A disk in memory, where there is one: the fast tests wait for tens of thousands of fsyncs, seconds of each minute."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Here, and not in ``tests/fuzz``, so that they are known wherever a run begins."""
     parser.addoption("--cases", type=int, help="cases of each fuzz search; by default as many as CI has time for")
@@ -43,10 +47,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default=None, metavar="DEVICE", help=text)
 
 
+def is_roomy(folder: Path) -> bool:
+    """Whether programs may be run in ``folder``, and it has more bytes than the fast tests ever write."""
+    if not os.access(folder, os.W_OK):
+        return False
+    disk = os.statvfs(folder)
+    return not disk.f_flag & os.ST_NOEXEC and disk.f_bavail * disk.f_frsize > 4 << 30
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """A process that only hands out tests (``-n``) needs no tensor framework, and none takes less than seconds."""
     hands_out = bool(config.getoption("tx", None)) and not hasattr(config, "workerinput")
-    if not hands_out:
+    if hands_out:
+        if is_roomy(IN_MEMORY):
+            os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
+    else:
         config.pluginmanager.register(importlib.import_module(".tiny_models", __package__), "tiny_models")
 
 
