@@ -297,7 +297,7 @@ def whole(content: bytes, content_type: str = JSON, **headers: object) -> Behavi
 
 
 async def retry_date(exchange: Exchange) -> None:
-    when = datetime.now(UTC) + timedelta(seconds=30)
+    when = datetime.now(UTC) + timedelta(hours=1)
     await status(429, retry_after=format_datetime(when, usegmt=True))(exchange)
 
 

@@ -23,6 +23,7 @@ from trinity_mlx.runs.result import RunResult
 from trinity_mlx.runs.retry import RetryPolicy
 
 from . import odd_providers
+from .virtual_time import run_in_virtual_time
 
 W, T, V = Role.WORKER, Role.THINKER, Role.VERIFIER
 AT_ONCE = RetryPolicy(wait_initial_s=0.0, jitter_s=0.0)
@@ -101,6 +102,18 @@ def carry_out(
     """One run; ``run`` goes to ``Coordinator.run``, the rest to the coordinator."""
     with coordinator_of(*agents, **options) as coordinator:
         return coordinator.run(task, **(run or {}))
+
+
+def carry_out_in_virtual_time(
+    *agents: Agent, task: Any = "What is 6 * 7?", run: dict[str, Any] | None = None, **options: Any
+) -> RunResult:
+    """``carry_out`` where only waiting takes time; not for a ``TraceFile``, whose threads know nothing of that."""
+
+    async def main() -> RunResult:
+        async with coordinator_of(*agents, **options) as coordinator:
+            return await coordinator.arun(task, **(run or {}))
+
+    return run_in_virtual_time(main())
 
 
 class Listener:

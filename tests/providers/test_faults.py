@@ -176,7 +176,7 @@ def test_a_date_to_retry_after_becomes_seconds(server: ProviderServer, provider:
     begun = time.time()
     error = failure_of(agent_of(provider, "fault:429-retry-date", server.url), False)
     assert error.retry_after_s is not None
-    assert 29 - (time.time() - begun) <= error.retry_after_s <= 30  # a date has whole seconds
+    assert 3599 - (time.time() - begun) <= error.retry_after_s <= 3600  # a date has whole seconds
 
 
 def test_a_stream_without_a_finish_reason_was_cut(server: ProviderServer, provider: str) -> None:

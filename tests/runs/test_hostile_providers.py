@@ -20,6 +20,7 @@ from trinity_mlx.runs.meter import Meter
 from trinity_mlx.runs.result import RunResult, RunStatus
 
 from ..run_cases import AT_ONCE, TEAM, FixedRouter, Listener, W, pool_of, toward
+from ..virtual_time import run_in_virtual_time
 
 FOREVER_S = 60.0
 CUTTING = [Limits(call_latency_s=0.05), Limits(wall_time_s=0.05)]
@@ -136,7 +137,7 @@ def test_a_limit_ends_the_run_whatever_a_provider_makes_of_it(behaviour: Any, li
         assert [event.error for event in heard.of(ProviderFailed)] == ["BudgetExceeded"]
         await asyncio.sleep(0.01)
 
-    asyncio.run(main())
+    run_in_virtual_time(main())
 
 
 @pytest.mark.parametrize("behaviour", HANGING)
@@ -151,7 +152,7 @@ def test_the_agents_own_time_leaves_the_turn_to_the_next(behaviour: Any) -> None
         stage.released.set()
         await asyncio.sleep(0.01)
 
-    asyncio.run(main())
+    run_in_virtual_time(main())
 
 
 @pytest.mark.parametrize("behaviour", HANGING)

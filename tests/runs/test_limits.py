@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,26 @@ from trinity_mlx.contracts.errors import BudgetExceeded, PoolInvalid
 from trinity_mlx.contracts.events import Event, ProviderCalled, ProviderFailed, RunFailed
 from trinity_mlx.contracts.pool import Agent, Price
 from trinity_mlx.rules.budgets import Limits
+from trinity_mlx.runs.client import GRACE_S
 from trinity_mlx.runs.coordinator import TraceFile
 from trinity_mlx.runs.meter import CHARACTERS_PER_TOKEN, Meter
 from trinity_mlx.runs.result import RunResult, RunStatus
 from trinity_mlx.runs.retry import RetryPolicy
+from trinity_mlx.tracing.jsonl import JsonlTrace
 from trinity_mlx.tracing.reader import read_trace
 from trinity_mlx.tracing.verify import verify_run
 
-from ..run_cases import FixedRouter, Listener, W, carry_out, install_odd_providers, odd, scripted, toward
+from ..run_cases import (
+    FixedRouter,
+    Listener,
+    W,
+    carry_out,
+    carry_out_in_virtual_time,
+    install_odd_providers,
+    odd,
+    scripted,
+    toward,
+)
 
 USAGE = {"input_tokens": 30, "output_tokens": 12}
 
@@ -51,28 +64,47 @@ def stopped(result: RunResult, kind: str, limit: float) -> float:
 
 
 CASES = [
-    (Limits(wall_time_s=0.8), checker(delay_s=30), "wall_time", 0.8, (0.8, 9), 1),
-    (Limits(provider_calls=1), checker(), "provider_calls", 1, (2, 2), 1),
-    (Limits(call_latency_s=0.4), checker(delay_s=30), "call_latency", 0.4, (0.4, 9), 1),
-    (Limits(verifier_revisions=0), checker(), "verifier_revisions", 0, (1, 1), 2),
-    (Limits(verifier_revisions=1), checker(), "verifier_revisions", 1, (2, 2), 4),
-    (Limits(cost_usd=53.0), checker(), "cost", 53.0, (54, 54), 1),
-    (Limits(cost_usd=54.0), checker(), "cost", 54.0, (54, 54), 1),
-    (Limits(cost_usd=55.0), checker(), "cost", 55.0, (108, 108), 2),
-    (Limits(tokens=41), checker(), "tokens", 41, (42, 42), 1),
-    (Limits(tokens=42), checker(), "tokens", 42, (42, 42), 1),
-    (Limits(tokens=43), checker(), "tokens", 43, (84, 84), 2),
+    (Limits(provider_calls=1), "provider_calls", 1, 2, 1),
+    (Limits(verifier_revisions=0), "verifier_revisions", 0, 1, 2),
+    (Limits(verifier_revisions=1), "verifier_revisions", 1, 2, 4),
+    (Limits(cost_usd=53.0), "cost", 53.0, 54, 1),
+    (Limits(cost_usd=54.0), "cost", 54.0, 54, 1),
+    (Limits(cost_usd=55.0), "cost", 55.0, 108, 2),
+    (Limits(tokens=41), "tokens", 41, 42, 1),
+    (Limits(tokens=42), "tokens", 42, 42, 1),
+    (Limits(tokens=43), "tokens", 43, 84, 2),
 ]
 
 
-@pytest.mark.parametrize(("limits", "second", "kind", "limit", "seen", "turns"), CASES)
+@pytest.mark.parametrize(("limits", "kind", "limit", "seen", "turns"), CASES)
 def test_each_limit_ends_the_run_with_the_best_answer_so_far(
-    limits: Limits, second: Agent, kind: str, limit: float, seen: tuple[float, float], turns: int, tmp_path: Path
+    limits: Limits, kind: str, limit: float, seen: float, turns: int, tmp_path: Path
 ) -> None:
     path, heard = tmp_path / "trace.jsonl", Listener()
-    result = carry_out(worker(), second, limits=limits, trace=TraceFile(path), run={"sinks": [heard]})
-    assert seen[0] <= stopped(result, kind, limit) <= seen[1]
-    assert (result.answer, len(result.turns)) == ("42", turns)
+    result = carry_out(worker(), checker(), limits=limits, trace=TraceFile(path), run={"sinks": [heard]})
+    assert stopped(result, kind, limit) == seen
+    assert len(result.turns) == turns
+    check_end(result, limits, path, heard)
+
+
+@pytest.mark.parametrize(
+    ("limits", "kind"), [(Limits(wall_time_s=0.8), "wall_time"), (Limits(call_latency_s=0.4), "call_latency")]
+)
+def test_a_limit_of_time_ends_the_run_at_that_time(limits: Limits, kind: str, tmp_path: Path) -> None:
+    path, heard = tmp_path / "trace.jsonl", Listener()
+    limit = limits.wall_time_s or limits.call_latency_s
+    assert limit is not None
+    with closing(JsonlTrace(path, "run-1")) as trace:
+        run = {"sinks": [heard, trace], "run_id": "run-1"}
+        result = carry_out_in_virtual_time(worker(), checker(delay_s=30), limits=limits, run=run)
+    assert limit <= stopped(result, kind, limit) <= limit + GRACE_S
+    assert len(result.turns) == 1
+    check_end(result, limits, path, heard)
+
+
+def check_end(result: RunResult, limits: Limits, path: Path, heard: Listener) -> None:
+    """The best answer is given, and the trace says what the result does."""
+    assert result.answer == "42"
     (run,) = read_trace(path).runs
     assert verify_run(run).problems == ()
     assert run.lines[0]["limits"] == limits.to_dict()
@@ -123,7 +155,8 @@ def test_retries_and_fallbacks_count_as_calls() -> None:
 def test_the_wait_between_attempts_belongs_to_the_run_and_not_to_a_call(limits: Limits) -> None:
     patient = RetryPolicy(wait_initial_s=30.0, wait_max_s=30.0)
     heard = Listener()
-    result = carry_out(scripted(0, {"error": "unavailable"}), limits=limits, retry=patient, run={"sinks": [heard]})
+    failing, run = scripted(0, {"error": "unavailable"}), {"sinks": [heard]}
+    result = carry_out_in_virtual_time(failing, limits=limits, retry=patient, run=run)
     assert stopped(result, "wall_time", 0.6) >= 0.6
     (failed,) = heard.of(ProviderFailed)
     assert failed.error == "ProviderUnavailable"
@@ -131,7 +164,8 @@ def test_the_wait_between_attempts_belongs_to_the_run_and_not_to_a_call(limits: 
 
 def test_an_attempt_that_a_limit_cuts_off_is_told_as_failed() -> None:
     heard = Listener()
-    carry_out(worker(), checker(delay_s=30), limits=Limits(call_latency_s=0.4), run={"sinks": [heard]})
+    limits = Limits(call_latency_s=0.4)
+    carry_out_in_virtual_time(worker(), checker(delay_s=30), limits=limits, run={"sinks": [heard]})
     (failed,) = heard.of(ProviderFailed)
     assert (failed.error, failed.slot, failed.turn, failed.retry_in_s) == ("BudgetExceeded", 1, 1, None)
 
@@ -139,15 +173,18 @@ def test_an_attempt_that_a_limit_cuts_off_is_told_as_failed() -> None:
 def test_each_attempt_has_the_whole_time_of_a_call() -> None:
     slow = scripted(0, {"turn": 0, "error": "unavailable", "delay_s": 0.4}, "42")
     second = scripted(1, {"role": "Verifier", "text": "ACCEPT"}, "42")
-    result = carry_out(slow, second, limits=Limits(call_latency_s=1.0))
+    result = carry_out_in_virtual_time(slow, second, limits=Limits(call_latency_s=1.0))
     assert result.status is RunStatus.ACCEPTED
-    assert result.wall_ms > 1200
+    assert result.wall_ms == pytest.approx(1200)
 
 
 def test_the_tighter_of_two_times_is_the_one_that_is_named() -> None:
     slow = scripted(0, {"text": "42", "delay_s": 30})
-    stopped(carry_out(slow, limits=Limits(wall_time_s=0.1, call_latency_s=20)), "wall_time", 0.1)
-    stopped(carry_out(slow, limits=Limits(wall_time_s=20, call_latency_s=0.1)), "call_latency", 0.1)
+    for limits, kind in (
+        (Limits(wall_time_s=0.1, call_latency_s=20), "wall_time"),
+        (Limits(wall_time_s=20, call_latency_s=0.1), "call_latency"),
+    ):
+        stopped(carry_out_in_virtual_time(slow, limits=limits), kind, 0.1)
 
 
 @pytest.mark.parametrize("limits", [Limits(), Limits(wall_time_s=60), Limits(call_latency_s=60)])
@@ -171,7 +208,8 @@ def test_a_timeout_in_a_listener_is_no_limit_of_the_run(limits: Limits) -> None:
 
 
 def test_the_agents_own_time_is_no_limit_of_the_run() -> None:
-    result = carry_out(scripted(0, {"text": "42", "delay_s": 30}, timeout_s=0.05), limits=Limits(wall_time_s=30))
+    slow = scripted(0, {"text": "42", "delay_s": 30}, timeout_s=0.05)
+    result = carry_out_in_virtual_time(slow, limits=Limits(wall_time_s=30))
     assert (result.status, result.exit_code) == (RunStatus.FAILED, 5)
     assert result.error is not None
     assert result.error.type == "ProviderTimeout"

@@ -91,7 +91,7 @@ def with_client(
 
 def call(server: ProviderServer, model: str, heard: Heard | None = None, **options: Any) -> Reply:
     listeners = heard.listeners() if heard else {}
-    meter = Meter(options.pop("limits", Limits()))
+    meter = options.pop("meter", Meter(Limits()))
     answer: Answer = with_client(server, model, lambda client: client.ask(ASKED, meter=meter, **listeners), **options)
     return answer.reply
 
@@ -170,8 +170,9 @@ def test_an_attempt_is_limited_in_all_and_not_from_byte_to_byte() -> None:
 def test_a_limit_of_the_run_that_cuts_an_attempt_is_not_held_against_the_provider(server: ProviderServer) -> None:
     breaker = CircuitBreaker(BreakerPolicy(failures=1))
     heard = Heard()
+    meter = Meter(Limits(wall_time_s=0.1), now=lambda: 0.0)  # so all of it is left as the attempt begins
     with pytest.raises(BudgetExceeded, match="wall_time"):
-        call(server, "fault:slow-header", heard, breaker=breaker, limits=Limits(wall_time_s=0.1))
+        call(server, "fault:slow-header", heard, breaker=breaker, meter=meter)
     assert heard.attempts == [1]
     assert breaker.state is BreakerState.CLOSED
 

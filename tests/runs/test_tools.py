@@ -28,6 +28,7 @@ from trinity_mlx.tracing.timeline import timeline
 from trinity_mlx.tracing.verify import verify
 
 from ..run_cases import AT_ONCE, Listener, pool_of
+from ..virtual_time import run_in_virtual_time
 
 TASK = "What is 6 * 7?"
 ADD = Tool("add", "Adds.", {"type": "object"})
@@ -212,11 +213,14 @@ def test_a_signature_that_cannot_be_told_is_named() -> None:
 
 
 def test_a_limit_of_the_run_ends_its_tools_too() -> None:
-    team = Team(calls(("never", "{}")))
-    result = carry_out(team, tools={"never": never}, limits=Limits(wall_time_s=0.2))
-    assert (result.status, len(team.requests)) == (RunStatus.BUDGET_EXCEEDED, 1)
-    team = Team(calls(("never", "{}")))
-    assert carry_out(team, tools={"never": never}, deadline_s=0.2).status is RunStatus.BUDGET_EXCEEDED
+    async def carried_out(team: Team, **options: Any) -> RunResult:
+        async with coordinator_of(team) as coordinator:
+            return await coordinator.arun(TASK, tools={"never": never}, **options)
+
+    for options in ({"limits": Limits(wall_time_s=0.2)}, {"deadline_s": 0.2}):
+        team = Team(calls(("never", "{}")))
+        result = run_in_virtual_time(carried_out(team, **options))
+        assert (result.status, len(team.requests)) == (RunStatus.BUDGET_EXCEEDED, 1)
 
 
 def test_rounds_of_tools_end_with_a_word(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from trinity_mlx.server.routers import ServedRouter
 from trinity_mlx.server.service import Service, Settings
 
 from ..run_cases import V, W, toward
+from ..virtual_time import run_in_virtual_time
 from .serving import Answered, Direct, Talker, Team, agent, by_role, running, team
 from .serving import client as http
 
@@ -292,10 +293,10 @@ def test_a_client_that_leaves_during_any_call_costs_no_further_one(
         else:
             asyncio.get_running_loop().create_task(_leave(served, call, left))
             await direct.app(scope, receive, send)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # until nobody has anything left to do
         return served.calls, len(asyncio.all_tasks()) - 1
 
-    calls, left_over = asyncio.run(scenario())
+    calls, left_over = run_in_virtual_time(scenario())
     assert calls == call
     assert left_over == 0
 
@@ -335,7 +336,7 @@ def test_nothing_to_say_is_said_in_the_interfaces_own_event(interface: str) -> N
 
     body = {**BODIES[interface], "stream": True, "model": "trinity-live"}
     quiet = asyncio.run(Direct(team())(PATHS[interface], body))
-    assert beats(asyncio.run(scenario())) >= beats(quiet) + 2
+    assert beats(run_in_virtual_time(scenario())) >= beats(quiet) + 4
 
 
 def test_ready_once_a_route_has_passed_and_not_while_going_down() -> None:
