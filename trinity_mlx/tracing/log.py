@@ -6,14 +6,18 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..contracts.events import Event
 from .jsonl import RunLines, TraceWriter, is_end
+
+_LINES_IN_A_ROW = 4
+"""Lines after which the event loop is given the interpreter, which takes as long as a line: one run tells no more at
+once."""
 
 
 @dataclass(slots=True)
@@ -26,19 +30,28 @@ class _Entry:
     loop: asyncio.AbstractEventLoop
     written: asyncio.Future[None]
 
-    def acknowledge(self, error: Exception | None) -> None:
-        try:
-            self.loop.call_soon_threadsafe(self._settle, error)
-        except RuntimeError:  # the loop is closed: nobody waits any more
-            return
-
-    def _settle(self, error: Exception | None) -> None:
+    def settle(self, error: Exception | None) -> None:
         if self.written.done():
             return
         if error is None:
             self.written.set_result(None)
         else:
             self.written.set_exception(error)
+
+
+def _acknowledge(entries: Iterable[_Entry], error: Exception | None = None) -> None:
+    """Tell who waits for ``entries``, with one call into each event loop, since waking one takes as long as a line."""
+    waiting: dict[asyncio.AbstractEventLoop, list[_Entry]] = {}
+    for entry in entries:
+        waiting.setdefault(entry.loop, []).append(entry)
+    for loop, theirs in waiting.items():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_settle, theirs, error)
+
+
+def _settle(entries: list[_Entry], error: Exception | None) -> None:
+    for entry in entries:
+        entry.settle(error)
 
 
 class TraceLog:
@@ -128,25 +141,26 @@ class _Threads:
         self._writing.stop()
 
     def _write(self, entries: list[_Entry]) -> None:
-        ready: list[tuple[_Entry, bytes]] = []
-        for entry in entries:
+        lines: list[bytes] = []
+        written: list[_Entry] = []
+        for number, entry in enumerate(entries):
+            if number and number % _LINES_IN_A_ROW == 0:
+                time.sleep(0)
             try:
-                ready.append((entry, entry.lines.line(entry.event, entry.now)))
-                time.sleep(0)  # lets the event loop have the interpreter between two lines
+                lines.append(entry.lines.line(entry.event, entry.now))
+                written.append(entry)
             except Exception as error:
-                entry.acknowledge(error)
+                _acknowledge([entry], error)
         try:
-            if ready:
-                self._writer.append([line for _, line in ready])
+            if lines:
+                self._writer.append(lines)
         except Exception as error:
-            for entry, _ in ready:
-                entry.acknowledge(error)
+            _acknowledge(written, error)
             return
-        for entry, _ in ready:
+        _acknowledge(entry for entry in written if not is_end(entry.event))
+        for entry in written:
             if is_end(entry.event):
                 self._syncing.add(entry)
-            else:
-                entry.acknowledge(None)
 
     def _sync(self, entries: list[_Entry]) -> None:
         failure: Exception | None = None
@@ -154,8 +168,7 @@ class _Threads:
             self._writer.sync()
         except Exception as error:
             failure = error
-        for entry in entries:
-            entry.acknowledge(failure)
+        _acknowledge(entries, failure)
 
 
 class _Worker:
