@@ -13,7 +13,7 @@ from trinity_mlx.profiles.backends import load_backend
 from trinity_mlx.routing.loading import load_router
 from trinity_mlx.training.head import Head
 from trinity_mlx.training.reading import Engine, Reading
-from trinity_mlx.training.sealing import BaseIdentity, seal
+from trinity_mlx.training.sealing import BaseIdentity, Learned, seal
 from trinity_mlx.training.vector_layout import Layout
 
 AGENTS, CANDIDATES = ("a", "b", "c", "d"), 3
@@ -38,7 +38,8 @@ def test_each_candidate_is_routed_as_it_was_measured(backend: str, count: int, t
         folder = tmp_path / f"candidate-{index}"
         folder.mkdir()
         identity = BaseIdentity("test/tiny")
-        seal(folder, base, identity, layout, offsets[index], heads[index], AGENTS, reading=reading, made={}, lineage={})
+        learned = Learned(layout, offsets[index], heads[index])
+        seal(folder, identity, learned, AGENTS, reading=reading, made={}, lineage={})
         expected = heads[index].logits(hidden[index].astype(np.float64))
         with load_router(folder, base.folder, PROFILES[backend], "float32") as router:
             decisions = router.route_many(prompts)

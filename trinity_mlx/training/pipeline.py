@@ -29,7 +29,7 @@ from .reading import Engine, Reading, base_hidden
 from .refit import chosen_fit, refitted
 from .report import render_training, training_card
 from .roles import RoleExample, RoleSource, default_source, fit_roles, neutral_roles, role_examples
-from .sealing import BaseIdentity, seal
+from .sealing import BaseIdentity, Learned, seal
 from .settings import Settings, stages_for
 from .stages import Stage
 from .summary import Summary, summarise
@@ -234,32 +234,35 @@ def _sealed(
     request: TrainingRequest, layout: Layout, progress: Progress, found: Headroom, summary: Summary, length: float
 ) -> Bundle:
     """The bundle, made in the workspace and moved to its place when it is whole."""
-    base, best = request.reading.base, progress.best
+    best = progress.best
     head = stacked(best.head, _role_rows(request, layout, best), length)
     folder = request.workspace / request.out.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     made = _made(request, progress)
+    _write_records(folder, progress, found, summary, made)
+    bundle = seal(
+        folder,
+        request.identity,
+        Learned(layout, best.offsets, head, summary.guard),
+        request.answers.agents,
+        reading=request.reading,
+        made=made,
+        lineage={"base": request.reading.base.ref, "table": request.answers.sha256},
+    )
+    return _moved(request, bundle)
+
+
+def _write_records(
+    folder: Path, progress: Progress, found: Headroom, summary: Summary, made: Mapping[str, str]
+) -> None:
+    """What tells people and programs how the bundle came about: record, report, card and curves."""
     record = {**summary.to_dict(), "made": made, "headroom": found.to_dict()}
     write_file(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
     write_file(folder / REPORT, render_training(found, summary, progress, made).encode("utf-8", "replace"))
-    write_file(folder / CARD, training_card(request.out.name, found, summary, made).encode("utf-8", "replace"))
+    write_file(folder / CARD, training_card(folder.name, found, summary, made).encode("utf-8", "replace"))
     lines = "".join(json.dumps(each.to_dict()) + "\n" for each in progress.history)
     write_file(folder / METRICS, lines.encode())
-    bundle = seal(
-        folder,
-        base,
-        request.identity,
-        layout,
-        best.offsets,
-        head,
-        request.answers.agents,
-        reading=request.reading,
-        guard=summary.guard,
-        made=made,
-        lineage={"base": base.ref, "table": request.answers.sha256},
-    )
-    return _moved(request, bundle)
 
 
 def _moved(request: TrainingRequest, bundle: Bundle) -> Bundle:

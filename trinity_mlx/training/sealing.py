@@ -21,7 +21,7 @@ from ..artifacts.bundle import (
 )
 from ..artifacts.vector import VECTOR_TENSOR
 from ..contracts import routing
-from ..contracts.artifact import Base, Bundle, ReadPosition
+from ..contracts.artifact import Bundle, ReadPosition
 from ..contracts.errors import FolderUnavailable
 from ..factorization.svf import change_of, execution_for, gains
 from ..files.safetensors_writer import TensorSpec, write_safetensors
@@ -44,17 +44,35 @@ class BaseIdentity:
     carried: bool = False
 
 
+@dataclass(frozen=True)
+class Learned:
+    """What a training came to.
+
+    Attributes:
+        layout: the vector's tensors.
+        offsets: by tensor; one that is all zero is not sealed, since it changes nothing.
+        head: with agents + 3 logits.
+        guard: when the router stands aside, if ever.
+    """
+
+    layout: Layout
+    offsets: Mapping[str, np.ndarray]
+    head: Head
+    guard: Guard | None = None
+
+    @property
+    def changed(self) -> dict[str, np.ndarray]:
+        """The offsets that change their tensor."""
+        return {name: values for name, values in self.offsets.items() if values.any()}
+
+
 def seal(
     folder: Path,
-    base: Base,
     identity: BaseIdentity,
-    layout: Layout,
-    offsets: Mapping[str, np.ndarray],
-    head: Head,
+    learned: Learned,
     agents: Sequence[str],
     *,
     reading: Reading,
-    guard: Guard | None = None,
     made: Mapping[str, str],
     lineage: Mapping[str, str],
 ) -> Bundle:
@@ -64,29 +82,19 @@ def seal(
 
     Args:
         folder: an existing folder without a manifest.
-        base: the base that was trained on.
-        identity: what the bundle calls it.
-        layout: the vector's tensors.
-        offsets: by tensor; one that is all zero is not written, since it changes nothing.
-        head: with agents + 3 logits.
+        identity: what the bundle calls its base.
+        learned: what is sealed.
         agents: the label of each slot.
-        reading: how transcripts were read.
-        guard: when the router stands aside, if ever.
+        reading: the base, and how transcripts were read.
         made: how it was made, for the manifest.
         lineage: hashes of what it was made from.
 
     Raises:
         FolderUnavailable: a base that is carried cannot be copied.
     """
-    changed = {name: values for name, values in offsets.items() if values.any()}
-    factors = {name: _factor(layout, name, values) for name, values in changed.items()}
-    _write(folder / ADAPTER_FILE, factors)
-    _write(folder / HEAD_FILE, {_TENSORS[part]: values for part, values in head.arrays().items()})
+    base, layout, head, guard = reading.base, learned.layout, learned.head, learned.guard
     has_vector = head.inner is None and reading.position is ReadPosition.SECOND_TO_LAST
-    if has_vector:
-        _write(folder / VECTOR_FILE, {VECTOR_TENSOR: layout.vector(offsets, head)})
-    if guard:
-        _write(folder / GUARD_FILE, {GUARD_TENSOR: guard.kinds.rows})
+    _write_tensors(folder, learned, has_vector=has_vector)
     if identity.carried:
         _copy_base(base.folder, folder / BASE_FOLDER)
     draft = BundleDraft(
@@ -94,7 +102,7 @@ def seal(
         base_id=identity.id,
         base_ref=base.ref,
         agents=tuple(agents),
-        executions={name: execution_for(layout.shapes[name]) for name in changed},
+        executions={name: execution_for(layout.shapes[name]) for name in learned.changed},
         base_revision=identity.revision,
         base_folder=BASE_FOLDER if identity.carried else None,
         text_format=reading.text_format,
@@ -116,6 +124,17 @@ def _copy_base(source: Path, target: Path) -> None:
         name, _, reason = error.args[0][0]
         why = str(reason).removeprefix("[Errno ").partition("] ")[2].partition(": ")[0] or str(reason)
         raise FolderUnavailable(f"the base cannot be copied: {name}: {why}") from None
+
+
+def _write_tensors(folder: Path, learned: Learned, *, has_vector: bool) -> None:
+    layout, head = learned.layout, learned.head
+    factors = {name: _factor(layout, name, values) for name, values in learned.changed.items()}
+    _write(folder / ADAPTER_FILE, factors)
+    _write(folder / HEAD_FILE, {_TENSORS[part]: values for part, values in head.arrays().items()})
+    if has_vector:
+        _write(folder / VECTOR_FILE, {VECTOR_TENSOR: layout.vector(learned.offsets, head)})
+    if learned.guard:
+        _write(folder / GUARD_FILE, {GUARD_TENSOR: learned.guard.kinds.rows})
 
 
 def _vector_entries(layout: Layout) -> list[dict[str, object]]:
