@@ -6,7 +6,6 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trinity_mlx import Role, Router, load_router
+from trinity_mlx import Role
 from trinity_mlx.contracts.errors import FolderUnavailable
 from trinity_mlx.contracts.routing import Margins
 from trinity_mlx.evaluation.report import render_report, signed, visible, write_report
@@ -77,25 +76,6 @@ def rows(page: ET.Element, table: str) -> list[list[ET.Element]]:
 def case_rows(page: ET.Element, table: str) -> dict[str, list[ET.Element]]:
     """The cells after the name of each case."""
     return {text(name.find("a/bdi")): cells for name, *cells in rows(page, table) if name.find("a") is not None}  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def router() -> Iterator[Router]:
-    with load_router("nano", profile="cpu") as router:
-        yield router
-
-
-@pytest.fixture(scope="module")
-def evaluations(router: Router) -> dict[str, Evaluation]:
-    with load_router("nano", profile="cpu", dtype="bfloat16") as other:
-        failing = made.failing(router, other)
-    return {
-        "passing": made.passing(router),
-        "failing": failing,
-        "reported": made.failing(router, router, asserting=False),
-        "bare": made.bare(router),
-        "hostile": made.hostile(router),
-    }
 
 
 @pytest.fixture(scope="module")

@@ -7,18 +7,15 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import websocket
 
-from trinity_mlx import Router, load_router
 from trinity_mlx.evaluation.report import write_report
 from trinity_mlx.evaluation.results import Evaluation
-
-from .. import report_evaluations as made
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
@@ -222,27 +219,14 @@ def _debugger(announced: Path, process: subprocess.Popen[bytes]) -> tuple[int, s
 
 
 @pytest.fixture(scope="module")
-def routers() -> Iterator[tuple[Router, Router]]:
-    with load_router("nano", profile="cpu") as first, load_router("nano", profile="cpu", dtype="bfloat16") as second:
-        yield first, second
-
-
-MAKERS: dict[str, Callable[[Router, Router], Evaluation]] = {
-    "passing": lambda router, _: made.passing(router),
-    "failing": made.failing,
-    "reported": lambda router, other: made.failing(router, other, asserting=False),
-    "bare": lambda router, _: made.bare(router),
-    "hostile": lambda router, _: made.hostile(router),
-    "many": lambda router, _: made.many(router),
-}
-
-
-@pytest.fixture(scope="module")
-def pages(routers: tuple[Router, Router], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def pages(evaluations: dict[str, Evaluation], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("reports")
-    for name, make in MAKERS.items():
-        write_report(folder / f"{name}.html", make(*routers))
-    return {name: folder / f"{name}.html" for name in MAKERS}
+    for name, evaluation in evaluations.items():
+        write_report(folder / f"{name}.html", evaluation)
+    return {name: folder / f"{name}.html" for name in evaluations}
+
+
+NAMES = ["passing", "failing", "reported", "bare", "hostile", "many"]
 
 
 def test_the_checks_find_what_they_look_for(browser: Browser, pages: dict[str, Path]) -> None:
@@ -273,7 +257,7 @@ def test_the_checks_find_what_they_look_for(browser: Browser, pages: dict[str, P
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_nothing_overflows_or_overlaps(browser: Browser, pages: dict[str, Path], name: str, width: int) -> None:
     browser.open(pages[name], width)
     assert browser.value(OVERFLOWS) == []
@@ -311,7 +295,7 @@ def test_dark_and_light_differ(browser: Browser, pages: dict[str, Path]) -> None
     assert dark < 100
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_fetched_run_or_refused(browser: Browser, pages: dict[str, Path], name: str) -> None:
     browser.open(pages[name], 1280)
     requests = [params["request"]["url"] for params in browser.seen("Network.requestWillBeSent")]
