@@ -22,12 +22,10 @@ from trinity_mlx.contracts.backend import Segment
 
 from . import packed, quantized
 from .attention import Attention
+from .blocks import in_blocks
 from .packed import PackedMatrix
 from .quantized import DynamicMatrix, QuantizedMatrix
 from .weights import Matrix, product, product_plus, rows
-
-MOST_SPREAD = 4096
-"""Tokens up to which a rotation's tables are written out for every head: 24 MB each in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +111,14 @@ class RMSNorm:
 
     def __call__(self, x: Tensor) -> Tensor:
         """[tokens, in] to [tokens, out]."""
-        exact = x.float()
-        length = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
+        return in_blocks(self.exact, x)
+
+    def exact(self, x: Tensor) -> Tensor:
+        """The same before it is rounded, in float32."""
+        values = x.float()
+        length = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
         scale = torch.rsqrt(length.square() / x.shape[-1] + self.eps)
-        return (exact * scale).mul_(self.weight).to(x.dtype)
+        return (values * scale).mul_(self.weight)
 
 
 @dataclass(frozen=True)
@@ -165,37 +167,25 @@ class Packing:
 
 @dataclass(frozen=True)
 class Rotary:
-    """Rotary position embedding: cosines and signed sines, the same for both halves; [tokens, 1 or heads, head_dim]."""
+    """Rotary position embedding: cosines and signed sines, the same for both halves; float32 [tokens, 1, head_dim]."""
 
     cos: Tensor
     sin: Tensor
 
     @classmethod
-    def at(cls, positions: Tensor, config: BackboneConfig, dtype: torch.dtype) -> Rotary:
-        """Angles for ``positions``, computed in float32 and rounded to ``dtype``."""
+    def at(cls, positions: Tensor, config: BackboneConfig) -> Rotary:
+        """Angles for ``positions``."""
         steps = torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.float32)
         angles = positions[:, None].float() / config.rope_theta ** (steps / config.head_dim)
         cos, sin = angles.cos(), angles.sin()
-        return cls(*(torch.cat(halves, dim=-1).to(dtype)[:, None] for halves in ((cos, cos), (-sin, sin))))
-
-    def spread(self, heads: int) -> Rotary:
-        """The same written out for so many heads, where that pays.
-
-        Once for all layers instead of read again for each head: on the CPU a rotation then takes half the time (AMX
-        Xeon, 1,000 tokens: 2.4 us a token against 5.2).
-        """
-        if self.cos.device.type != "cpu" or len(self.cos) > MOST_SPREAD:
-            return self
-        return Rotary(*(table.expand(-1, heads, -1).contiguous() for table in (self.cos, self.sin)))
+        return cls(*(torch.cat(halves, dim=-1)[:, None] for halves in ((cos, cos), (-sin, sin))))
 
     def __getitem__(self, rows: Tensor) -> Rotary:
         return Rotary(self.cos[rows], self.sin[rows])
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[tokens, heads, head_dim] turned."""
-        swapped = x.roll(x.shape[-1] // 2, dims=-1)
-        cos, sin = (table[:, : x.shape[1]] for table in (self.cos, self.sin))
-        return torch.addcmul(x * cos, swapped, sin)
+    def __call__(self, x: Tensor, norm: RMSNorm) -> Tensor:
+        """[tokens, heads, head_dim] after ``norm``, turned: in float32 and rounded once."""
+        return in_blocks(lambda rows, cos, sin: turn(norm.exact(rows), cos, sin), x, self.cos, self.sin)
 
 
 @dataclass(frozen=True)
@@ -238,15 +228,15 @@ class Layer:
         heads = self._heads(self.qkv(normed))
         turning = self.qk_norm.weight.shape[0]
         keys = heads.shape[1] - turning
-        turned = rotary(self.qk_norm(heads[:, :turning]))
+        turned = rotary(heads[:, :turning], self.qk_norm)
         return turned[:, :-keys], turned[:, -keys:], heads[:, turning:]
 
     def _last_queries(self, normed: Tensor, packing: Packing, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of each sequence's last token, keys and values of all."""
         to_queries, to_keys, to_values = self.qkv.parts
-        queries = self.q_norm(self._heads(to_queries(normed[packing.last])))
-        keys = self.k_norm(self._heads(to_keys(normed)))
-        return rotary[packing.last](queries), rotary(keys), self._heads(to_values(normed))
+        queries = rotary[packing.last](self._heads(to_queries(normed[packing.last])), self.q_norm)
+        keys = rotary(self._heads(to_keys(normed)), self.k_norm)
+        return queries, keys, self._heads(to_values(normed))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(len(x), -1, self.head_dim)
@@ -278,14 +268,18 @@ class Backbone:
 
     def _through(self, x: Tensor, packing: Packing, indices: range) -> tuple[Tensor, list[list[tuple[Tensor, Tensor]]]]:
         """``x`` after the layers ``indices``, and each one's keys and values by sequence."""
-        heads = self.config.num_heads + self.config.num_kv_heads
-        rotary = Rotary.at(packing.positions, self.config, x.dtype).spread(heads)
+        rotary = Rotary.at(packing.positions, self.config)
         memories = []
         for index in indices:
             last_only = index == len(self.layers) - 1
             x, memory = self.layers[index](x, packing, rotary, index, last_only)
             memories.append(memory)
         return x, memories
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """[tokens, heads, head_dim] turned, by tables as ``Rotary`` has them."""
+    return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 def _stacked(parts: list[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Matrices as torch's CPU lanes hold them: packed for oneDNN, or in 8 bits with 8-bit activations."""
+"""Matrices as torch's CPU lanes hold them: packed for oneDNN, or in 8 bits; and what is done between their products."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from trinity_backend_torch import packed, quantized
+from trinity_backend_torch.blocks import BLOCK_ENTRIES, in_blocks
 from trinity_backend_torch.weights import product, product_plus
 
 needs_packing = pytest.mark.skipif(not packed.packs(torch.float32), reason="this torch packs no matrices here")
@@ -113,3 +114,14 @@ def test_where_nothing_multiplies_8_bit_numbers_the_matrix_is_multiplied_out() -
     x = normal(5, 512, seed=1)
     expected = x.numpy() @ (plain.levels.float() * plain.scales).numpy().T
     assert np.allclose(plain.product(x).numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_block_of_rows_comes_out_as_each_row_alone_and_passes_gradients(dtype: torch.dtype) -> None:
+    x, beside = (normal(2 * BLOCK_ENTRIES // 512 + 3, 512, seed=seed).to(dtype) for seed in range(2))
+    x.requires_grad_()
+    products = in_blocks(lambda rows, others: rows.float() * others.float(), x, beside)
+    assert products.dtype == dtype
+    torch.testing.assert_close(products, x * beside, rtol=0, atol=0)
+    (slopes,) = torch.autograd.grad(products.sum(), x)
+    torch.testing.assert_close(slopes, beside, rtol=0, atol=0)
