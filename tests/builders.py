@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from safetensors import numpy as numpy_files
 from safetensors import safe_open
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -75,6 +76,11 @@ PHRASES = (
     "how many rows of the table have no value?",
     "北京 🙂",
 )
+
+
+def reads_models(test: Callable[..., None]) -> Callable[..., None]:
+    """A law whose examples each read models: two fifths of the examples that other laws are tried with."""
+    return settings(max_examples=2 * settings.default.max_examples // 5)(test)
 
 
 def train_tokenizer(vocab_size: int) -> Tokenizer:

@@ -24,7 +24,7 @@ from trinity_mlx.profiles.backends import load_backend
 from trinity_mlx.routing.reader import needed_tokens
 
 from .. import builders
-from ..builders import PlainRecipe, fresh, hidden, kept, random_tokens, relative, worst
+from ..builders import PlainRecipe, fresh, hidden, kept, random_tokens, reads_models, relative, worst
 
 EXACT = 1e-5
 """Relative difference that float32 may make between two ways to compute the same thing on the tiny model."""
@@ -46,6 +46,7 @@ def segments_with_pasts(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ..
 # --- equal to the oracles ---------------------------------------------------------------------------------------------
 
 
+@reads_models
 @given(sequences)
 def test_hidden_vector_is_that_of_transformers(
     plain_model: RoutingModel, plain_recipe: PlainRecipe, tokens: tuple[int, ...]
@@ -54,6 +55,7 @@ def test_hidden_vector_is_that_of_transformers(
     assert relative(found, plain_recipe.hidden(tokens)) <= EXACT
 
 
+@reads_models
 @given(sequences)
 def test_adapted_hidden_vector_is_that_of_transformers_with_adapted_weights(
     adapted_model: RoutingModel, adapted_recipe: PlainRecipe, tokens: tuple[int, ...]
@@ -102,11 +104,13 @@ def test_other_shapes_and_files_of_the_architecture(backend: Backend, tmp_path: 
     assert relative(hidden(model, *fresh(tokens[:-1]))[0], expected) <= EXACT
 
 
+@reads_models
 @given(batches)
 def test_backends_agree(tiny_models: dict[str, RoutingModel], batch: list[tuple[int, ...]]) -> None:
     assert worst(*(hidden(model, *fresh(*batch)) for model in tiny_models.values())) <= EXACT
 
 
+@reads_models
 @given(batches)
 def test_head_logits_are_those_of_float64(
     adapted_model: RoutingModel, tiny_head: np.ndarray, batch: list[tuple[int, ...]]
@@ -129,12 +133,14 @@ def test_head_is_applied_in_float32_whatever_the_number_type(
 # --- laws of reading --------------------------------------------------------------------------------------------------
 
 
+@reads_models
 @given(batches)
 def test_batch_equals_one_by_one(adapted_model: RoutingModel, batch: list[tuple[int, ...]]) -> None:
     alone = np.concatenate([hidden(adapted_model, segment) for segment in fresh(*batch)])
     assert worst(hidden(adapted_model, *fresh(*batch)), alone) <= EXACT
 
 
+@reads_models
 @given(batches, st.randoms(use_true_random=False))
 def test_order_within_a_batch_does_not_matter(
     adapted_model: RoutingModel, batch: list[tuple[int, ...]], random: Any
@@ -144,6 +150,7 @@ def test_order_within_a_batch_does_not_matter(
     assert worst(shuffled, hidden(adapted_model, *fresh(*batch))[order]) <= EXACT
 
 
+@reads_models
 @given(segments_with_pasts())
 def test_reused_past_equals_fresh(
     adapted_model: RoutingModel, case: tuple[tuple[int, ...], tuple[int, ...], int]
@@ -154,6 +161,7 @@ def test_reused_past_equals_fresh(
     assert worst(continued, hidden(adapted_model, *fresh(tokens))) <= EXACT
 
 
+@reads_models
 @given(sequences, st.data())
 def test_reading_in_any_steps_equals_reading_at_once(
     adapted_model: RoutingModel, tokens: tuple[int, ...], data: st.DataObject
@@ -166,6 +174,7 @@ def test_reading_in_any_steps_equals_reading_at_once(
     assert worst(hidden(adapted_model, segment), hidden(adapted_model, *fresh(tokens))) <= EXACT
 
 
+@reads_models
 @given(st.lists(segments_with_pasts(), min_size=1, max_size=3), st.lists(sequences, min_size=1, max_size=3))
 def test_batch_may_mix_continued_and_fresh_segments(
     adapted_model: RoutingModel, cases: list[tuple[tuple[int, ...], tuple[int, ...], int]], others: list[Any]
@@ -176,6 +185,7 @@ def test_batch_may_mix_continued_and_fresh_segments(
     assert worst(hidden(adapted_model, *mixed), hidden(adapted_model, *fresh(*(s.tokens for s in mixed)))) <= EXACT
 
 
+@reads_models
 @given(batches)
 def test_pasts_of_a_batch_are_those_of_their_sequences(
     adapted_model: RoutingModel, batch: list[tuple[int, ...]]

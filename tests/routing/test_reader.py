@@ -22,7 +22,7 @@ from trinity_mlx.routing.batcher import Answer
 from trinity_mlx.routing.reader import Answers, Reader, in_batches, needed_tokens
 
 from .. import builders
-from ..builders import relative, worst
+from ..builders import reads_models, relative, worst
 
 PLENTY = 64 * 1024 * 1024
 
@@ -76,6 +76,7 @@ def flat(logits: RouteLogits) -> tuple[float, ...]:
 # --- what the answer is -----------------------------------------------------------------------------------------------
 
 
+@reads_models
 @given(sequences)
 def test_answer_is_the_head_over_the_oracles_hidden_vector(
     any_model: RoutingModel, adapted_recipe: builders.PlainRecipe, tiny_head: np.ndarray, tokens: tuple[int, ...]
@@ -86,6 +87,7 @@ def test_answer_is_the_head_over_the_oracles_hidden_vector(
     assert relative(flat(logits), expected) <= 2e-5
 
 
+@reads_models
 @given(st.lists(sequences, max_size=8))
 def test_many_at_once_are_the_answers_one_by_one_in_order(any_model: RoutingModel, batch: list[Any]) -> None:
     together = Reader(any_model, 0).read_many(batch)
@@ -94,6 +96,7 @@ def test_many_at_once_are_the_answers_one_by_one_in_order(any_model: RoutingMode
         assert relative(flat(answer.logits), flat(Reader(any_model, 0).read(tokens).logits)) <= 2e-5
 
 
+@reads_models
 @given(st.lists(ids, min_size=2, max_size=30), ids)
 def test_the_last_token_does_not_matter_when_there_are_more(
     any_model: RoutingModel, tokens: list[int], other: int
@@ -251,6 +254,7 @@ def test_a_cache_of_a_few_bytes_forgets_but_stays_right(any_model: RoutingModel)
     assert relative(flat(found.logits), flat(Reader(any_model, 0).read((*left[:50], 5, 6)).logits)) <= 2e-5
 
 
+@reads_models
 @given(st.lists(sequences, min_size=1, max_size=6), st.data())
 def test_the_same_tokens_give_the_same_bits_whatever_came_between(
     any_model: RoutingModel, pool: list[Any], data: st.DataObject

@@ -25,7 +25,7 @@ from trinity_mlx.routing.loading import load_router
 from trinity_mlx.routing.reader import needed_tokens
 
 from .. import builders
-from ..builders import PlainRecipe, fresh, hidden, random_tokens, relative, worst
+from ..builders import PlainRecipe, fresh, hidden, random_tokens, reads_models, relative, worst
 
 EXACT = 1e-5
 """Relative difference that float32 may make between two ways to compute the same thing on the tiny model."""
@@ -89,6 +89,7 @@ def composed_model(backend: Backend, tiny_base: Base, tiny_bundle: Bundle) -> Ro
     return base.attach(tiny_bundle.adapter, tiny_bundle.head)
 
 
+@reads_models
 @given(sequences)
 def test_composed_kernels_give_the_hidden_vector_of_transformers(
     composed_model: RoutingModel, adapted_recipe: PlainRecipe, tokens: tuple[int, ...]
@@ -106,6 +107,7 @@ def test_composed_kernels_are_right_at_the_ends_of_the_context(
     assert relative(found, adapted_recipe.hidden(tokens)) <= EXACT
 
 
+@reads_models
 @given(st.lists(st.tuples(sequences, st.floats(0, 1)), min_size=1, max_size=5))
 def test_composed_kernels_read_batches_and_pasts_as_the_fused_read_each_alone(
     composed_model: RoutingModel, adapted_model: RoutingModel, cases: list[tuple[tuple[int, ...], float]]
