@@ -158,7 +158,7 @@ def _print_version(ctx: click.Context, option: click.Parameter, wanted: bool) ->
     default="info",
     show_default=True,
     envvar="TRINITY_LOG_LEVEL",
-    help="From which level on.",
+    help="The lowest level that is logged.",
 )
 @click.option("--debug-native-logs", is_flag=True, help="Show what the frameworks print about themselves.")
 @click.option(

@@ -87,7 +87,10 @@ artifact_option = click.option(
     "--artifact", type=NAME, default="auto", show_default=True, envvar="TRINITY_ARTIFACT", help=ARTIFACT_HELP
 )
 signed_off_option = click.option(
-    "--signed-off-by", type=PersonName(), metavar="NAME", help="Who reviewed it and stands for it; recorded with today."
+    "--signed-off-by",
+    type=PersonName(),
+    metavar="NAME",
+    help="Who reviewed and approved it; recorded with today's date.",
 )
 base_option = click.option(
     "--base",
@@ -102,7 +105,15 @@ profile_option = click.option(
     envvar="TRINITY_PROFILE",
     help="Runtime profile; see `trinity-mlx profiles`.",
 )
-dtype_option = click.option("--dtype", type=DTYPE, help="Instead of the profile's.")
+policy_option = click.option(
+    "--policy",
+    type=NAME,
+    default="default",
+    show_default=True,
+    envvar="TRINITY_POLICY",
+    help="default, or published: the behaviour of the published port.",
+)
+dtype_option = click.option("--dtype", type=DTYPE, help="Number type, instead of the profile's.")
 required_base_option = click.option(
     "--base",
     required=True,
@@ -113,7 +124,7 @@ messages_option = click.option(
     "--messages", type=NAME, metavar="FILE", help="A conversation as JSON: a list of {role, content}, or {messages}."
 )
 window_option = click.option(
-    "--window", type=TEXT, metavar="HEAD,TAIL", help="Read a long text as its first and last tokens, so many."
+    "--window", type=TEXT, metavar="HEAD,TAIL", help="Read this many of the first and the last tokens of a long text."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
 

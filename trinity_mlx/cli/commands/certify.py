@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 @click.command()
 @lane_options
 @click.option("--runs", type=click.IntRange(2), default=3, show_default=True, help="Determinism runs in this process.")
-@click.option("--processes", type=click.IntRange(0), default=2, show_default=True, help="Fresh processes besides.")
+@click.option(
+    "--processes",
+    type=click.IntRange(0),
+    default=2,
+    show_default=True,
+    help="Fresh processes that route the suite as well.",
+)
 @click.option(
     "--floor-ratio",
     type=FiniteRange(0, 1, min_open=True),

@@ -43,9 +43,9 @@ class Check:
     "--deep",
     type=PLACE,
     metavar="FILE.json",
-    help="Measure every profile that runs here with every artifact, and write one file that can be sent to the makers.",
+    help="Measure every profile that runs here with every artifact, and write one file to send to the developers.",
 )
-@click.option("--recheck", is_flag=True, help="Check again what each device computes, whatever is remembered.")
+@click.option("--recheck", is_flag=True, help="Check again what each device computes, even if a result is remembered.")
 @click.option("--profile", type=NAME, help="What --deep and --recheck look at, instead of every profile.")
 @json_option
 @click.pass_context

@@ -26,10 +26,14 @@ if TYPE_CHECKING:
 @click.option("--case", "cases", type=TEXT, multiple=True, metavar="ID", help="Only this case; may be repeated.")
 @click.option("--list-cases", is_flag=True, help="List the suite's cases and stop.")
 @click.option(
-    "--determinism-runs", type=click.IntRange(1), default=1, show_default=True, help="Route everything so many times."
+    "--determinism-runs",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="How many times everything is routed.",
 )
-@click.option("--min-agent-margin", type=FiniteRange(0), help="Instead of the lane's floor.")
-@click.option("--min-role-margin", type=FiniteRange(0), help="Instead of the lane's floor.")
+@click.option("--min-agent-margin", type=FiniteRange(0), help="Use this floor instead of the lane's.")
+@click.option("--min-role-margin", type=FiniteRange(0), help="Use this floor instead of the lane's.")
 @click.option("--snapshot", type=PLACE, help="Compare with this file instead of the lane's own.")
 @click.option("--snapshot-out", type=PLACE, help="Write what was seen as a snapshot.")
 @click.option(

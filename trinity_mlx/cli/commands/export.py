@@ -31,7 +31,7 @@ _SNAPSHOT = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})"
 @click.option("--vector", required=True, type=PLACE, help="Trained vector: .safetensors or .npy.")
 @click.option("--out", required=True, type=PLACE, help="Folder of the new bundle.")
 @click.option(
-    "--base-id", type=TEXT, metavar="ID[@REVISION]", help="What the bundle calls a base that is given as a folder."
+    "--base-id", type=TEXT, metavar="ID[@REVISION]", help="The bundle's name for a base that is given as a folder."
 )
 @profile_option
 @click.option(
@@ -41,13 +41,13 @@ _SNAPSHOT = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})"
     show_default=True,
     help="gram: eigenpairs of tiled sums; svd: the backend's own decomposition of whole tensors.",
 )
-@click.option("--strict", is_flag=True, help="Keep to --method svd where the device has only the full decomposition.")
+@click.option("--strict", is_flag=True, help="Keep to --method svd even if the device has only the full decomposition.")
 @click.option(
     "--write",
     type=click.Choice(["factored", "merged"]),
     default="factored",
     show_default=True,
-    help="factored: one small factor a tensor, applied when routing; merged: adapted tensors.",
+    help="factored: one small factor for each tensor, applied when routing; merged: adapted tensors.",
 )
 @click.option(
     "--tied-embedding",
@@ -57,7 +57,7 @@ _SNAPSHOT = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})"
     help="Whose offsets change an embedding that lm_head shares; compound: its own, then lm_head's.",
 )
 @click.option("--layers", type=TEXT, metavar="I,J,...", help="Adapted decoder layers.  [default: the second-to-last]")
-@click.option("--only", type=TEXT, metavar="NAME", multiple=True, help="Adapt this tensor alone; may be repeated.")
+@click.option("--only", type=TEXT, metavar="NAME", multiple=True, help="Adapt only this tensor; may be repeated.")
 @click.option("--agents", type=TEXT, metavar="LABEL,...", help="Labels of the slots.  [default: the published seven]")
 @click.option(
     "--text-format",
@@ -69,9 +69,9 @@ _SNAPSHOT = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})"
 @click.option(
     "--name", type=TEXT, help="The router's name.  [default: sakana for the published vector, else the folder's]"
 )
-@click.option("--resume", is_flag=True, help="Go on with an export that was broken off.")
-@click.option("--force", is_flag=True, help="Replace what lies at --out.")
-@click.option("--plan", "plan_only", is_flag=True, help="Tell what it would cost, and do nothing.")
+@click.option("--resume", is_flag=True, help="Go on with an export that was interrupted.")
+@click.option("--force", is_flag=True, help="Replace what is at --out.")
+@click.option("--plan", "plan_only", is_flag=True, help="Say what it would cost, and do nothing.")
 @json_option
 def export(base: str, base_id: str | None, profile: str, plan_only: bool, as_json: bool, **options: Any) -> None:
     """Make a bundle from a base model and a trained vector.

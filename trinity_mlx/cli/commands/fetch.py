@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("name", type=TEXT, required=False)
 @click.option("--dest", type=PLACE, help="Folder for the files, instead of one in the cache.")
-@click.option("--offline", is_flag=True, help="Use no network: verify, and take what lies on this machine.")
+@click.option("--offline", is_flag=True, help="Use no network: verify and take what is on this machine.")
 @click.option("--pin", "pin_file", type=PLACE, metavar="FILE", help="A pin file of your own.")
 @json_option
 def fetch(name: str | None, dest: Path | None, offline: bool, pin_file: Path | None, as_json: bool) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @required_base_option
 @click.option("--out", required=True, type=PLACE, help="Folder of the new bundle.")
 @click.option("--vector", type=PLACE, help="Trained vector (.safetensors, .npy) for a .pt SOURCE.")
-@click.option("--force", is_flag=True, help="Replace the bundle that lies at --out.")
+@click.option("--force", is_flag=True, help="Replace the bundle at --out.")
 @json_option
 def import_(source: Path, base: str, out: Path, vector: Path | None, force: bool, as_json: bool) -> None:
     """Make a bundle of our own from what other programs made.

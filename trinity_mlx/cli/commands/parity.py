@@ -156,8 +156,8 @@ def run(
 @parity.command()
 @click.argument("reference", type=PLACE)
 @click.argument("candidate", type=PLACE)
-@click.option("--source", type=TEXT, metavar="REGEX", help="Compare the tensors alone whose names match.")
-@click.option("--strict-bytes", is_flag=True, help="Fail also where the stored bfloat16 bytes differ.")
+@click.option("--source", type=TEXT, metavar="REGEX", help="Compare only the tensors whose names match.")
+@click.option("--strict-bytes", is_flag=True, help="Also fail if the stored bfloat16 bytes differ.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_context
 def compare(

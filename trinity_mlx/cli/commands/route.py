@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     default="auto",
     show_default=True,
     envvar="RAY_ADDRESS",
-    help="Of the cluster; auto is the one that runs here.",
+    help="Address of the cluster; auto is the one that runs here.",
 )
 @profile_option
 @artifact_option
@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     help=f"{', '.join(SelectionMode)}; for one split alone: agent=sample,role=argmax.",
 )
 @click.option("--temperature", default=1.0, show_default=True, help="Divides the logits before the softmax.")
-@click.option("--seed", type=int, help="Fixes what `sample` draws; without it a fresh seed is drawn and reported.")
+@click.option("--seed", type=int, help="Seed for `sample`; without it a fresh seed is drawn and reported.")
 @click.option("--allow-slots", type=TEXT, metavar="N,N,...", help="Choose among these agent slots only.")
 @click.option("--show-logits", is_flag=True, help="Add the logits of both splits.")
 @click.option("--explain", is_flag=True, help="Draw the logits, margins and floors.")

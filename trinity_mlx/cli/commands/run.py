@@ -16,7 +16,16 @@ from ...contracts.errors import AuthorityInvalid, PolicyInvalid, PoolInvalid, Us
 from .. import settings
 from ..artifact_choice import recipe_for
 from ..inputs import read_messages, read_prompt
-from ..options import NAME, PLACE, artifact_option, base_option, json_option, messages_option, profile_option
+from ..options import (
+    NAME,
+    PLACE,
+    artifact_option,
+    base_option,
+    json_option,
+    messages_option,
+    policy_option,
+    profile_option,
+)
 from ..output import note, print_json
 from ..process import Failure, tell
 
@@ -62,14 +71,7 @@ def limit_options(command: Any) -> Any:
     metavar="NAME|FILE.toml",
     help="The agents, as `trinity-mlx pool --help` describes them; by default a demonstration that needs no network.",
 )
-@click.option(
-    "--policy",
-    type=NAME,
-    default="default",
-    show_default=True,
-    envvar="TRINITY_POLICY",
-    help="default, or published: the port's behaviour.",
-)
+@policy_option
 @click.option(
     "--option",
     "options",
@@ -77,13 +79,13 @@ def limit_options(command: Any) -> Any:
     metavar="NAME=VALUE",
     help="Set an option of the policy, as in sticky_margin=0.5; may be repeated.",
 )
-@click.option("--max-turns", type=int, help="Replies that the run may take.")
-@click.option("--agent", metavar="NAME", help="Let this agent take every turn; the router is asked for the role alone.")
+@click.option("--max-turns", type=int, help="How many replies the run may take.")
+@click.option("--agent", metavar="NAME", help="Let this agent take every turn; the router only chooses the role.")
 @click.option("--strict", is_flag=True, help="Fail when an agent fails, instead of asking the next best.")
 @limit_options
 @click.option("--live", is_flag=True, help="Allow calls to providers outside this process: they may cost money.")
 @click.option("--trace-out", type=PLACE, metavar="FILE.jsonl", help="Append every event to a file.")
-@click.option("--trace-content", is_flag=True, help="Keep texts in the trace, not their hashes alone.")
+@click.option("--trace-content", is_flag=True, help="Keep texts in the trace, not only their hashes.")
 @click.option("--authority", type=PLACE, metavar="FILE.json", help="Run under this authority.")
 @artifact_option
 @base_option

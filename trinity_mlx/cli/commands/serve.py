@@ -15,7 +15,7 @@ import click
 from ...contracts.errors import EnvironmentUnavailable, PolicyInvalid, UsageError
 from .. import preferences, settings
 from ..artifact_choice import choose_artifact
-from ..options import NAME, PLACE, FiniteRange, artifact_option, base_option, profile_option
+from ..options import NAME, PLACE, FiniteRange, artifact_option, base_option, policy_option, profile_option
 from ..output import note
 from .run import LIMITS, limit_options
 
@@ -38,14 +38,7 @@ KEY = "TRINITY_API_KEY"
     metavar="[NAME=]NAME|FILE.toml",
     help="The agents; may be repeated, each a model trinity-NAME. By default a demonstration that needs no network.",
 )
-@click.option(
-    "--policy",
-    type=NAME,
-    default="default",
-    show_default=True,
-    envvar="TRINITY_POLICY",
-    help="default, or published: the port's behaviour.",
-)
+@policy_option
 @click.option(
     "--option", "options", multiple=True, type=NAME, metavar="NAME=VALUE", help="Set an option of the policy."
 )
@@ -64,9 +57,15 @@ KEY = "TRINITY_API_KEY"
 @click.option("--route-timeout", type=FiniteRange(min=0, min_open=True), help="Seconds that a route may take.")
 @click.option("--default-slot", type=click.IntRange(min=0), help="Who takes a turn whose route is late or failed.")
 @click.option(
-    "--host", type=NAME, default="127.0.0.1", show_default=True, help="Where to listen; beyond this machine with a key."
+    "--host", type=NAME, default="127.0.0.1", show_default=True, help="Where to listen; other machines only with a key."
 )
-@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option(
+    "--port",
+    default=8080,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0 takes a free one.",
+)
 @click.option(
     "--api-key-file",
     type=PLACE,
@@ -79,13 +78,23 @@ KEY = "TRINITY_API_KEY"
     multiple=True,
     type=NAME,
     metavar="NAME",
-    help="A further name to answer to (Host header).",
+    help="Another Host name that the server answers to.",
 )
 @click.option(
-    "--allow-origin", "origins", multiple=True, type=NAME, metavar="ORIGIN", help="A web page that may call (CORS)."
+    "--allow-origin",
+    "origins",
+    multiple=True,
+    type=NAME,
+    metavar="ORIGIN",
+    help="Origin of a web page that may call the server (CORS).",
 )
 @click.option(
-    "--alias", "aliases", multiple=True, type=NAME, metavar="NAME=MODEL", help="A further name; NAME may hold *."
+    "--alias",
+    "aliases",
+    multiple=True,
+    type=NAME,
+    metavar="NAME=MODEL",
+    help="Another name for a model; NAME may contain *.",
 )
 @click.option(
     "--allow-option",
@@ -93,15 +102,27 @@ KEY = "TRINITY_API_KEY"
     multiple=True,
     type=NAME,
     metavar="NAME",
-    help="An option of the policy that a request may set; max_turns may be lowered always.",
+    help="An option of the policy that a request may set; max_turns may always be lowered.",
 )
-@click.option("--max-requests", default=256, show_default=True, type=click.IntRange(min=1), help="At work at once.")
-@click.option("--max-queued", default=64, show_default=True, type=click.IntRange(min=0), help="That wait for a place.")
-@click.option("--max-per-key", type=click.IntRange(min=1), help="Of one key, at work and waiting; no limit by default.")
-@click.option("--grace", default=30.0, show_default=True, type=FiniteRange(min=0), help="Seconds to end on a signal.")
+@click.option(
+    "--max-requests",
+    default=256,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Requests that are answered at once.",
+)
+@click.option("--max-queued", default=64, show_default=True, type=click.IntRange(min=0), help="Requests that may wait.")
+@click.option(
+    "--max-per-key",
+    type=click.IntRange(min=1),
+    help="Requests of one key, the waiting ones included; no limit by default.",
+)
+@click.option(
+    "--grace", default=30.0, show_default=True, type=FiniteRange(min=0), help="Seconds to finish in after a signal."
+)
 @click.option("--trace-out", type=PLACE, metavar="FILE.jsonl", help="Append every event to a file.")
-@click.option("--trace-content", is_flag=True, help="Keep texts in the trace, not their hashes alone.")
-@click.option("--quiet", is_flag=True, help="No line for each request.")
+@click.option("--trace-content", is_flag=True, help="Keep texts in the trace, not only their hashes.")
+@click.option("--quiet", is_flag=True, help="Print no line for each request.")
 @click.option("--check", is_flag=True, help="Check everything, route once, and exit.")
 def serve(**options: Any) -> None:
     """Serve pools of models as one address that OpenAI's and Anthropic's clients can use.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ...tracing.verify import RunReport
 
 _FILE = click.argument("file", type=PLACE)
-_RUN = click.option("--run", "run_id", type=TEXT, metavar="ID", help="One run alone, by its id or the beginning of it.")
+_RUN = click.option("--run", "run_id", type=TEXT, metavar="ID", help="Only this run, by its id or the beginning of it.")
 _INDENT = 13
 _STYLES = {"head": "bold", "plain": "", "detail": "dim", "good": "green", "bad": "red"}
 

@@ -29,19 +29,23 @@ if TYPE_CHECKING:
 @click.option("--agents", type=TEXT, metavar="A,B,...", help="The agents, in the order of their slots.  [default: all]")
 @click.option("--base", type=NAME, default="nano", show_default=True, help="nano, a folder, or OWNER/NAME[@REVISION].")
 @click.option("--out", required=True, type=PLACE, help="Folder of the new bundle.")
-@click.option("--algorithm", default="staged", show_default=True, help="The recipe; an unknown name lists them.")
+@click.option("--algorithm", default="staged", show_default=True, help="The algorithm; an unknown name lists them.")
 @click.option("--head", default="linear", show_default=True, help="Kind of head; an unknown name lists them.")
-@click.option("--rank", type=int, default=20, show_default=True, help="Of a low-rank head.")
+@click.option("--rank", type=int, default=20, show_default=True, help="Rank of a low-rank head.")
 @click.option("--roles", type=click.Choice(["table", "pattern", "keep", "neutral"]), help="Where role rows come from.")
 @click.option(
     "--keep-roles-of", type=TEXT, metavar="ARTIFACT", help="With --roles keep: the router whose role rows are kept."
 )
 @click.option("--no-offsets", is_flag=True, help="Train the head alone.")
-@click.option("--embedding-offsets", is_flag=True, help="Train the embedding's too: nothing is shared, and slow.")
+@click.option(
+    "--embedding-offsets",
+    is_flag=True,
+    help="Train the embedding's offsets too: slow, since candidates then share nothing.",
+)
 @click.option("--layers", type=TEXT, metavar="I,J,...", help="Adapted decoder layers.  [default: the second-to-last]")
 @click.option("--iterations", type=int, help="Generations of a search.")
 @click.option("--population", type=int, help="Candidates of a generation.")
-@click.option("--step", type=FiniteRange(0), help="How far a search looks at first.")
+@click.option("--step", type=FiniteRange(0), help="First step size of a search.")
 @click.option("--rows", type=int, help="Train rows that each generation of a search sees.  [default: all]")
 @click.option("--cost-weight", type=FiniteRange(0), default=0.0, help="Score that one unit of cost is worth.")
 @click.option("--seconds-weight", type=FiniteRange(0), default=0.0, help="Score that one second is worth.")
@@ -53,7 +57,13 @@ if TYPE_CHECKING:
     metavar="K",
     help="Let each generation choose among K agents at random.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes all that is drawn.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of everything that is drawn at random.",
+)
 @click.option(
     "--patience",
     type=click.IntRange(min=1),
@@ -61,7 +71,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="Generations of a stage without a gain.",
 )
-@click.option("--max-seconds", type=FiniteRange(0), help="Stop training after so long, and seal what is best.")
+@click.option(
+    "--max-seconds", type=FiniteRange(0), help="Stop training after this many seconds, and seal the best so far."
+)
 @click.option(
     "--window",
     type=TEXT,
@@ -73,7 +85,7 @@ if TYPE_CHECKING:
     type=click.Choice(["second-to-last", "last"]),
     default="second-to-last",
     show_default=True,
-    help="The token whose hidden vector routes.",
+    help="The token whose hidden vector is used.",
 )
 @click.option(
     "--text-format",
@@ -83,8 +95,8 @@ if TYPE_CHECKING:
     help="The text that the router reads.",
 )
 @profile_option
-@click.option("--resume", is_flag=True, help="Go on with a training that was broken off.")
-@click.option("--force", is_flag=True, help="Replace what lies at --out.")
+@click.option("--resume", is_flag=True, help="Go on with a training that was interrupted.")
+@click.option("--force", is_flag=True, help="Replace what is at --out.")
 @click.option("--tensorboard", type=PLACE, metavar="FOLDER", help="Write the curves for TensorBoard.")
 @json_option
 def train(table: Path, **options: Any) -> None:
