@@ -98,10 +98,11 @@ class DynamicMatrix:
         finer = scales.reciprocal()
         levels = torch.mul(exact, finer, out=sizes).round_()
         if not depth:
-            return self._whole_numbers(levels).mul_(scales)
-        rests = list(_rests((exact * finer - levels)[chosen], depth))
-        products = self._whole_numbers(torch.cat([levels, *rests]))
-        product, *more = torch.split(products, [len(x), *map(len, rests)])
+            return self._whole_numbers(levels.to(torch.int8)).mul_(scales)
+        rests = _rests(exact[chosen] * finer[chosen] - levels[chosen], depth)
+        rows = [each.to(torch.int8) for each in (levels, *rests)]
+        products = self._whole_numbers(torch.cat(rows))
+        product, *more = torch.split(products, [len(each) for each in rows])
         for power, part in enumerate(more, 1):
             product[chosen] += part.mul_((2 * LEVELS) ** -power)
         return product.mul_(scales)
@@ -116,7 +117,7 @@ class DynamicMatrix:
     def _whole_numbers(self, levels: Tensor) -> Tensor:
         """The product of whole numbers, times the matrix's scales, in float32."""
         product: Tensor = torch.ops.onednn.qlinear_pointwise(
-            levels.to(torch.int8),
+            levels,
             1.0,
             0,
             self.blocks,
