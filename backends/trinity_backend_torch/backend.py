@@ -133,6 +133,7 @@ class TorchBase:
         self._device = device
         self._dtype = dtype
         self._attention = attention_for(device.type, variant.kernels)
+        self._eps = torch.tensor(base.config.rms_norm_eps, dtype=torch.float32, device=device)
         self._weights = Weights(base, device, dtype, quantizes=variant.quantize is not None)
         with at_most(threads_for(base.config)):
             self._backbone(AdaptedTensors[Any](self._weights, {}))  # loads what a model without an adapter runs
@@ -178,15 +179,14 @@ class TorchBase:
             self._config,
             Embedding(embedding.weight, embedding.right),
             tuple(self._layer(adapted, index) for index in range(self._config.num_layers)),
-            RMSNorm(adapted.base[FINAL_NORM].float(), self._config.rms_norm_eps),
+            RMSNorm(adapted.base[FINAL_NORM].float(), self._eps),
             self._attention,
             self._dtype,
         )
 
     def _layer(self, adapted: AdaptedTensors[Any], index: int) -> Layer:
         names = layer_names(index)
-        eps = self._config.rms_norm_eps
-        norms = {short: RMSNorm(norm.float(), eps) for short, norm in adapted.layer_norms(index).items()}
+        norms = {short: RMSNorm(norm.float(), self._eps) for short, norm in adapted.layer_norms(index).items()}
         return Layer(
             **norms,
             qk_norm=self._head_norm(norms),
@@ -202,7 +202,7 @@ class TorchBase:
         """The norms of query and key heads side by side."""
         heads = [(norms["q_norm"], self._config.num_heads), (norms["k_norm"], self._config.num_kv_heads)]
         weights = [norm.weight.expand(count, -1) for norm, count in heads]
-        return RMSNorm(torch.cat(weights), self._config.rms_norm_eps)
+        return RMSNorm(torch.cat(weights), self._eps)
 
     def _joint(self, adapted: AdaptedTensors[Any], *names: str, apart: bool = False) -> Joint:
         """The matrices ``names`` in one, unless asked for ``apart`` or changed by the adapter."""

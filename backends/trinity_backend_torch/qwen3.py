@@ -103,11 +103,11 @@ class RMSNorm:
 
     Attributes:
         weight: float32 [width], or [heads, width] for one of each head.
-        eps: added to the mean square.
+        eps: float32 scalar, added to the mean square.
     """
 
     weight: Tensor
-    eps: float
+    eps: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
         """[tokens, in] to [tokens, out]."""
@@ -117,7 +117,7 @@ class RMSNorm:
         """The same before it is rounded, in float32."""
         values = x.float()
         length = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
-        scale = torch.rsqrt(length.square() / x.shape[-1] + self.eps)
+        scale = torch.addcmul(self.eps, length, length, value=1 / x.shape[-1]).rsqrt_()
         return (values * scale).mul_(self.weight)
 
 
