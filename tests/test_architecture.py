@@ -56,14 +56,13 @@ def absolute_imports(path: Path) -> Iterator[str]:
 
 def environment_reads(tree: ast.AST) -> set[str]:
     """Names under which ``tree`` would read the process's environment or the user's home."""
-    dotted = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    taken = {
-        f"{node.module}.{alias.name}"
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    return {name.removeprefix("pathlib.") for name in dotted | taken} & ENVIRONMENT
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and any(name.endswith(node.attr) for name in ENVIRONMENT):
+            names.add(ast.unparse(node))
+        elif isinstance(node, ast.ImportFrom):
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return {name.removeprefix("pathlib.") for name in names} & ENVIRONMENT
 
 
 def patches(tree: ast.AST) -> Iterator[str]:
