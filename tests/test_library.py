@@ -43,7 +43,7 @@ def pinned(folder: Path, name: str, **router: Any) -> Pin:
 
 
 def test_a_router_that_is_here_is_had_without_an_http_client() -> None:
-    code = "import sys, trinity_mlx.batches.recipe, trinity_mlx.library; sys.exit('httpx2' in sys.modules)"
+    code = "import sys, trinity_mlx.routing.recipe, trinity_mlx.library; sys.exit('httpx2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
