@@ -432,7 +432,7 @@ def test_a_hub_base_in_the_cache_needs_no_network(saved: tuple[Path, Path, Any],
     assert found.ref == open_base(saved[0]).ref
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("key", ["num_hidden_layers", "vocab_size", "hidden_size", "head_dim"])
 @pytest.mark.parametrize("value", [3_298_534_883_327, 10**400], ids=["3e12", "1e400"])
 def test_a_number_beyond_every_model_is_refused_at_once(single: Path, tmp_path: Path, key: str, value: int) -> None:

@@ -15,7 +15,7 @@ from trinity_mlx.contracts.errors import TrinityError
 
 from .formats import Format, formats
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(3600)
 
 
 @pytest.fixture(autouse=True)

@@ -84,7 +84,7 @@ def is_anybody_left(group: int) -> bool:
     return True
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_a_measurement_killed_at_any_moment_leaves_the_old_lane_or_the_new(
     tmp_path: Path, seed: int, cases: int | None, record_property: Callable[[str, object], None]
 ) -> None:

@@ -62,7 +62,7 @@ def write_pin(folder: Path, server: FileServer) -> Path:
     return folder / "pin.json"
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_kill_at_any_point_leaves_the_old_or_the_new(
     given: dict[str, Any],

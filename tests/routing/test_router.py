@@ -454,7 +454,7 @@ def test_a_bundle_decides_as_the_plain_recipe_does(tiny_base: Base, tiny_bundle:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("backend_name", builders.BACKENDS)
 def test_the_embedded_artifact_decides_as_the_plain_recipe_does(backend_name: str) -> None:
     builders.skip_without_nano()
