@@ -92,11 +92,13 @@ def test_a_stream_that_was_closed_is_not_written_to_by_a_file_of_ours(tmp_path: 
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_every_locale_shows_pictures_and_gives_json(encoding: str) -> None:
-    picture = shell(f"{ROUTE} --explain", PYTHONIOENCODING=encoding)
-    assert picture.returncode == 0
-    assert ("█" if encoding == "utf-8" else "####") in picture.stdout
-    assert "\\u2588" not in picture.stdout
+def test_every_locale_shows_pictures_and_gives_json(server: Server, tmp_path: Path, encoding: str) -> None:
+    places = {"stdin": "/dev/null", "stdout": "out", "stderr": "err", "folder": str(tmp_path)}
+    words = [os.fsencode(word).hex() for word in f"{ROUTE} --explain".split()]
+    assert server.code_of(Case(words, dict(os.environ), encoding=encoding, interrupt_s=None, **places)) == 0
+    picture = (tmp_path / "out").read_text(encoding=encoding)
+    assert ("█" if encoding == "utf-8" else "####") in picture
+    assert "\\u2588" not in picture
 
 
 def test_json_is_ascii_where_the_locale_is(tmp_path: Path) -> None:
