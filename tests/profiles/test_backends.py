@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 
 import pytest
 
@@ -23,13 +24,23 @@ def test_a_torch_backend_of_somebody_else_may_not_read_it() -> None:
         svd_weights_reader(lambda name: object())
 
 
+@pytest.fixture
+def nothing_frozen() -> Iterator[None]:
+    """The run of the tests freezes what it imports; it is as it was afterwards."""
+    was_frozen = gc.get_freeze_count() > 0
+    gc.unfreeze()
+    yield
+    gc.unfreeze()
+    if was_frozen:
+        gc.collect()
+        gc.freeze()
+
+
+@pytest.mark.usefixtures("nothing_frozen")
 @pytest.mark.parametrize("program_freezes", [False, True])
 def test_loading_leaves_the_garbage_collector_as_the_program_had_it(program_freezes: bool) -> None:
     if program_freezes:
         gc.freeze()
-    try:
-        load_backend.__wrapped__("torch")
-        assert gc.isenabled()
-        assert (gc.get_freeze_count() > 0) == program_freezes
-    finally:
-        gc.unfreeze()
+    load_backend.__wrapped__("torch")
+    assert gc.isenabled()
+    assert (gc.get_freeze_count() > 0) == program_freezes
