@@ -47,9 +47,11 @@ class Held:
     """An endpoint whose answers wait until they are let go."""
 
     def __init__(self) -> None:
+        self.asked = threading.Event()
         self.let_go = threading.Event()
 
     async def __call__(self, exchange: Exchange) -> None:
+        self.asked.set()
         while not self.let_go.is_set():
             await asyncio.sleep(0.01)
         await exchange.reply("The answer is 42.")
@@ -223,11 +225,15 @@ def test_a_second_signal_ends_at_once(slow_pool: tuple[str, ...]) -> None:
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_leaves_traces_that_can_be_read(slow_pool: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_process_that_is_killed_leaves_traces_that_can_be_read(
+    slow_pool: tuple[str, ...], held: Held, tmp_path: Path
+) -> None:
+    """A run's first events are in the file before anybody outside is asked."""
     trace = tmp_path / "runs.jsonl"
     with process(*slow_pool, "--trace-out", str(trace)) as (running, address, _):
         until_ready(address)
         threads, _ = open_streams(address, 10)
+        assert held.asked.wait(300)
         running.kill()
         running.communicate()
     for thread in threads:
