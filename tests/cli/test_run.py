@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
@@ -21,6 +22,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from trinity_mlx.cli import main
+from trinity_mlx.cli.commands.run import interruptible
 from trinity_mlx.cli.views.run_view import shown
 from trinity_mlx.pools.authority import REFS
 from trinity_mlx.tracing.reader import Run, read_trace
@@ -521,6 +523,21 @@ def test_a_person_at_the_terminal_releases_the_answer(answers: bytes, code: int,
     assert (returned, document["status"], document["answer"] is None) == (code, status, code == 1)
     if code:
         assert "did not release the answer: too short" in document["error"]["message"]
+
+
+def test_ctrl_c_at_a_question_ends_it_at_once_and_cancels_the_run() -> None:
+    answered = False
+
+    async def ask() -> None:
+        nonlocal answered
+        with pytest.raises(KeyboardInterrupt), interruptible():
+            signal.raise_signal(signal.SIGINT)
+        await asyncio.sleep(0)
+        answered = True
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(ask())
+    assert not answered
 
 
 def test_without_a_terminal_nobody_can_release_an_answer() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +32,8 @@ from ..output import note, print_json
 from ..process import Failure, tell
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from ...contracts.transcript import Transcript
     from ...routing.router import Router
     from ...rules.machine import Decision
@@ -234,17 +238,36 @@ def _carry_out(coordinator: Coordinator, task: Transcript, as_json: bool) -> Run
 
 
 async def _ask_for_release(request: ReviewRequest) -> Decision:
-    """What the person at the terminal decides; who leaves (Ctrl-C, end of input) has released nothing."""
+    """What the person at the terminal decides; end of input releases nothing, and Ctrl-C cancels the run."""
     from ...rules.machine import Decision
     from ..views.run_view import shown
 
     click.echo(shown(request.message.text), err=True)
     try:
-        if click.confirm("Release this answer?", err=True):
-            return Decision(True, _AT_TERMINAL)
-        return Decision(False, _AT_TERMINAL, click.prompt("Why not?", default="", show_default=False, err=True))
+        with interruptible():
+            if click.confirm("Release this answer?", err=True):
+                return Decision(True, _AT_TERMINAL)
+            return Decision(False, _AT_TERMINAL, click.prompt("Why not?", default="", show_default=False, err=True))
     except click.Abort:
+        await asyncio.sleep(0)  # where it was Ctrl-C, the run is cancelled here
         return Decision(False, _AT_TERMINAL, "no decision was made")
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C ends a prompt at once: the event loop's handler alone cancels the run, and lets the prompt wait on."""
+    cancel = signal.getsignal(signal.SIGINT)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if callable(cancel):
+            cancel(number, frame)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, cancel)
 
 
 def _print(result: RunResult, as_json: bool) -> None:
