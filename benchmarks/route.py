@@ -450,9 +450,19 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     clocks = "wall time, or processor time of this process, which other programs disturb less (default wall)"
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help=clocks)
     parser.add_argument("--profile", default="cpu", metavar="NAME", help="where both sides run (default cpu)")
-    parser.add_argument("--only", metavar="A,B", help=f"some of: {', '.join([*COMPARISONS, 'cold'])}")
+    every = ", ".join([*COMPARISONS, "cold"])
+    parser.add_argument("--only", metavar="A,B", type=measurement_names, help=f"some of: {every}")
     parser.add_argument("--base", type=Path, metavar="DIR", help="keep the base there, and reuse it if it is there")
     return parser.parse_args(arguments)
+
+
+def measurement_names(text: str) -> list[str]:
+    """Names of measurements from the command line."""
+    names = text.split(",")
+    unknown = [name for name in names if name not in (*COMPARISONS, "cold")]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join([*COMPARISONS, 'cold'])}")
+    return names
 
 
 def at_least_one(text: str) -> int:
@@ -470,8 +480,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads or torch.get_num_threads())
     chosen_clock = options.clock
     described, place = machine(), Place.of(options.profile)
-    names = list(COMPARISONS) if options.only is None else options.only.split(",")
-    starts = cold_starts(options.repeats) if options.only is None or "cold" in names else {}
+    names = options.only or [*COMPARISONS, "cold"]
+    starts = cold_starts(options.repeats) if "cold" in names else {}
     with base_folder(options.base) as folder:
         chosen = [COMPARISONS[name] for name in names if name != "cold"]
         found = [comparison(folder, place, options.repeats) for comparison in chosen]
