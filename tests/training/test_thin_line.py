@@ -362,6 +362,13 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, list(arguments), catch_exceptions=False)
 
 
+def test_a_window_without_a_base_to_read_through_it_is_refused(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "t.jsonl", records(30))
+    refused = run("headroom", str(tmp_path / "t.jsonl"), "--window", "8,8")
+    assert refused.exit_code == 2
+    assert "no base is given: add --base, or leave out --window" in refused.output
+
+
 def test_the_tutorial_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     skip_without_nano()
     monkeypatch.chdir(tmp_path)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ...contracts.errors import UsageError
 from ..options import PLACE, TEXT, json_option, profile_option
 from ..output import console, note, print_json
 from ..training_base import agents_of, choose_base
@@ -52,6 +53,8 @@ def headroom(
     from ...training.table import read_table
     from ...training.vector_layout import Layout
 
+    if window and not base:
+        raise UsageError("a window is of what the base reads, and no base is given: add --base, or leave out --window")
     rows = read_table(table)
     answers = Answers.of(rows, agents_of(rows, agents))
     hidden = None
