@@ -388,6 +388,23 @@ def test_a_stream_that_cannot_end_in_time_is_told_so(interface: str) -> None:
     assert last in text.strip().rsplit("\n\n", 1)[-1]
 
 
+@INTERFACES
+def test_a_stream_that_has_said_nothing_when_time_is_up_has_a_status(interface: str) -> None:
+    """As one that still waits for its route: a client tries again then, where it cannot in the middle of a stream."""
+
+    async def scenario() -> tuple[Answered, int]:
+        served = team()
+        served.router.hold = asyncio.Event()
+        asked = asyncio.create_task(Direct(served)(PATHS[interface], {**BODIES[interface], "stream": True}))
+        await until(lambda: served.service.drain.open)
+        return await _after(served.service.drain.finish(0), asked)
+
+    answered, early = asyncio.run(scenario())
+    assert (answered.status, early) == (503, 1)
+    assert "going down" in answered.json["error"]["message"]
+    assert "retry-after" in answered.headers
+
+
 async def _after(finishing: Any, asked: asyncio.Task[Answered]) -> tuple[Answered, int]:
     early = await finishing
     return await asked, early

@@ -47,11 +47,18 @@ class Held:
     """An endpoint whose answers wait until they are let go."""
 
     def __init__(self) -> None:
-        self.asked = threading.Event()
+        self.asked = 0
         self.let_go = threading.Event()
 
+    def until_asked(self, count: int) -> None:
+        """Wait until ``count`` questions are here: whoever asked them has begun its stream by then."""
+        ends = time.monotonic() + 300
+        while self.asked < count:
+            assert time.monotonic() < ends
+            time.sleep(0.02)
+
     async def __call__(self, exchange: Exchange) -> None:
-        self.asked.set()
+        self.asked += 1
         while not self.let_go.is_set():
             await asyncio.sleep(0.01)
         await exchange.reply("The answer is 42.")
@@ -169,22 +176,14 @@ def ask(address: str, seen: list[Any]) -> None:
         seen.append([line for line in answer.iter_lines() if line.startswith("data: ")])
 
 
-def open_streams(address: str, count: int) -> tuple[list[threading.Thread], list[Any]]:
+def open_streams(address: str, held: Held, count: int) -> tuple[list[threading.Thread], list[Any]]:
+    """Streams of which each has said something, and waits for ``held``."""
     seen: list[Any] = []
     threads = [threading.Thread(target=ask, args=(address, seen)) for _ in range(count)]
     for thread in threads:
         thread.start()
-    ends = time.monotonic() + 300
-    while _in_flight(address) < count:
-        assert time.monotonic() < ends
-        time.sleep(0.02)
+    held.until_asked(count)
     return threads, seen
-
-
-def _in_flight(address: str) -> float:
-    found = re.search(r"^trinity_in_flight (\S+)", httpx2.get(f"{address}/metrics").text, re.MULTILINE)
-    assert found is not None
-    return float(found[1])
 
 
 def last_event(lines: list[str]) -> dict[str, Any]:
@@ -199,7 +198,7 @@ def test_a_signal_with_fifty_open_streams_loses_none(
 ) -> None:
     with process(*slow_pool, "--grace", grace) as (running, address, _):
         until_ready(address)
-        threads, seen = open_streams(address, 50)
+        threads, seen = open_streams(address, held, 50)
         running.send_signal(signal.SIGTERM)
         if grace != "0":
             assert httpx2.get(f"{address}/ready").json() == {"status": "draining"}
@@ -212,10 +211,10 @@ def test_a_signal_with_fifty_open_streams_loses_none(
 
 
 @pytest.mark.slow
-def test_a_second_signal_ends_at_once(slow_pool: tuple[str, ...]) -> None:
+def test_a_second_signal_ends_at_once(slow_pool: tuple[str, ...], held: Held) -> None:
     with process(*slow_pool, "--grace", "3600") as (running, address, _):
         until_ready(address)
-        open_streams(address, 1)
+        open_streams(address, held, 1)
         running.send_signal(signal.SIGTERM)
         assert httpx2.get(f"{address}/ready").json() == {"status": "draining"}
         refused = httpx2.post(f"{address}/v1/responses", json={"input": "Go."})
@@ -232,8 +231,7 @@ def test_a_process_that_is_killed_leaves_traces_that_can_be_read(
     trace = tmp_path / "runs.jsonl"
     with process(*slow_pool, "--trace-out", str(trace)) as (running, address, _):
         until_ready(address)
-        threads, _ = open_streams(address, 10)
-        assert held.asked.wait(300)
+        threads, _ = open_streams(address, held, 10)
         running.kill()
         running.communicate()
     for thread in threads:
