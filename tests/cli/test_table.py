@@ -38,10 +38,18 @@ def test_a_table_that_is_there_is_replaced_only_when_asked(answers: Path) -> Non
 
 
 def test_a_split_that_leaves_nothing_to_test_on_says_so(tmp_path: Path) -> None:
-    alike = write_jsonl(tmp_path / "alike.jsonl", [row | {"category": "one"} for row in records(30)])
-    result = invoke("split", alike, "--by", "category", "--out", tmp_path / "out.jsonl")
+    few = write_jsonl(tmp_path / "few.jsonl", records(1))
+    result = invoke("split", few, "--out", tmp_path / "out.jsonl")
     assert result.exit_code == 0
     assert "training needs rows in each" in result.stderr
+
+
+def test_fewer_categories_than_splits_are_refused(tmp_path: Path) -> None:
+    alike = write_jsonl(tmp_path / "alike.jsonl", [row | {"category": "one"} for row in records(30)])
+    result = invoke("split", alike, "--by", "category", "--out", tmp_path / "out.jsonl")
+    assert result.exit_code == 2
+    assert "all rows are of 'one': train, val, test need at least 3 categories" in result.stderr
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_a_check_names_splits_that_training_refuses(tmp_path: Path) -> None:

@@ -4,18 +4,25 @@ import bz2
 import gzip
 import lzma
 import os
+import random
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.training_tables import AGENTS, answers_of, records, table_of, write_jsonl
 from trinity_mlx.contracts.errors import TableInvalid
 from trinity_mlx.contracts.routing import Role
+from trinity_mlx.contracts.transcript import Transcript
 from trinity_mlx.training.answers import Answers
 from trinity_mlx.training.table import (
+    Row,
+    Table,
     merge_tables,
     read_table,
     split_by_category,
@@ -209,8 +216,35 @@ def test_equal_prompts_never_straddle_and_shares_are_about_right(tmp_path: Path)
     shares = {name: np.mean([row.split == name for row in table.rows]) for name in ("train", "val", "test")}
     assert abs(shares["train"] - 0.6) < 0.06
     assert abs(shares["test"] - 0.2) < 0.06
-    categories = {row.category: split_by_category(row) for row in table.rows}
-    assert all(split_by_category(row) == categories[row.category] for row in table.rows)
+
+
+@given(st.lists(st.integers(1, 30), min_size=3, max_size=12), st.randoms(use_true_random=False))
+def test_each_category_is_in_one_split_and_none_of_these_is_empty(sizes: list[int], draw: random.Random) -> None:
+    kinds = [f"kind {kind}" for kind, size in enumerate(sizes) for _ in range(size)]
+    rows = [Row(str(line), Transcript.of(f"q{line}"), {"x": 1.0}, category=kind) for line, kind in enumerate(kinds)]
+    table = Table(tuple(rows), "")
+    split = split_by_category(table)
+    by_kind = {row.category: split(row) for row in rows}
+    assert set(by_kind.values()) == {"train", "val", "test"}
+    draw.shuffle(rows)
+    again = split_by_category(Table(tuple(rows), ""))
+    assert {row.category: again(row) for row in rows} == by_kind
+    for name, share in (("train", 0.6), ("val", 0.2), ("test", 0.2)):  # no further off than one category can be
+        assert sum(split(row) == name for row in rows) <= share * len(rows) + max(sizes)
+
+
+def test_categories_of_one_size_fill_the_wanted_shares() -> None:
+    rows = tuple(Row(f"{line}", Transcript.of("q"), {"x": 1.0}, category=f"{line % 10}") for line in range(100))
+    counts = Counter(map(split_by_category(Table(rows, "")), rows))
+    assert counts == {"train": 60, "val": 20, "test": 20}
+
+
+def test_rows_without_a_category_are_one_together() -> None:
+    kinds = ("a", None, "b", None)
+    rows = tuple(Row(f"{kind}{line}", Transcript.of("q"), {"x": 1.0}, category=kind) for line, kind in enumerate(kinds))
+    assert split_by_category(Table(rows, ""))(rows[1]) == split_by_category(Table(rows, ""))(rows[3])
+    with pytest.raises(TableInvalid, match="all rows are of none, 'a'"):
+        split_by_category(Table(rows[:2], ""))
 
 
 def test_a_prompt_in_two_splits_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,8 @@ FIELDS = (
 )
 """What is read of a row; any other field is passed over, and ``Table.unread`` names it."""
 SPLITS = ("train", "val", "test")
-_HELD_OUT = {"train": range(6), "val": range(6, 8), "test": range(8, 10)}
+_TENTHS = 10
+_HELD_OUT = {"train": range(6), "val": range(6, 8), "test": range(8, _TENTHS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +147,31 @@ def split_by_text(row: Row) -> str:
 
     sha256 of ``split|`` and the text, its first twelve hexadecimal digits modulo 10: 0-5, 6-7, 8-9.
     """
-    return _bucket(f"split|{row.text}")
+    digit = _hash(f"split|{row.text}") % _TENTHS
+    return next(name for name, digits in _HELD_OUT.items() if digit in digits)
 
 
-def split_by_category(row: Row) -> str:
-    """The same by a hash of the category, so that no category of one split is seen in another."""
-    return _bucket(f"split|{row.category or ''}")
+def split_by_category(table: Table) -> Callable[[Row], str]:
+    """The same shares with every category in one split alone, none of them empty, whatever the order of the rows.
+
+    The largest category first, each goes to the split that still lacks the most rows; equal ones by a hash of their
+    names. Rows without a category are one together.
+
+    Raises:
+        TableInvalid: there are fewer categories than splits.
+    """
+    rows = Counter(row.category or "" for row in table.rows)
+    if len(rows) < len(SPLITS):
+        names = ", ".join(repr(name[:40]) if name else "none" for name in sorted(rows))
+        raise TableInvalid(f"all rows are of {names}: {', '.join(SPLITS)} need at least {len(SPLITS)} categories")
+    lacking = {name: len(digits) * len(table.rows) for name, digits in _HELD_OUT.items()}
+    chosen: dict[str, str] = {}
+    for category in sorted(rows, key=lambda name: (-rows[name], _hash(f"split|{name}"))):
+        empty = [name for name in SPLITS if name not in chosen.values()]
+        is_owed = len(rows) - len(chosen) == len(empty)
+        chosen[category] = max(empty if is_owed else SPLITS, key=lacking.__getitem__)
+        lacking[chosen[category]] -= _TENTHS * rows[category]
+    return lambda row: chosen[row.category or ""]
 
 
 def straddling(table: Table) -> list[tuple[Row, Row]]:
@@ -160,9 +181,8 @@ def straddling(table: Table) -> list[tuple[Row, Row]]:
     return [(one, other) for one, other in pairs if one.split != other.split]
 
 
-def _bucket(text: str) -> str:
-    digit = int(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12], 16) % 10
-    return next(name for name, digits in _HELD_OUT.items() if digit in digits)
+def _hash(text: str) -> int:
+    return int(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12], 16)
 
 
 def _named(row: Row, number: int) -> Row:

@@ -81,7 +81,8 @@ def split(file: Path, out: Path, by: str, force: bool) -> None:
     """
     from ...training.table import read_table, split_by_category, split_by_text
 
-    _write(out, read_table(file).with_splits(split_by_text if by == "text" else split_by_category), force)
+    whole = read_table(file)
+    _write(out, whole.with_splits(split_by_text if by == "text" else split_by_category(whole)), force)
 
 
 @table.command()
