@@ -293,11 +293,23 @@ def test_a_reference_can_be_imported(tmp_path: Path, given: list[str], tiny_base
     assert all(tensor["zero_offset_error"] < 1e-5 for tensor in tensors)
 
 
+@pytest.mark.parametrize("way", ["reference", "run"])
+def test_what_lies_at_the_place_is_replaced_only_when_asked(tmp_path: Path, given: list[str], way: str) -> None:
+    out, report = tmp_path / "out", tmp_path / "out" / "report.json"
+    assert parity(way, *given, "--tensor", NAME, "--out", out).exit_code == 0
+    before = report.read_bytes()
+    assert_fails(parity(way, *given, "--tensor", NAME, "--out", out), 2, f"{out} is not empty", "try: --force")
+    assert report.read_bytes() == before
+    assert parity(way, *given, "--tensor", NAME, "--out", out, "--force").exit_code == 0
+    assert_fails(parity(way, *given, "--tensor", NAME, "--out", report, "--force"), 2, "is a file")
+
+
 def test_a_reference_that_fails_leaves_nothing_to_import(tmp_path: Path, given: list[str], saved: Path) -> None:
     out, manifest = tmp_path / "reference", tmp_path / "reference" / "trinity_sakana_export_manifest.json"
     assert parity("reference", *given, "--tensor", NAME, "--out", out).exit_code == 0
     assert manifest.is_file()
-    again = parity("reference", *given, "--tensor", "lm_head.weight", "--svd-weights", saved, "--out", out)
+    lacking = ["--tensor", "lm_head.weight", "--svd-weights", saved, "--out", out]
+    again = parity("reference", *given, *lacking, "--force")
     assert_fails(again, 2, "has no U, S and V of lm_head.weight")
     assert not manifest.exists()
 

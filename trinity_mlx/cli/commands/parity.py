@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...contracts.errors import UsageError
+from ...contracts.errors import OutputExists, UsageError
 from .. import settings
 from ..artifact_choice import choose_artifact
 from ..inputs import read_messages, read_prompt
@@ -53,6 +53,7 @@ def _subject_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What ``reference`` and ``run`` have in common: which tensors of which base, and where to."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
+        click.option("--force", is_flag=True, help="Replace the stage bundle at --out."),
         click.option("--out", required=True, type=PLACE, metavar="DIR", help="Folder of the stage bundle."),
         click.option("--all", "whole", is_flag=True, help="Every tensor that the vector adapts."),
         click.option(
@@ -87,6 +88,7 @@ def reference(
     source_stage: Path | None,
     whole: bool,
     out: Path,
+    force: bool,
     as_json: bool,
     dtype: str,
     svd_weights: Path | None,
@@ -106,6 +108,7 @@ def reference(
     from ...parity.components import SavedComponents
     from ...parity.record import record_reference
 
+    _refuse_occupied(out, force)
     with _progress() as progress:
         task = _task(base, vector, tensor, source, whole, progress, source_stage)
         if svd_weights is None and len(task.subjects) > 1 and not decompose_all:
@@ -127,6 +130,7 @@ def run(
     source_stage: Path | None,
     whole: bool,
     out: Path,
+    force: bool,
     as_json: bool,
     components: Path | None,
     profile: str,
@@ -144,6 +148,7 @@ def run(
     from ...profiles.backends import load_backend
     from ...profiles.registry import ProfileRegistry
 
+    _refuse_occupied(out, force)
     chosen, device = ProfileRegistry(settings.config_dir()).resolve(profile)
     given = components if components else None
     with _progress() as progress:
@@ -243,6 +248,13 @@ def trace(
         print_routes(found)
     if not found.passed:
         ctx.exit(1)
+
+
+def _refuse_occupied(out: Path, force: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise OutputExists(f"{out} is a file: give a folder")
+    if out.is_dir() and any(out.iterdir()) and not force:
+        raise OutputExists(f"{out} is not empty")
 
 
 def _refuse_long_work(task: Task) -> None:
