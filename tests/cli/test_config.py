@@ -167,7 +167,16 @@ def test_a_log_from_warnings_on_holds_failures_alone(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_written_is_said_before_anything_is_done(tmp_path: Path) -> None:
     result = invoke("--log-file", str(tmp_path), "route", PROMPT)
     assert (result.exit_code, result.stdout) == (3, "")
-    assert str(tmp_path) in result.stderr
+    assert f"the log file {tmp_path} cannot be written to" in result.stderr
+    assert "--out" not in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+def test_a_log_that_is_lost_is_said_once_and_stops_nothing() -> None:
+    result = invoke("--log-file", "/dev/full", "route", PROMPT, "--artifact", "nano", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["role"]
+    assert result.stderr.splitlines() == ["the log file /dev/full lacks events: No space left on device"]
 
 
 @pytest.mark.parametrize("provider", ["openai-compatible", "anthropic"])

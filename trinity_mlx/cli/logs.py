@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from datetime import UTC, datetime
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
-from ..contracts.errors import FolderUnavailable
+from ..contracts.errors import EnvironmentUnavailable
 from ..contracts.events import Event, Fallback, ProviderFailed, RunFailed
 from ..contracts.provider import Usage
 from ..contracts.routing import Role
-from .process import CANCELLED, MACHINE, PIPE_CLOSED, one_line
+from .process import CANCELLED, MACHINE, PIPE_CLOSED, one_line, say
 
 _OWN = ("trinity_mlx", "trinity_backend_mlx", "trinity_backend_torch")
 _TOLD_BY_OTHERS = frozenset({"message", "reason", "comment"})
@@ -56,7 +58,7 @@ def log_to(path: Path, level: str, command: str) -> Iterator[None]:
     """Append to ``path`` what the block logs, its beginning and its end.
 
     Raises:
-        FolderUnavailable: the file cannot be written to.
+        EnvironmentUnavailable: the file cannot be written to.
     """
     handler = _handler(path, level)
     root, logger = logging.getLogger(), logging.getLogger(__package__)
@@ -93,16 +95,17 @@ def _handler(path: Path, level: str) -> logging.Handler:
         path.parent.mkdir(parents=True, exist_ok=True)
         return _Lines(path, level)
     except OSError as error:
-        raise FolderUnavailable(f"{path} cannot be written to: {error.strerror or error}") from None
+        raise EnvironmentUnavailable(f"the log file {path} cannot be written to: {error.strerror or error}") from None
 
 
 class _Lines(logging.Handler):
-    """Writes each record as one line; a disk that is full ends no command."""
+    """Writes each record as one line; a disk that is full ends no command, and is told of once."""
 
     def __init__(self, path: Path, level: str) -> None:
         super().__init__(level.upper())
         self.addFilter(lambda record: _is_own(record) or record.levelno >= logging.WARNING)
-        self._file = path.open("ab", buffering=0)
+        self._path, self._file = path, path.open("ab", buffering=0)
+        self._told = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record."""
@@ -113,8 +116,17 @@ class _Lines(logging.Handler):
             "event": one_line(record.getMessage() if _is_own(record) else str(record.msg)),
             **getattr(record, "fields", {}),
         }
-        with suppress(OSError, ValueError):
-            self._file.write(f"{json.dumps(fields, default=str)}\n".encode())
+        with suppress(ValueError):  # the file is closed: a thread outlived the command
+            self._append(f"{json.dumps(fields, default=str)}\n".encode())
+
+    def _append(self, line: bytes) -> None:
+        try:
+            loss = "" if self._file.write(line) == len(line) else os.strerror(ENOSPC)
+        except OSError as error:
+            loss = error.strerror or str(error)
+        if loss and not self._told:
+            self._told = True
+            say(f"the log file {self._path} lacks events: {loss}")
 
     def close(self) -> None:
         """Close the file."""
