@@ -282,8 +282,12 @@ def test_a_state_and_its_results_have_to_fit() -> None:
         asyncio.run(go_on([], 2))
     with pytest.raises(UsageError, match="has an agent in slot 1, and pool 'team' has none there"):
         asyncio.run(go_on([ToolResult.of_text("call-0", "")], 1))
+
+
+@pytest.mark.parametrize("data", [{}, {"run_id": "mine"}, {"run_id": "mine", "machine": 5}, [], None])
+def test_what_is_no_state_of_a_run_is_refused(data: Any) -> None:
     with pytest.raises(UsageError, match="this is no state of a run"):
-        RunState.from_json({"run_id": "mine"})
+        RunState.from_json(data)
 
 
 def test_limits_count_on_where_the_run_waited() -> None:

@@ -10,21 +10,20 @@ The caller carries out each step and reports back, until the run ends:
         AwaitReview -> have a person decide         -> state = reviewed(state, decision)
         Done, Fail                                     the end
 
-A state is frozen plain data: ``state_to_json`` and ``state_from_json`` let a run wait anywhere, between two requests or
-in another process.
+A state is frozen plain data, which ``contracts.plain`` writes and reads: a run may wait anywhere, between two requests
+or in another process.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from ..contracts.errors import PolicyInvalid, PoolInvalid, TrinityError, UsageError
+from ..contracts.errors import PolicyInvalid, PoolInvalid, UsageError
 from ..contracts.parts import ToolCall, ToolResult
-from ..contracts.plain import from_plain, to_plain
 from ..contracts.provider import Finish
 from ..contracts.routing import Role, RouteLogits
 from ..contracts.transcript import Message, Transcript
@@ -287,13 +286,14 @@ def begin(
         raise PolicyInvalid(f"bypass_slot is {policy.bypass_slot}, whose agent may not be a Worker: name another")
     if policy.samples and policy.seed is None:
         raise PolicyInvalid("the policy samples without a seed: set its option seed, so that the run can be repeated")
-    goes_on = worker_slot is not None and Role.WORKER in seats.get(worker_slot, ())
-    return State(policy, transcript, dict(seats), last_slot, routing=_going_on(worker_slot) if goes_on else None)
+    return State(policy, transcript, dict(seats), last_slot, routing=_going_on(worker_slot, seats))
 
 
-def _going_on(slot: int | None) -> Routing | None:
-    """The turn of a Worker that nobody has to choose."""
-    return None if slot is None else Routing(slot, Role.WORKER, None, None, (Adjustment.GOES_ON,), None)
+def _going_on(slot: int | None, seats: Seats) -> Routing | None:
+    """The turn of a Worker that nobody has to choose; None where that agent may not be one."""
+    if slot is None or Role.WORKER not in seats.get(slot, ()):
+        return None
+    return Routing(slot, Role.WORKER, None, None, (Adjustment.GOES_ON,), None)
 
 
 def next_step(state: State) -> Step:
@@ -314,8 +314,7 @@ def routed(state: State, logits: RouteLogits) -> State:
         PoolInvalid: an agent sits in a slot that the router does not have.
     """
     if not _route_is_due(state):
-        step = type(next_step(state)).__name__
-        raise UsageError(f"logits came where the run's next step is {step}: ask next_step what is due")
+        raise _not_due("logits", state)
     turn = len(state.turns)
     situation = Situation(
         seats=state.seats,
@@ -373,7 +372,7 @@ def answered(state: State, results: Sequence[ToolResult]) -> State:
     """
     step = next_step(state)
     if not isinstance(step, Await):
-        raise UsageError(f"results came where the run's next step is {type(step).__name__}: ask next_step what is due")
+        raise _not_due("results", state)
     expected, given = Counter(call.id for call in step.calls), Counter(result.call_id for result in results)
     if expected != given:
         missing, odd = list(expected - given), list(given - expected)
@@ -392,10 +391,8 @@ def reviewed(state: State, decision: Decision) -> State:
     Raises:
         UsageError: no decision was due.
     """
-    step = next_step(state)
-    if not isinstance(step, AwaitReview):
-        name = type(step).__name__
-        raise UsageError(f"a decision came where the run's next step is {name}: ask next_step what is due")
+    if not isinstance(next_step(state), AwaitReview):
+        raise _not_due("a decision", state)
     return replace(state, decision=decision)
 
 
@@ -412,24 +409,6 @@ def failed(state: State, reason: str, refusal: Message | None = None) -> State:
     if routing.choice is None:
         return replace(state, routing=None, failures=failures)
     return _seat_taken(replace(state, failures=failures))
-
-
-def state_to_json(state: State) -> dict[str, Any]:
-    """The whole state as plain data for JSON; :func:`state_from_json` gives an equal one."""
-    plain: dict[str, Any] = to_plain(state)
-    return plain
-
-
-def state_from_json(data: Mapping[str, Any]) -> State:
-    """The state that :func:`state_to_json` wrote.
-
-    Raises:
-        UsageError: ``data`` is no such state.
-    """
-    try:
-        return from_plain(State, data)
-    except (ValueError, TypeError, TrinityError) as error:
-        raise UsageError(f"this is no state of a run: {error}") from None
 
 
 def _seat_taken(state: State) -> State:
@@ -487,9 +466,13 @@ def _route_is_due(state: State) -> bool:
 
 def _under_way(state: State) -> Routing:
     if state.routing is None or _waiting(state, state.routing):
-        step = type(next_step(state)).__name__
-        raise UsageError(f"a reply came where the run's next step is {step}: ask next_step what is due")
+        raise _not_due("a reply", state)
     return state.routing
+
+
+def _not_due(given: str, state: State) -> UsageError:
+    step = type(next_step(state)).__name__
+    return UsageError(f"{given} came where the run's next step is {step}: ask next_step what is due")
 
 
 def _traffic(exchanges: Sequence[Exchange]) -> tuple[Message, ...]:
@@ -563,10 +546,8 @@ def _accepted(state: State) -> Done | None:
 
 def _out_of_turns(state: State) -> Done | Fail:
     if state.answer is None:
-        count = len(state.turns)
-        return Fail(
-            FailKind.NO_ANSWER, f"no Worker answered in {count} {'turn' if count == 1 else 'turns'}: allow more turns"
-        )
+        turns = "1 turn" if len(state.turns) == 1 else f"{len(state.turns)} turns"
+        return Fail(FailKind.NO_ANSWER, f"no Worker answered in {turns}: allow more turns")
     return Done(FinishStatus.MAX_TURNS, state.answer, state.answer_verdict, state.answer_turn)
 
 

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from ..contracts.errors import LiveCallRefused, PoolInvalid, UsageError
 from ..contracts.events import Sink
-from ..contracts.parts import Image, ToolCall, ToolResult
+from ..contracts.parts import ToolResult
 from ..contracts.pool import ALL_ROLES, Agent, Pool
 from ..contracts.provider import Provider, ResponseFormat, Sampling, Tool, ToolChoice
 from ..contracts.routing import Role, Window
@@ -32,9 +32,11 @@ from ..tracing.log import TraceLog
 from ..tracing.redaction import Redactor
 from .breaker import CircuitBreaker
 from .client import AgentClient
+from .listeners import OnTurnText
 from .result import RunResult
 from .retry import RetryPolicy
-from .run import OnTurnText, ReadsTranscripts, Reviewer, Run, RunSetup
+from .run import ReadsTranscripts, Reviewer, Run, RunSetup
+from .seats import seats_for
 from .state import RunState, WorkerOptions
 from .tools import Callables, ToolBox
 
@@ -225,12 +227,12 @@ class Coordinator:
         """
         transcript = Transcript.of(task)
         box, definitions = _tools(tools)
-        limits = _with_deadline(limits.within(self.limits) if limits else self.limits, deadline_s)
+        limits = (limits or Limits()).within(self.limits).within(Limits(wall_time_s=deadline_s))
         _check_prices(self.pool, limits)
         rules = Policy.named(policy) if isinstance(policy, str) else policy or self.policy
         if self._needs_review:
             rules = rules.with_options(review=Review.ASK)
-        seats = _seats(self.pool, transcript, bool(definitions), deny, frozenset(roles))
+        seats = seats_for(self.pool, transcript, has_tools=bool(definitions), deny=deny, roles=roles)
         rules = rules.guarded_by(self._guard, seats)
         state = RunState(
             run_id=run_id or uuid.uuid4().hex,
@@ -270,7 +272,7 @@ class Coordinator:
                 another pool.
         """
         left_s = None if deadline_s is None else state.totals.wall_s + deadline_s
-        state = replace(state, limits=_with_deadline(state.limits, left_s))
+        state = replace(state, limits=state.limits.within(Limits(wall_time_s=left_s)))
         setup = self._setup(ToolBox(tools) if tools else None, reviewer, sinks, on_text)
         return await self._carry_out(state, setup, results, decision, refs)
 
@@ -419,48 +421,6 @@ def _tools(tools: Callables | Sequence[Tool]) -> tuple[ToolBox | None, tuple[Too
         box = ToolBox(tools)
         return box, box.definitions
     return None, tuple(tools)
-
-
-def _with_deadline(limits: Limits, deadline_s: float | None) -> Limits:
-    if deadline_s is None or (limits.wall_time_s is not None and limits.wall_time_s <= deadline_s):
-        return limits
-    return replace(limits, wall_time_s=deadline_s)
-
-
-def _seats(
-    pool: Pool, task: Transcript, has_tools: bool, deny: Collection[int | str], allowed: frozenset[Role]
-) -> dict[int, frozenset[Role]]:
-    """The roles that each agent may take in this run: by the pool, by what the run allows, needs and denies.
-
-    Raises:
-        PoolInvalid: nobody is left who may be a Worker.
-        UsageError: ``deny`` names an agent that the pool does not have.
-    """
-    unknown = [
-        name for name in deny if name not in {each for agent in pool.agents for each in (agent.slot, agent.name)}
-    ]
-    if unknown:
-        names = ", ".join(agent.name for agent in pool.agents)
-        raise UsageError(f"pool {pool.name!r} has no agent {str(unknown[0])[:80]!r} to deny: it has {names}")
-    parts = [part for message in task.messages for part in message.parts]
-    needs_tools = has_tools or any(isinstance(part, ToolCall | ToolResult) for part in parts)
-    needs_images = any(isinstance(part, Image) for part in parts)
-    seats = {}
-    for agent in pool.agents:
-        is_blind = needs_images and "images" not in agent.accepts
-        without = {Role.WORKER} if needs_tools and "tools" not in agent.accepts else set()
-        roles = (agent.roles & allowed) - without
-        if agent.slot not in deny and agent.name not in deny and not is_blind and roles:
-            seats[agent.slot] = roles
-    if not any(Role.WORKER in roles for roles in seats.values()):
-        needs = " and ".join(
-            name for name, is_needed in (("tools", needs_tools), ("images", needs_images)) if is_needed
-        )
-        advice = (
-            f"this run needs {needs}: say so in accepts of an agent that has them" if needs else "deny fewer of them"
-        )
-        raise PoolInvalid(f"no agent of pool {pool.name!r} is left that may be a Worker: {advice}")
-    return seats
 
 
 def _with_seed(policy: Policy) -> Policy:

@@ -15,8 +15,6 @@ from ..rules.verdict import Verdict
 from ..tracing.record import plain
 from .state import RunState, TurnRecord
 
-__all__ = ["RunError", "RunResult", "RunState", "RunStatus", "TurnRecord"]
-
 
 class RunStatus(StrEnum):
     """How a run ended."""

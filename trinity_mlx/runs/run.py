@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -14,26 +13,24 @@ from typing import Any, Protocol, TypeVar
 from ..contracts.errors import BudgetExceeded, ProviderError, TrinityError, UsageError
 from ..contracts.events import (
     Content,
-    End,
-    Event,
     Fallback,
     Reviewed,
     RunCompleted,
     RunPaused,
     RunStarted,
     Sink,
-    TextDelta,
     TurnStarted,
 )
 from ..contracts.parts import ToolCall, ToolResult
 from ..contracts.pool import Pool
-from ..contracts.provider import OnText, Request
-from ..contracts.routing import Role, RouteLogits
+from ..contracts.provider import Request
+from ..contracts.routing import Read, Role
 from ..contracts.transcript import Message, Transcript
 from ..rules import machine
 from ..rules.verdict import Verdict
 from . import telling
 from .client import AgentClient, Answer
+from .listeners import Listeners, OnTurnText
 from .meter import Meter
 from .result import RunError, RunResult, RunStatus
 from .state import RunState, TurnRecord, TurnTotals, WorkerOptions
@@ -54,25 +51,6 @@ class ReviewRequest:
 
 Reviewer = Callable[[ReviewRequest], machine.Decision | bool | Awaitable[machine.Decision | bool]]
 """Asks a person; one that is no coroutine function is called on a thread."""
-
-OnTurnText = Callable[[int, str], None]
-"""Told the turn and each piece of text as it arrives."""
-
-
-class Read(Protocol):
-    """What a router has read in a transcript."""
-
-    @property
-    def logits(self) -> RouteLogits:
-        """The head's output."""
-
-    @property
-    def token_count(self) -> int:
-        """Tokens of the whole input text."""
-
-    @property
-    def transcript_hash(self) -> str:
-        """The hash of the transcript that was read."""
 
 
 class ReadsTranscripts(Protocol):
@@ -115,9 +93,7 @@ class Run:
         self._turn, self._turns = state.turn, state.turns
         self._meter = Meter(state.limits, state.totals, asyncio.get_running_loop().time)
         self._transcript_hash = self._state.transcript.sha256
-        self._unended = tuple(setup.sinks)
-        self._untaken: deque[Awaitable[None]] = deque()
-        self._hearers = tuple(sink.delta for sink in setup.sinks if hasattr(sink, "delta"))
+        self._listeners = Listeners(setup.sinks, setup.on_text)
         self._last_error: ProviderError | None = None
         missing = set(self._state.seats) - set(setup.clients)
         if missing:
@@ -138,13 +114,13 @@ class Run:
         """
         following = self._following(results, decision) if self._begun.part else None
         try:
-            self._tell(self._started())
+            self._listeners.tell(self._started())
             if following is not None and decision is not None:
                 self._decide(following, decision)
             elif following is not None:
                 self._go_on(following, 0.0)
             ending = await self._steps()
-            await self._taken()
+            await self._listeners.wait()
             return await self._ended(ending)
         except TrinityError as error:
             return await self._fail(RunError.of(error))
@@ -188,18 +164,18 @@ class Run:
         turn, routing = len(self._state.turns), self._state.routing
         if not self._state.failures:
             messages = len(self._state.transcript.messages)
-            self._tell(TurnStarted(turn, messages, self._transcript_hash))
+            self._listeners.tell(TurnStarted(turn, messages, self._transcript_hash))
         if routing is not None:
-            self._tell(telling.routed(turn, routing, read, latency_ms))
+            self._listeners.tell(telling.routed(turn, routing, read, latency_ms))
 
     async def _call(self, step: machine.Call) -> None:
-        request = self._request(step)
-        client = self._setup.clients[step.slot]
+        request, listeners = self._request(step), self._listeners
+        client, on_text = self._setup.clients[step.slot], listeners.on_text(step)
         try:
-            answer = await client.ask(request, meter=self._meter, tell=self._tell_and_wait, on_text=self._on_text(step))
+            answer = await client.ask(request, meter=self._meter, tell=listeners.tell_and_wait, on_text=on_text)
         except ProviderError as error:
             self._last_error = error
-            self._give_up(step, f"{type(error).__name__}: {error}")
+            self._failed(step, machine.failed(self._state, f"{type(error).__name__}: {error}"))
         else:
             self._take(step, request, answer)
             self._meter.check(answer.latency_s)
@@ -228,27 +204,24 @@ class Run:
             self._transcript_hash = after.transcript.sha256
             record = telling.record(agent, after.turns[-1], reply, self._turn)
             self._turns, self._turn = (*self._turns, record), TurnTotals()
-            self._tell(telling.turn_completed(record, after.turns[-1], reply, self._transcript_hash))
+            self._listeners.tell(telling.turn_completed(record, after.turns[-1], reply, self._transcript_hash))
         elif len(after.exchanges) > len(before.exchanges):
             self._state = after
             self._transcript_hash = after.transcript.sha256
-            self._tell(telling.tools_called(step, agent, answer, cost_usd, self._transcript_hash))
+            self._listeners.tell(telling.tools_called(step, agent, answer, cost_usd, self._transcript_hash))
         else:
-            self._tell(telling.not_taken(step, agent, answer, after))
+            self._listeners.tell(telling.not_taken(step, agent, answer, after))
             self._failed(step, after)
 
-    def _give_up(self, step: machine.Call, reason: str) -> None:
-        """The agent has failed for this turn; whoever is next takes it."""
-        self._failed(step, machine.failed(self._state, reason))
-
     def _failed(self, step: machine.Call, after: machine.State) -> None:
+        """The agent has failed for this turn; whoever is next takes it."""
         self._state = after
         if after.routing is not None and after.end is None:
             reason = after.failures[-1].reason
-            self._tell(Fallback(step.turn, step.slot, after.routing.slot, reason))
+            self._listeners.tell(Fallback(step.turn, step.slot, after.routing.slot, reason))
 
     async def _call_tools(self, step: machine.Await, tools: ToolBox) -> None:
-        await self._taken()
+        await self._listeners.wait()
         begun = time.monotonic()
         results = await self._within_the_wall(tools.call_all(step.calls))
         self._go_on(machine.answered(self._state, results), (time.monotonic() - begun) * 1000)
@@ -257,11 +230,11 @@ class Run:
         """The turn under way, with the results that its Worker waited for."""
         self._state = state
         self._transcript_hash = state.transcript.sha256
-        self._tell(telling.tools_answered(state, self._transcript_hash, latency_ms))
+        self._listeners.tell(telling.tools_answered(state, self._transcript_hash, latency_ms))
 
     async def _review(self, ending: machine.Done, reviewer: Reviewer) -> None:
         """Ask a person, whose time is none of the run's."""
-        await self._taken()
+        await self._listeners.wait()
         asked_at = self._meter.now()
         request = ReviewRequest(self._begun.part_id, ending.message, ending.verdict, self._turns)
         is_async = inspect.iscoroutinefunction(reviewer)
@@ -273,7 +246,7 @@ class Run:
 
     def _decide(self, state: machine.State, decision: machine.Decision) -> None:
         self._state = state
-        self._tell(Reviewed(decision.approved, decision.reviewer, Content(decision.comment)))
+        self._listeners.tell(Reviewed(decision.approved, decision.reviewer, Content(decision.comment)))
 
     async def _within_the_wall(self, work: Awaitable[T]) -> T:
         """What ``work`` gives, unless the run's time is over before.
@@ -290,19 +263,6 @@ class Run:
                 raise
             raise self._meter.ran_out(None) from None
 
-    def _on_text(self, step: machine.Call) -> OnText | None:
-        on_text, hearers = self._setup.on_text, self._hearers
-        if on_text is None and not hearers:
-            return None
-
-        def told(text: str) -> None:
-            for hear in hearers:
-                hear(TextDelta(step.turn, step.slot, step.role, text))
-            if on_text is not None:
-                on_text(step.turn, text)
-
-        return told
-
     async def _ended(self, ending: machine.Done | machine.Fail | machine.Await | machine.AwaitReview) -> RunResult:
         if isinstance(ending, machine.Fail):
             return await self._fail(self._error_of(ending))
@@ -315,7 +275,7 @@ class Run:
             refusal = telling.refusal_text(ending.message) or "it gave no words"
             result = replace(result, error=RunError("Refused", f"the answer was refused: {refusal}", exit_code=5))
         answer = Content.of(ending.message)
-        await self._tell_end(telling.ended(RunCompleted, result, answer=answer))
+        await self._listeners.tell_end(telling.ended(RunCompleted, result, answer=answer))
         return result
 
     async def _pause(self, status: RunStatus, message: Message | None, calls: tuple[ToolCall, ...]) -> RunResult:
@@ -329,7 +289,7 @@ class Run:
             part=self._begun.part + 1,
         )
         result = self._result(status, message=message, calls=calls, state=state)
-        await self._tell_end(telling.ended(RunPaused, result, calls=len(calls)))
+        await self._listeners.tell_end(telling.ended(RunPaused, result, calls=len(calls)))
         return result
 
     async def _fail(self, error: RunError) -> RunResult:
@@ -340,7 +300,7 @@ class Run:
         answer = None if is_rejected else state.answer
         result = self._result(status, message=answer, verdict=state.answer_verdict, error=error)
         with suppress(Exception):  # a sink that is broken may be why the run failed
-            await self._tell_end(telling.run_failed(result, error))
+            await self._listeners.tell_end(telling.run_failed(result, error))
         return result
 
     def _result(self, status: RunStatus, **fields: Any) -> RunResult:
@@ -362,54 +322,3 @@ class Run:
         setup, begun = self._setup, self._begun
         before = replace(begun, part=begun.part - 1).part_id if begun.part else None
         return telling.started(self._state, begun.limits, setup.pool, setup.router_info, self._transcript_hash, before)
-
-    def _tell(self, event: Event) -> None:
-        """Tell every sink. Those that take their time do so while the run reads and decides: see ``_taken``."""
-        for sink in self._setup.sinks:
-            taking = sink.emit(event)
-            if taking is not None:
-                self._untaken.append(taking)
-
-    async def _taken(self) -> None:
-        """Wait until every sink has what it was told: before anybody outside is asked, and before the run ends.
-
-        Raises:
-            Exception: the first thing that a sink raised.
-        """
-        failures = []
-        while self._untaken:
-            failures.append(await _failure_of(self._untaken.popleft()))
-        for failure in filter(None, failures):
-            raise failure
-
-    async def _tell_and_wait(self, event: Event) -> None:
-        self._tell(event)
-        await self._taken()
-
-    async def _tell_end(self, event: End) -> None:
-        """Tell every sink how the run ended, once, before anything is waited for: no cancellation comes between.
-
-        Raises:
-            Exception: the first thing that a sink raised, about this event or one before it.
-        """
-        sinks, self._unended = self._unended, ()
-        for sink in sinks:
-            try:
-                taking = sink.emit(event)
-            except Exception as error:
-                taking = _refused(error)
-            if taking is not None:
-                self._untaken.append(taking)
-        await self._taken()
-
-
-async def _refused(error: Exception) -> None:
-    raise error
-
-
-async def _failure_of(work: Awaitable[None]) -> Exception | None:
-    try:
-        await work
-    except Exception as error:
-        return error
-    return None

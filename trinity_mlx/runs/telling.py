@@ -21,7 +21,7 @@ from ..contracts.events import (
 from ..contracts.parts import Refusal
 from ..contracts.pool import Agent, Pool
 from ..contracts.provider import Reply
-from ..contracts.routing import RouteLogits, route_hash
+from ..contracts.routing import Read, RouteLogits, route_hash
 from ..contracts.transcript import Message
 from ..rules import machine
 from ..rules.assignment import Routing
@@ -68,9 +68,9 @@ def started(
     )
 
 
-def routed(turn: int, routing: Routing, read: Any, latency_ms: float) -> Routed:
+def routed(turn: int, routing: Routing, read: Read | None, latency_ms: float) -> Routed:
     """Whose turn it is; ``read`` is what the router gave, None where it was not asked."""
-    logits: RouteLogits | None = read.logits if read else None
+    logits = read.logits if read else None
     return Routed(
         turn=turn,
         slot=routing.slot,

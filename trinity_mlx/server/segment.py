@@ -17,7 +17,8 @@ from ..contracts.routing import Role
 from ..contracts.transcript import Message, Refusal, Text, ToolCall, ToolResult, Transcript
 from ..rules.policy import Policy, Review
 from ..runs.coordinator import Coordinator
-from ..runs.result import RunResult, RunStatus, TurnRecord
+from ..runs.result import RunResult, RunStatus
+from ..runs.state import TurnRecord
 from .access import Account
 from .asking import Ask
 from .call_ids import Waiting, bare

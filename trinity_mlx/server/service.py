@@ -11,7 +11,7 @@ from typing import Any
 from ..contracts.routing import RouteDecision
 from ..contracts.transcript import Transcript
 from ..runs.coordinator import Coordinator
-from ..runs.result import RunState
+from ..runs.state import RunState
 from .auth import Keys
 from .bounded import Bounded
 from .call_ids import CallIds
