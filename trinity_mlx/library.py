@@ -105,7 +105,7 @@ class Library:
             return next(filter(self._store.find, PUBLISHED), FALLBACK)
         if artifact in shipped_pins() or self._store.find(artifact):
             return artifact
-        return find_bundle(artifact, FileHashes(self.hash_memory)).name
+        return find_bundle(self._known(artifact), FileHashes(self.hash_memory)).name
 
     def _fetched(self, artifact: str) -> FetchedArtifact | None:
         names = PUBLISHED if artifact == AUTO else (artifact,)

@@ -57,8 +57,8 @@ def test_options_go_before_the_environment_and_that_before_the_file() -> None:
     assert settings_shown()["profile"] == {"value": "auto", "from": "built in"}
 
 
-def test_a_setting_reaches_commands_within_commands() -> None:
-    invoke("config", "set", "profile", "no-such-profile")
+def test_a_setting_reaches_commands_within_commands(folder: Path) -> None:
+    preferences.write(folder, "profile", "no-such-profile")
     result = invoke("parity", "run", "--base", "x", "--vector", "y", "--all", "--out", "z")
     assert (result.exit_code, "no-such-profile" in result.stderr) == (3, True)
 
@@ -68,8 +68,8 @@ def test_help_shows_the_users_own_default() -> None:
     assert "[default: published]" in " ".join(invoke("run", "--help").stdout.split())
 
 
-def test_a_pool_from_the_settings_does_not_stand_in_the_way_of_an_authority() -> None:
-    invoke("config", "set", "pool", "home")
+def test_a_pool_from_the_settings_does_not_stand_in_the_way_of_an_authority(folder: Path) -> None:
+    preferences.write(folder, "pool", "home")
     result = invoke("run", "hi", "--authority", "no-such-file.json")
     assert "no-such-file.json" in result.stderr
     assert "leave out" not in result.stderr
@@ -83,11 +83,11 @@ def test_the_cache_is_where_the_file_says(tmp_path: Path) -> None:
 
 def test_set_keeps_every_other_line(folder: Path) -> None:
     folder.mkdir()
-    (folder / "config.toml").write_text('# mine\nprofile = "cpu"  # slow\n\npool = "home"\n', encoding="utf-8")
-    assert invoke("config", "set", "profile", 'odd "name" \\ é').exit_code == 0
+    (folder / "config.toml").write_text('# mine\ncache = "/x"  # slow\n\npool = "home"\n', encoding="utf-8")
+    assert invoke("config", "set", "cache", '/odd "name" \\ é').exit_code == 0
     text = (folder / "config.toml").read_text(encoding="utf-8")
     assert text.startswith('# mine\n\npool = "home"\n')
-    assert tomllib.loads(text) == {"profile": 'odd "name" \\ é', "pool": "home"}
+    assert tomllib.loads(text) == {"cache": '/odd "name" \\ é', "pool": "home"}
     assert invoke("config", "path").stdout.strip() == str(folder / "config.toml")
 
 
@@ -139,7 +139,7 @@ def test_a_text_over_several_lines_is_left_to_its_author(folder: Path) -> None:
     folder.mkdir()
     content = 'pool = """\nhome\n"""\n'
     (folder / "config.toml").write_text(content)
-    assert "only its author" in invoke("config", "set", "pool", "x").stderr
+    assert "only its author" in invoke("config", "set", "pool", "demo").stderr
     assert (folder / "config.toml").read_text() == content
 
 
@@ -226,6 +226,33 @@ def test_a_setting_that_no_command_could_use_is_refused_where_it_is_made(folder:
     refused = invoke("profiles")
     assert (refused.exit_code, refused.stdout) == (SettingsInvalid.exit_code, "")
     assert f"config.toml: {key} cannot be '{value}'" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("profile", "cpuu", "no profile 'cpuu': choose auto or one of cpu, cuda, mlx, mps"),
+        ("artifact", "nanoo", "no artifact 'nanoo': choose auto, nano"),
+        ("pool", "demmo", "one of the pools that are here: demo"),
+        ("profil", "cpu", "'profile'"),
+    ],
+)
+def test_a_name_that_nothing_has_is_refused_with_those_that_there_are(
+    folder: Path, key: str, value: str, says: str
+) -> None:
+    result = invoke("config", "set", key, value)
+    assert result.exit_code != 0
+    assert says in result.stderr
+    assert not (folder / "config.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("profile", "auto"), ("profile", "cuda"), ("artifact", "auto"), ("artifact", "sakana"), ("pool", "demo")],
+)
+def test_a_name_is_taken_whether_or_not_it_can_be_used_here(key: str, value: str) -> None:
+    assert invoke("config", "set", key, value).exit_code == 0
+    assert settings_shown()[key] == {"value": value, "from": "config.toml"}
 
 
 def test_the_policies_of_the_settings_are_those_that_there_are() -> None:

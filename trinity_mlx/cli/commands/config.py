@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .. import preferences, settings
+from ..artifact_choice import AUTO, user_library
 from ..options import TEXT, json_option
 from ..output import console, note, print_json
 
@@ -55,6 +56,7 @@ def set_(key: str, value: str) -> None:
     Example:
       trinity-mlx config set pool home
     """
+    _check_name(key, value)
     path = preferences.write(settings.config_dir(), key, value)
     note(f"{key} is {value} from now on, by {path}")
 
@@ -81,6 +83,25 @@ def path() -> None:
       $EDITOR "$(trinity-mlx config path)"
     """
     click.echo(settings.config_dir() / preferences.NAME)
+
+
+def _check_name(key: str, value: str) -> None:
+    """Refuse a name that nothing has; one that cannot be used on this machine is taken.
+
+    Raises:
+        UnknownProfile, ArtifactNotFound, PoolInvalid: it is so; the message has the names that there are.
+        TrinityError: what has the name is broken.
+    """
+    if key == "profile" and value != AUTO:
+        from ...profiles.registry import ProfileRegistry
+
+        ProfileRegistry(settings.config_dir()).get(value)
+    elif key == "artifact":
+        user_library().name_of(value)
+    elif key == "pool":
+        from ...pools.files import find_pool
+
+        find_pool(value, settings.config_dir())
 
 
 def _print(found: Mapping[str, tuple[str, str]]) -> None:
