@@ -177,7 +177,7 @@ class TorchBase:
         embedding = adapted.parts(EMBEDDING)
         return Backbone(
             self._config,
-            Embedding(embedding.weight, embedding.right),
+            Embedding(embedding.weight, self._dtype, embedding.right),
             tuple(self._layer(adapted, index) for index in range(self._config.num_layers)),
             RMSNorm(adapted.base[FINAL_NORM].float(), self._eps),
             self._attention,

@@ -55,7 +55,7 @@ class TorchPopulation:
         self._backbone = backbone
         self._device = backbone.norm.weight.device
         self._spectral = {
-            name: Spectral.of(_identity(weight(name)) if name == EMBEDDING else weight(name), columns)
+            name: Spectral.of(_identity(backbone) if name == EMBEDDING else weight(name), columns)
             for name, columns in vectors.items()
         }
         late = range(self.first_layer, len(backbone.layers))
@@ -119,6 +119,6 @@ class TorchPopulation:
         return torch.from_numpy(np.array(row, dtype=np.float32)).to(self._device, self._backbone.dtype)
 
 
-def _identity(embedding: Tensor) -> Tensor:
+def _identity(backbone: Backbone) -> Tensor:
     """What takes the place of the embedding's matrix: its change acts on rows that have already been looked up."""
-    return torch.eye(embedding.shape[1], dtype=embedding.dtype, device=embedding.device)
+    return torch.eye(backbone.config.hidden_size, dtype=backbone.dtype, device=backbone.norm.weight.device)

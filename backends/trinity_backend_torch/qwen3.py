@@ -86,14 +86,15 @@ class Gate:
 
 @dataclass(frozen=True)
 class Embedding:
-    """Rows of ``W' = W @ R``."""
+    """Rows of ``W' = W @ R`` in the number type ``dtype``, whatever that of ``W``."""
 
     weight: Tensor | QuantizedMatrix
+    dtype: torch.dtype
     right: Tensor | None = None
 
     def __call__(self, ids: Tensor) -> Tensor:
         """[tokens] to [tokens, hidden]."""
-        found = rows(self.weight, ids)
+        found = rows(self.weight, ids).to(self.dtype)
         return found if self.right is None else found @ self.right
 
 

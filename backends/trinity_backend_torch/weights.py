@@ -1,4 +1,8 @@
-"""The tensors of one base in the forms that its models run: norms plain, matrices packed or quantised, some joined."""
+"""The tensors of one base in the forms that its models run: norms plain, matrices packed or quantised, some joined.
+
+On the CPU the embedding stays in its file, memory-mapped in the number type that it is stored in: a prompt looks up few
+of its rows, and those alone are converted.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,7 @@ def product_plus(x: Tensor, matrix: Matrix, other: Tensor) -> Tensor:
 
 
 def rows(matrix: Tensor | QuantizedMatrix, ids: Tensor) -> Tensor:
-    """The rows ``ids`` [tokens] of ``matrix``: [tokens, columns]."""
+    """The rows ``ids`` [tokens] of ``matrix``, in its number type: [tokens, columns]."""
     return F.embedding(ids, matrix) if isinstance(matrix, Tensor) else matrix.rows(ids)
 
 
@@ -76,8 +80,13 @@ class Weights:
         """The tensors ``names``, one's rows below the other's, as models run them."""
         with self._lock:
             if names not in self._forms:
-                self._forms[names] = self.form(names[0], _stacked([self.exact(name) for name in names]))
+                self._forms[names] = self._made(*names)
             return self._forms[names]
+
+    def _made(self, *names: str) -> Matrix:
+        if names == (EMBEDDING,) and self._device.type == "cpu" and not self.quantizes:
+            return read_tensor(self._base.tensors[EMBEDDING], self._device)  # few of its rows are ever looked up
+        return self.form(names[0], _stacked([self.exact(name) for name in names]))
 
     def packs(self, name: str) -> bool:
         """Whether models multiply by the tensor ``name`` packed."""
