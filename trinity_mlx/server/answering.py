@@ -14,6 +14,7 @@ from . import sse
 from .access import Account
 from .asgi import EVENTS, Headers, Receive, Scope, Send, ended, header, send_head, send_json, while_present
 from .asking import Ask, checked
+from .counting import Counter
 from .drain import going_down
 from .forms import check_schema
 from .frames import Frames, Outflow
@@ -93,7 +94,7 @@ class _Work:
             segment.team.pool,
             shows_text=segment.shows_text and ask.is_streamed,
             stops=ask.sampling.stop,
-            listen=segment.listen,
+            listen=Counter(service.metrics, segment.target.pool, account).count,
         )
 
     async def carry_out(self, send: Send) -> None:

@@ -10,10 +10,11 @@ from .access import Access
 from .asgi import App, Receive, Scope, Send
 from .auth import Authentication
 from .cors import Cors
-from .interfaces import ChatCompletions, Compact, CountTokens, InputItems, Messages, Responses, StoredResponses
+from .interfaces import ChatCompletions, CountTokens, Messages
 from .own import Health, MetricsText, Models, Page, Runs
 from .own import Route as RouteAlone
 from .problems import Kind, Problem
+from .responses import Compact, InputItems, Responses, StoredResponses
 from .service import Service
 
 
@@ -25,7 +26,6 @@ def create_app(service: Service) -> App:
 
 def create_router(service: Service) -> Router:
     """Every route there is; ``/v1`` may be left out, as some clients do."""
-
     shared: list[tuple[str, str, Any]] = [
         ("/models", "GET", Models(service)),
         ("/models/{name:path}", "GET", Models(service)),

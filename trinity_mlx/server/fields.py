@@ -21,11 +21,11 @@ def text(body: Body, name: str, default: str = "") -> str:
     return value
 
 
-def flag(body: Body, name: str, default: bool = False) -> bool:
-    """True or false."""
+def flag(body: Body, name: str) -> bool:
+    """True or false; false where there is none."""
     value = body.get(name)
     if value is None:
-        return default
+        return False
     if not isinstance(value, bool):
         raise invalid(f"{name} must be true or false, not {kind_of(value)}", name)
     return value

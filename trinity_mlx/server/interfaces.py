@@ -1,246 +1,50 @@
-"""The three interfaces that programs speak, each a reader and a voice around one way of answering."""
+"""Chat Completions and Messages, each a reader and a voice around one way of answering; see also ``responses.py``."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from . import fields
 from .answering import Interface, answer
-from .asgi import Receive, Scope, Send, send_json, to_json
-from .asking import checked
+from .asgi import Receive, Scope, Send, send_json
+from .asking import checked, estimated_tokens
 from .chat_reading import read_chat
 from .chat_voice import ChatVoice
-from .limits import read_json
 from .messages_reading import read_messages_request, shows_thinking
 from .messages_voice import MessagesVoice
-from .problems import Kind, Problem
-from .responses_reading import Item, input_items, read_response_request
-from .responses_voice import ResponsesVoice, settings_of
-from .segment import estimated_tokens
-from .service import Service, StoredResponse
+from .responses_reading import read_response_request
+from .service import Endpoint
 
 
-class ChatCompletions:
+class ChatCompletions(Endpoint):
     """``POST /v1/chat/completions``; also takes Responses' items, which one client sends here."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve."""
-        body = await read_json(scope, receive, self._service.settings.limits)
+        body = await self.body(scope, receive)
         is_chat = "messages" in body or "input" not in body
         ask = read_chat(body) if is_chat else read_response_request(body)
         with_usage = fields.mapping(body, "stream_options").get("include_usage") is True
         interface = Interface(lambda run: ChatVoice(run, ask.model, ask.speech, with_usage), "call")
-        await answer(self._service, ask, interface, scope, receive, send)
+        await answer(self.service, ask, interface, scope, receive, send)
 
 
-class Messages:
+class Messages(Endpoint):
     """``POST /v1/messages``."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve."""
-        body = await read_json(scope, receive, self._service.settings.limits)
+        body = await self.body(scope, receive)
         ask = read_messages_request(body)
         tokens, shows = estimated_tokens(ask), shows_thinking(body)
         interface = Interface(lambda run: MessagesVoice(run, ask.model, ask.speech, tokens, shows), "toolu")
-        await answer(self._service, ask, interface, scope, receive, send)
+        await answer(self.service, ask, interface, scope, receive, send)
 
 
-class CountTokens:
+class CountTokens(Endpoint):
     """``POST /v1/messages/count_tokens``: an estimate, since nobody knows yet whose tokens they will be."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve."""
-        body = await read_json(scope, receive, self._service.settings.limits)
-        ask = checked(read_messages_request(body), self._service.settings.limits)
-        self._service.catalogue.find(ask.model)
+        body = await self.body(scope, receive)
+        ask = checked(read_messages_request(body), self.service.settings.limits)
+        self.service.catalogue.find(ask.model)
         await send_json(send, 200, {"input_tokens": estimated_tokens(ask)})
-
-
-class Responses:
-    """``POST /v1/responses``."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve."""
-        service, principal = self._service, scope["principal"]
-        body = await read_json(scope, receive, service.settings.limits)
-        history = earlier_items(service, principal, body)
-        items = [*history, *_resolved(service, principal, input_items(body))]
-        ask = read_response_request({**body, "input": items})
-        settings = settings_of(body, ask.model)
-        shows = ask.is_streamed or settings["reasoning"]["summary"] is not None
-
-        def keep(whole: dict[str, Any]) -> None:
-            if settings["store"]:
-                keep_response(service, principal, whole, items)
-
-        interface = Interface(lambda run: ResponsesVoice(run, settings, ask.speech, shows), "call", keep)
-        await answer(service, ask, interface, scope, receive, send)
-
-
-def earlier_items(service: Service, principal: str, body: Mapping[str, Any]) -> Sequence[Item]:
-    """The items of the conversation that ``previous_response_id`` names.
-
-    Raises:
-        Problem: no such response is kept.
-    """
-    name = fields.text(body, "previous_response_id")
-    if not name:
-        return ()
-    stored = service.stored.get((principal, name))
-    if stored is None:
-        text = f"there is no response {name[:100]!r} here any more: send the whole conversation"
-        raise Problem(Kind.INVALID, text, code="previous_response_not_found", param="previous_response_id")
-    return (*stored.items, *stored.body["output"])
-
-
-def _resolved(service: Service, principal: str, items: Sequence[Item]) -> list[Item]:
-    """``items`` with what an ``item_reference`` points to in its place, where that is kept."""
-    if not any(item.get("type") == "item_reference" for item in items):
-        return list(items)
-    known = {
-        item.get("id"): item
-        for (owner, _), stored in service.stored.items()
-        if owner == principal
-        for item in (*stored.items, *stored.body["output"])
-    }
-    return [known.get(item.get("id"), item) if item.get("type") == "item_reference" else item for item in items]
-
-
-def keep_response(service: Service, principal: str, whole: Mapping[str, Any], items: Sequence[Item]) -> None:
-    """Keep a response for whoever asked for it."""
-    named = tuple(
-        item if isinstance(item.get("id"), str) else {**item, "id": f"msg_{uuid.uuid4().hex}"} for item in items
-    )
-    stored = StoredResponse(whole, named, len(to_json([whole, named])))
-    service.stored.put((principal, whole["id"]), stored)
-
-
-class StoredResponses:
-    """``GET`` and ``DELETE /v1/responses/{id}``."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve."""
-        stored = found(self._service, scope)
-        if scope["method"] == "DELETE":
-            self._service.stored.pop((scope["principal"], stored.body["id"]))
-            told = {"id": stored.body["id"], "object": "response", "deleted": True}
-            await send_json(send, 200, told)
-        else:
-            await send_json(send, 200, stored.body)
-
-
-class InputItems:
-    """``GET /v1/responses/{id}/input_items``: one page, the latest first as the interface has it."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve."""
-        items = [_listed(item) for item in reversed(found(self._service, scope).items)]
-        ends = {"first_id": items[0]["id"] if items else "", "last_id": items[-1]["id"] if items else ""}
-        await send_json(send, 200, {"object": "list", "data": items, "has_more": False, **ends})
-
-
-def _listed(item: Item) -> dict[str, Any]:
-    """An item as the list shows it: a message's content as parts."""
-    told = {"type": "message", **item}
-    if told["type"] == "message" and isinstance(told.get("content"), str):
-        kind = "output_text" if told.get("role") == "assistant" else "input_text"
-        told["content"] = [{"type": kind, "text": told["content"]}]
-    return told
-
-
-def found(service: Service, scope: Scope) -> StoredResponse:
-    """The response that the path names.
-
-    Raises:
-        Problem: it is not kept.
-    """
-    name = scope["path_params"]["response_id"]
-    stored = service.stored.get((scope["principal"], name))
-    if stored is None:
-        text = f"there is no response {name[:100]!r} here: it was not to be stored, has been deleted, or is too old"
-        raise Problem(Kind.NOT_FOUND, text, code="response_not_found")
-    return stored
-
-
-class Compact:
-    """``POST /v1/responses/compact``: a long conversation, as the user's messages and one summary.
-
-    The summary is written by one routed Worker; it comes back as a ``compaction`` item, which later requests may hold.
-    """
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve."""
-        service, principal = self._service, scope["principal"]
-        body = await read_json(scope, receive, service.settings.limits)
-        items = [*earlier_items(service, principal, body), *_resolved(service, principal, input_items(body))]
-        request = {"type": "message", "role": "user", "content": COMPACT}
-        asked = {**body, "input": [*items, request], "stream": False, "tools": [], "text": None}
-        target = service.catalogue.find(fields.text(body, "model", "trinity"))
-        ask = read_response_request({**asked, "model": service.catalogue.passing(target)})
-        voice_of = _Compacting(items)
-        await answer(service, ask, Interface(voice_of, "call"), scope, receive, send)
-
-
-COMPACT = (
-    "Summarise this conversation so that somebody else can go on with it without having seen it: what is wanted, what "
-    "was decided and why, what has been done, with names, paths and figures as they are, what is open, what comes next."
-)
-
-
-class _Compacting:
-    """Makes the voice that says a summary as a compaction."""
-
-    def __init__(self, items: Sequence[Item]) -> None:
-        self._kept = [
-            {"id": f"msg_{uuid.uuid4().hex}", "status": "completed", **_listed(item)}
-            for item in items
-            if item.get("type", "message") == "message" and item.get("role") == "user"
-        ]
-
-    def __call__(self, run_id: str) -> ResponsesVoice:
-        return _CompactionVoice(run_id, self._kept)
-
-
-class _CompactionVoice(ResponsesVoice):
-    """A response voice whose body is a compaction."""
-
-    def __init__(self, run_id: str, kept: Sequence[Item]) -> None:
-        super().__init__(run_id, settings_of({}, "trinity"), {}, shows_progress=False)
-        self._kept = list(kept)
-
-    def body(self) -> dict[str, Any]:
-        """The ``response.compaction``."""
-        whole = super().body()
-        texts = [
-            part["text"]
-            for item in whole["output"]
-            if item["type"] == "message"
-            for part in item["content"]
-            if "text" in part
-        ]
-        item = {"id": f"cmp_{self._run_id}", "type": "compaction", "encrypted_content": "\n".join(texts)}
-        told = {name: whole[name] for name in ("id", "created_at", "usage", "trinity")}
-        return {**told, "object": "response.compaction", "output": [*self._kept, item]}

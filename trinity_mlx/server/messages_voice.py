@@ -43,7 +43,6 @@ class MessagesVoice:
         self._shows_thinking = shows_thinking
         self._blocks: list[dict[str, Any]] = []
         self._is_thinking = False
-        self._refusal: str | None = None
         self._ending: Ending | None = None
 
     def begin(self) -> bytes:
@@ -76,7 +75,6 @@ class MessagesVoice:
 
     def refusal(self, text: str) -> bytes:
         """The words of the refusal, as a block of text; the reason of the end says what it is."""
-        self._refusal = text
         return self.open_text() + (self.text(text) if text else b"") + self.close_text()
 
     def calls(self, calls: Sequence[ToolCall]) -> bytes:

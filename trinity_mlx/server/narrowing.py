@@ -14,7 +14,7 @@ from ..contracts.pool import Pool
 from ..rules.budgets import Limits
 from ..rules.policy import Policy
 from .asgi import Scope
-from .problems import Problem, invalid
+from .problems import invalid
 
 LIMITS = {
     "max_seconds": ("wall_time_s", float),
@@ -47,7 +47,6 @@ def read_narrowing(scope: Scope, metadata: Mapping[str, str]) -> Narrowing:
     Raises:
         Problem: a value cannot be read.
     """
-
     told = {key.removeprefix("trinity_"): text for key, text in metadata.items() if key.startswith("trinity_")}
     told |= {
         key[len(_HEADER) :].decode("latin-1").replace("-", "_"): value.decode("latin-1")
@@ -55,7 +54,6 @@ def read_narrowing(scope: Scope, metadata: Mapping[str, str]) -> Narrowing:
         if key.startswith(_HEADER)
     }
     asked = told.get
-
     limits: dict[str, Any] = {
         own: _number(name, text, kind) for name, (own, kind) in LIMITS.items() if (text := asked(name))
     }
@@ -79,15 +77,6 @@ def denied_slots(narrowing: Narrowing, pool: Pool) -> tuple[int, ...]:
         if name not in slots:
             raise invalid(f"there is no agent {name[:100]!r} to leave out: there are {', '.join(slots)}")
     return tuple(slots[name] for name in narrowing.deny)
-
-
-def narrowed_limits(operator: Limits, asked: Limits) -> Limits:
-    """The lower of both, limit by limit."""
-    own, wanted = operator.to_dict(), asked.to_dict()
-    if not wanted:
-        return operator
-    values: dict[str, Any] = {name: min(own.get(name, value), value) for name, value in wanted.items()}
-    return Limits(**{**own, **values})
 
 
 @lru_cache(256)
@@ -119,8 +108,4 @@ def _number(name: str, text: str, kind: type[float]) -> float:
     try:
         return kind(text)
     except ValueError:
-        raise _bad(name, text) from None
-
-
-def _bad(name: str, text: str) -> Problem:
-    return invalid(f"the limit {name} is {text[:40]!r}: give a number")
+        raise invalid(f"the limit {name} is {text[:40]!r}: give a number") from None

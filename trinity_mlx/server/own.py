@@ -11,50 +11,43 @@ from ..contracts.transcript import Transcript
 from .asgi import Receive, Scope, Send, header, send_bytes, send_json
 from .asking import checked
 from .chat_reading import read_chat
-from .limits import read_json
 from .metrics import CONTENT_TYPE
 from .models import anthropic_list, anthropic_model, openai_list, openai_model
 from .page import page
 from .problems import Kind, Problem
 from .responses_reading import read_response_request
-from .service import Service
+from .service import Endpoint, Service
 
 
-class Models:
+class Models(Endpoint):
     """``GET /v1/models`` and ``GET /v1/models/{name}``, in Anthropic's shape for who sends its version."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve."""
         anthropic = header(scope, "anthropic-version") is not None
         name = scope["path_params"].get("name")
         if name is None:
-            names = self._service.catalogue.names
+            names = self.service.catalogue.names
             await send_json(send, 200, anthropic_list(names) if anthropic else openai_list(names))
             return
-        self._service.catalogue.find(name)
+        self.service.catalogue.find(name)
         await send_json(send, 200, anthropic_model(name) if anthropic else openai_model(name))
 
 
-class Route:
+class Route(Endpoint):
     """``POST /v1/route``: who would speak next, in which role, and why; nobody is called."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve."""
-        service = self._service
-        body = await read_json(scope, receive, service.settings.limits)
+        service = self.service
+        body = await self.body(scope, receive)
         if isinstance(body.get("prompt"), str):
             body = {**body, "input": body["prompt"]}
         ask = checked(read_chat(body) if "messages" in body else read_response_request(body), service.settings.limits)
         target = service.catalogue.find(ask.model)
         with service.drain.work():
             async with service.capacity.place(scope["principal"]):
-                decision = await service.route(Transcript(ask.messages))
+                decision = await service.router.decide(Transcript(ask.messages))
         agents = [agent.name for agent in service.teams[target.pool].pool.agents]
         await send_json(
             send, 200, {**decision.to_dict(), "pool": target.pool, "explanation": explained(decision, agents)}
@@ -79,30 +72,27 @@ def explained(decision: RouteDecision, agents: list[str]) -> list[str]:
     return lines
 
 
-class Runs:
+class Runs(Endpoint):
     """``GET /runs`` and ``GET /runs/{id}``: what happened in recent runs of the same key, without a text of anybody."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve."""
         principal, name = scope["principal"], scope["path_params"].get("run_id")
         if name is None:
-            reports = [report for (owner, _), report in self._service.reports.items() if owner == principal]
+            reports = [report for (owner, _), report in self.service.reports.items() if owner == principal]
             await send_json(send, 200, {"object": "list", "data": reports[::-1][:50]})
             return
-        report = self._service.reports.get((principal, name))
+        report = self.service.reports.get((principal, name))
         if report is None:
             raise Problem(Kind.NOT_FOUND, f"there is no run {name[:100]!r} here any more")
         await send_json(send, 200, report)
 
 
-class Health:
+class Health(Endpoint):
     """``GET /health``: the process lives. ``GET /ready``: new work should be sent here."""
 
     def __init__(self, service: Service, *, asks_ready: bool) -> None:
-        self._service = service
+        super().__init__(service)
         self._asks_ready = asks_ready
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -110,23 +100,20 @@ class Health:
         if not self._asks_ready:
             await send_json(send, 200, {"status": "ok"})
             return
-        is_ready = self._service.is_ready
+        is_ready = self.service.is_ready
         told: Mapping[str, Any] = {"status": "ready" if is_ready else self._why()}
         await send_json(send, 200 if is_ready else 503, told)
 
     def _why(self) -> str:
-        return "draining" if self._service.drain.is_draining else "the router has not answered"
+        return "draining" if self.service.drain.is_draining else "the router has not answered"
 
 
-class MetricsText:
+class MetricsText(Endpoint):
     """``GET /metrics``."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve."""
-        await send_bytes(send, 200, self._service.metrics.text(), CONTENT_TYPE)
+        await send_bytes(send, 200, self.service.metrics.text(), CONTENT_TYPE)
 
 
 class Page:

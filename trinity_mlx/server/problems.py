@@ -97,9 +97,9 @@ class RunFault:
     details: Mapping[str, Any]
 
 
-def invalid(message: str, param: str | None = None, code: str | None = None) -> Problem:
+def invalid(message: str, param: str | None = None) -> Problem:
     """A request that cannot be carried out as it was made: 400."""
-    return Problem(Kind.INVALID, message, param=param, code=code)
+    return Problem(Kind.INVALID, message, param=param)
 
 
 def problem_of(error: TrinityError) -> Problem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..contracts.provider import ResponseFormat, Sampling
@@ -18,19 +18,18 @@ Item = Mapping[str, Any]
 COMPACTION_NOTE = "What was said before, summarised:\n"
 
 
-def read_response_request(body: Body, history: Sequence[Item] = ()) -> Ask:
-    """What a request asks; ``history`` are the items before its own, those of ``previous_response_id``.
+def read_response_request(body: Body) -> Ask:
+    """What a request asks.
 
     Raises:
         Problem: it cannot be read.
     """
     if fields.flag(body, "background"):
         raise invalid("background is not offered: leave it out, and stream", "background")
-    items = [*history, *input_items(body)]
     tools, speech = read_tools(fields.objects(body, "tools"))
     instructions = fields.text(body, "instructions")
     told = [Message("developer", instructions)] if instructions else []
-    messages = [*told, *messages_of(items)]
+    messages = [*told, *messages_of(input_items(body))]
     return Ask(
         model=fields.text(body, "model", "trinity"),
         messages=in_order(assistant_joined(messages)),

@@ -11,22 +11,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..contracts.events import Event, ProviderCalled, ProviderFailed, Routed, TurnCompleted
 from ..contracts.provider import Finish, Usage
 from ..contracts.routing import Role
 from ..contracts.transcript import Message, Refusal, Text, ToolCall, ToolResult, Transcript
 from ..rules.policy import Policy, Review
-from ..runs.coordinator import Coordinator
 from ..runs.result import RunResult, RunStatus
 from ..runs.state import TurnRecord
 from .access import Account
-from .asking import Ask
+from .asking import Ask, estimated_tokens
 from .call_ids import Waiting, bare
 from .forms import REPAIR, FormInvalid, formed
 from .models import Mode, Target
 from .narration import Narrator
-from .narrowing import Narrowing, denied_slots, narrowed_limits, narrowed_policy
+from .narrowing import Narrowing, denied_slots, narrowed_policy
 from .problems import Kind, Problem, RunFault, problem_of_fault
+from .reports import report_of
 from .service import Parked, Service
 from .voices import Ending
 
@@ -55,24 +54,19 @@ class Segment:
         self.run_id = uuid.uuid4().hex
         self._service = service
         self._ask = ask
-        self._target = target
+        self.target = target
         self._narrowing = narrowing
         self._caller = caller
         self._account = account
-        self._team: Coordinator = service.teams[target.pool]
+        self.team = service.teams[target.pool]
         self._before = Waiting(0, 0, 0)
         self._refs = {} if account.traceparent is None else {"traceparent": account.traceparent}
         account.run_id = self.run_id
 
     @property
-    def team(self) -> Coordinator:
-        """Whose agents work."""
-        return self._team
-
-    @property
     def shows_text(self) -> bool:
         """Whether text is shown as it comes: not where its form has to be checked first."""
-        return self._target.mode is not Mode.HELD and self._ask.response_format is None
+        return self.target.mode is not Mode.HELD and self._ask.response_format is None
 
     async def carry_out(self, narrator: Narrator) -> Ending:
         """The whole of it, told by ``narrator``.
@@ -80,7 +74,7 @@ class Segment:
         Raises:
             Problem: there is no answer, or a person would have to release it: that is said before anybody is called.
         """
-        if self._team.asks_review or self._policy().review is Review.ASK:
+        if self.team.asks_review or self._policy().review is Review.ASK:
             raise _nobody_to_ask()
         result = await self._run(narrator)
         self._remember(result)
@@ -102,7 +96,7 @@ class Segment:
             return await self._begin(narrator, self._before.slot)
         options = replace(parked.state.options, **self._worker_options())
         results = [replace(result, call_id=parked.ids[result.call_id]) for result in self._results(calls)]
-        return await self._team.aresume(
+        return await self.team.aresume(
             replace(parked.state, options=options),
             results,
             deadline_s=self._caller.deadline_s,
@@ -112,16 +106,16 @@ class Segment:
         )
 
     async def _begin(self, narrator: Narrator, worker_slot: int | None = None) -> RunResult:
-        target, service = self._target, self._service
+        target, service = self.target, self._service
         slot = target.slot if target.mode is Mode.DIRECT else worker_slot
-        return await self._team.arun(
+        return await self.team.arun(
             Transcript(self._ask.messages),
             run_id=self.run_id,
             last_slot=service.sessions.get(self._caller.session),
             worker_slot=slot,
             policy=self._policy(),
-            limits=narrowed_limits(self._team.limits, self._narrowing.limits),
-            deny=denied_slots(self._narrowing, self._team.pool),
+            limits=self._narrowing.limits,
+            deny=denied_slots(self._narrowing, self.team.pool),
             roles=(Role.WORKER,) if target.mode in PASSED_THROUGH else tuple(Role),
             **self._worker_options(),
             deadline_s=self._caller.deadline_s,
@@ -132,9 +126,9 @@ class Segment:
 
     def _policy(self) -> Policy:
         """The operator's, narrowed, with the turns that are left."""
-        once = self._target.mode in PASSED_THROUGH
+        once = self.target.mode in PASSED_THROUGH
         allowed, options = self._service.settings.allowed_options, self._narrowing.options
-        return narrowed_policy(self._team.policy, options, allowed, before=self._before.turn, once=once)
+        return narrowed_policy(self.team.policy, options, allowed, before=self._before.turn, once=once)
 
     def _worker_options(self) -> Mapping[str, Any]:
         ask = self._ask
@@ -150,9 +144,9 @@ class Segment:
         if not self._ask.ends_in_results:
             return None
         calls = last_calls(self._ask.messages)
-        read = (self._service.call_ids.read(call.id, self._target.pool) for call in calls)
+        read = (self._service.call_ids.read(call.id, self.target.pool) for call in calls)
         waiting = next((each for each in read if each is not None), None)
-        if waiting is None or waiting.slot >= len(self._team.pool):
+        if waiting is None or waiting.slot >= len(self.team.pool):
             return None
         self._before = waiting
         return calls
@@ -181,7 +175,7 @@ class Segment:
         slot = self._before.slot if machine.routing is None else machine.routing.slot
         turn, revisions = self._before.turn + len(machine.turns), self._before.revisions + machine.revisions
         waiting = Waiting(slot, turn, revisions)
-        write, pool = self._service.call_ids.write, self._target.pool
+        write, pool = self._service.call_ids.write, self.target.pool
         calls = [replace(call, id=write(waiting, pool, self._caller.id_prefix)) for call in result.calls]
         ids = {mine.id: theirs.id for mine, theirs in zip(calls, result.calls, strict=True)}
         parked = Parked(result.state, Transcript(self._ask.messages).sha256, ids)
@@ -229,12 +223,12 @@ class Segment:
     async def _repair(self, result: RunResult, request: str, narrator: Narrator) -> RunResult:
         answered = Message("assistant", result.answer or "")
         turn = _answer_turn(result)
-        repaired = await self._team.arun(
+        repaired = await self.team.arun(
             Transcript((*self._ask.messages, answered, Message("user", request))),
             run_id=f"{self.run_id}-repair",
             worker_slot=turn.slot if turn else None,
-            policy=narrowed_policy(self._team.policy, (), frozenset(), before=0, once=True),
-            limits=narrowed_limits(self._team.limits, self._narrowing.limits),
+            policy=narrowed_policy(self.team.policy, (), frozenset(), before=0, once=True),
+            limits=self._narrowing.limits,
             roles=(Role.WORKER,),
             response_format=self._ask.response_format,
             sampling=self._ask.sampling,
@@ -248,7 +242,7 @@ class Segment:
     def _outcome(self, result: RunResult) -> str:
         if result.status is RunStatus.ACCEPTED:
             return "verified"
-        return "passed_through" if self._target.mode in PASSED_THROUGH else "unverified"
+        return "passed_through" if self.target.mode in PASSED_THROUGH else "unverified"
 
     def _finish(self, result: RunResult) -> Finish:
         turn = _answer_turn(result)
@@ -264,8 +258,8 @@ class Segment:
 
     def _ending(self, result: RunResult, finish: Finish, usage: Usage, outcome: str, stop: str | None = None) -> Ending:
         self._account.outcome = outcome
-        self._service.metrics.outcomes.labels(self._target.pool, outcome).inc()
-        report = report_of(result, self._target, outcome, usage, self._team)
+        self._service.metrics.outcomes.labels(self.target.pool, outcome).inc()
+        report = report_of(result, self.target, outcome, usage, self.team)
         self._service.reports.put((self._caller.principal, self.run_id), report)
         return Ending(finish, usage, outcome, report, stop)
 
@@ -273,34 +267,6 @@ class Segment:
         """Who spoke last, for the next request of this conversation."""
         if result.turns:
             self._service.sessions.put(self._caller.session, result.turns[-1].slot)
-
-    def listen(self, event: Event) -> None:
-        """Count what happens."""
-        metrics, pool, account = self._service.metrics, self._target.pool, self._account
-        if isinstance(event, Routed) and event.token_count is not None:
-            account.elsewhere_s += event.latency_ms / 1000
-            metrics.route_seconds.observe(event.latency_ms / 1000)
-            metrics.route_tokens.inc(event.token_count)
-        elif isinstance(event, ProviderCalled):
-            metrics.calls.labels(pool, event.agent, "begun").inc()
-        elif isinstance(event, ProviderFailed):
-            account.elsewhere_s += event.latency_ms / 1000 + (event.retry_in_s or 0.0)
-            metrics.calls.labels(pool, event.agent, "failed").inc()
-        elif isinstance(event, TurnCompleted):
-            self._count_turn(event)
-
-    def _count_turn(self, event: TurnCompleted) -> None:
-        metrics, pool = self._service.metrics, self._target.pool
-        self._account.elsewhere_s += event.latency_ms / 1000
-        metrics.turns.labels(pool, event.agent, event.role.label).inc()
-        metrics.call_seconds.labels(pool, event.agent).observe(event.latency_ms / 1000)
-        if event.verdict is not None:
-            metrics.verdicts.labels(pool, event.verdict).inc()
-        if event.usage is not None:
-            metrics.tokens.labels(pool, event.agent, "input").inc(event.usage.input_tokens)
-            metrics.tokens.labels(pool, event.agent, "output").inc(event.usage.output_tokens)
-        if event.cost_usd:
-            metrics.cost.labels(pool).inc(event.cost_usd)
 
 
 def _nobody_to_ask() -> Problem:
@@ -319,58 +285,3 @@ def _last_result(messages: Sequence[Message]) -> int:
 
 def _answer_turn(result: RunResult) -> TurnRecord | None:
     return next((turn for turn in reversed(result.turns) if turn.role is Role.WORKER), None)
-
-
-def estimated_tokens(ask: Ask) -> int:
-    """About how many tokens a request has: a quarter of its characters, more for what is no text."""
-    characters = sum(len(tool.description) + len(str(tool.parameters)) for tool in ask.tools)
-    for message in ask.messages:
-        characters += 16 + sum(_characters(part) for part in message.parts)
-    return characters // 4 + 1
-
-
-def _characters(part: Any) -> int:
-    if isinstance(part, Text):
-        return len(part.text)
-    if isinstance(part, ToolCall):
-        return len(part.name) + len(part.arguments)
-    if isinstance(part, ToolResult):
-        return sum(map(_characters, part.parts))
-    return 4_000
-
-
-def report_of(result: RunResult, target: Target, outcome: str, usage: Usage, team: Coordinator) -> dict[str, Any]:
-    """The object ``trinity`` of an answer: what happened, without a text of anybody."""
-    coordination = {
-        "input_tokens": max(0, result.usage.input_tokens - usage.input_tokens),
-        "output_tokens": max(0, result.usage.output_tokens - usage.output_tokens),
-    }
-    return {
-        "run_id": result.run_id,
-        "pool": team.pool.name,
-        "mode": str(target.mode),
-        "outcome": outcome,
-        "status": str(result.status),
-        "turns": [_turn_report(turn) for turn in result.turns],
-        "coordination": coordination,
-        "cost_usd": result.cost_usd,
-        "wall_ms": round(result.wall_ms, 1),
-    }
-
-
-def _turn_report(turn: TurnRecord) -> dict[str, Any]:
-    verdict = None if turn.verdict is None else str(turn.verdict.status)
-    usage = None if turn.usage is None else [turn.usage.input_tokens, turn.usage.output_tokens]
-    return {
-        "turn": turn.turn,
-        "slot": turn.slot,
-        "agent": turn.agent,
-        "role": turn.role.label,
-        "margins": {"agent": turn.margins.agent, "role": turn.margins.role},
-        "adjustments": list(turn.adjustments),
-        "verdict": verdict,
-        "finish": turn.finish,
-        "tokens": usage,
-        "cost_usd": turn.cost_usd,
-        "ms": round(turn.latency_ms, 1),
-    }

@@ -8,16 +8,15 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
-from ..contracts.routing import RouteDecision
-from ..contracts.transcript import Transcript
 from ..runs.coordinator import Coordinator
 from ..runs.state import RunState
+from .asgi import Receive, Scope
 from .auth import Keys
 from .bounded import Bounded
 from .call_ids import CallIds
 from .capacity import Capacity, Room
 from .drain import Drain
-from .limits import MIB, RequestLimits
+from .limits import MIB, RequestLimits, read_json
 from .metrics import Metrics
 from .models import Catalogue
 from .narrowing import ALLOWED_OPTIONS
@@ -112,10 +111,6 @@ class Service:
         """Whether new work should be sent here: a route has passed, none is stuck, and the server stays up."""
         return self.router.is_ready and not self.drain.is_draining
 
-    async def route(self, transcript: Transcript) -> RouteDecision:
-        """A decision alone."""
-        return await self.router.decide(transcript)
-
     async def close(self) -> None:
         """Close the connections of every pool."""
         self._end_watch()
@@ -126,6 +121,22 @@ class Service:
         self.metrics.watch("trinity_in_flight", "Requests at work.", lambda: self.capacity.in_flight)
         self.metrics.watch("trinity_queued", "Requests that wait.", lambda: self.capacity.queued)
         self.metrics.watch("trinity_ready", "Whether new work is taken.", lambda: float(self.is_ready))
+
+
+class Endpoint:
+    """What answers the requests of one route."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    async def body(self, scope: Scope, receive: Receive) -> dict[str, Any]:
+        """The request's JSON object, within the operator's limits.
+
+        Raises:
+            Problem: it is too large, too deep, or no JSON object.
+            ClientGone: the client left before its end.
+        """
+        return await read_json(scope, receive, self.service.settings.limits)
 
 
 def session_key(principal: str, pool: str, *named: str | None, first: str) -> str:
