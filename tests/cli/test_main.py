@@ -271,11 +271,24 @@ def test_a_user_adds_a_profile_with_a_file(tmp_path: Path) -> None:
     assert route_json(PROMPT, "--artifact", "nano", "--profile", "half")["profile"] == "half"
 
 
-def test_a_broken_profile_file_is_named(tmp_path: Path) -> None:
+def test_a_broken_profile_file_is_named_beside_the_good_ones(tmp_path: Path) -> None:
     folder = tmp_path / "config" / "profiles"
     folder.mkdir(parents=True)
     (folder / "broken.toml").write_text("backend = 5\n")
-    assert_fails(invoke("profiles"), 3, "broken.toml")
+    shown, result = invoke("profiles"), invoke("profiles", "--json")
+    assert (shown.exit_code, result.exit_code) == (3, 3)
+    assert "mlx" in shown.stdout
+    assert f"{folder / 'broken.toml'}: " in " ".join(shown.stdout.split())
+    told = json.loads(result.stdout)
+    assert [profile["name"] for profile in told["profiles"]] == ["cpu", "cuda", "mlx", "mps"]
+    assert told["auto"] is None
+    assert str(folder / "broken.toml") in told["broken"]["broken"]
+    assert invoke("route", "hi", "--artifact", "nano", "--profile", "cpu").exit_code == 0
+    assert_fails(invoke("route", "hi", "--artifact", "nano", "--profile", "broken"), 3, "broken.toml")
+    assert_fails(invoke("route", "hi", "--artifact", "nano"), 3, "broken.toml")
+    checks = {check["name"]: check for check in json.loads(invoke("doctor", "--json").stdout)["checks"]}
+    assert not checks["profile broken"]["ok"]
+    assert checks["profile cpu"]["ok"]
 
 
 def test_doctor_routes_for_real() -> None:

@@ -164,7 +164,7 @@ def test_a_file_that_describes_no_profile_is_refused_by_file_and_key(
 ) -> None:
     path = write_profile(tmp_path, "broken", text)
     with pytest.raises(ProfileInvalid) as caught:
-        ProfileRegistry(tmp_path)
+        ProfileRegistry(tmp_path).get("broken")
     assert str(path) in str(caught.value)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -174,13 +174,32 @@ def test_a_file_that_describes_no_profile_is_refused_by_file_and_key(
 def test_name_and_origin_come_from_the_file_and_cannot_be_claimed_in_it(tmp_path: Path, line: str) -> None:
     write_profile(tmp_path, "mine", PLAIN + line)
     with pytest.raises(ProfileInvalid, match=line.split()[0]):
-        ProfileRegistry(tmp_path)
+        ProfileRegistry(tmp_path).get("mine")
 
 
 def test_a_profile_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "profiles" / "folder.toml").mkdir(parents=True)
     with pytest.raises(ProfileInvalid, match=r"folder\.toml"):
-        ProfileRegistry(tmp_path)
+        ProfileRegistry(tmp_path).get("folder")
+
+
+def test_a_broken_file_stands_in_the_way_of_its_own_profile_and_of_auto_alone(tmp_path: Path) -> None:
+    write_profile(tmp_path, "mine", PLAIN)
+    path = write_profile(tmp_path, "cuda", "")
+    registry = ProfileRegistry(tmp_path, machine_with(mlx=("gpu",), torch=("cuda", "cpu")))
+    assert registry.names == ["cpu", "mine", "mlx", "mps"]
+    assert list(registry.broken) == ["cuda"]
+    assert registry.resolve("mine")[1] == "cpu"
+    for name in ("cuda", "auto"):  # which might have been the one in that file
+        with pytest.raises(ProfileInvalid, match=str(path)):
+            registry.resolve(name)
+
+
+def test_a_file_that_stands_over_a_broken_one_mends_it(tmp_path: Path) -> None:
+    write_profile(tmp_path / "package", "mine", "")
+    write_profile(tmp_path, "mine", PLAIN)
+    registry = ProfileRegistry(tmp_path, Machine(offered_profiles=lambda: [tmp_path / "package" / "profiles"]))
+    assert (registry.get("mine").summary, registry.broken) == ("mine", {})
 
 
 @pytest.mark.parametrize("ask", ["get", "resolve"])

@@ -56,6 +56,7 @@ TABLE: Mapping[type[errors.TrinityError], tuple[Advice, ...]] = {
         Advice("trinity-mlx parity reference makes components and stages, with --all for every tensor"),
     ),
     errors.PoolInvalid: (Advice("trinity-mlx pool --help shows a whole pool"),),
+    errors.ProfileInvalid: (Advice("to mend or remove that file, or --profile with another one", "profile"),),
     errors.ProfileUnavailable: (Advice("trinity-mlx profiles lists what can run here"),),
     errors.ResumeRefused: (Advice("--force, which starts anew", "force"),),
     errors.SecretUnavailable: (Advice("trinity-mlx pool check looks for every key of a pool"),),

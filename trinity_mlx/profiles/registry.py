@@ -137,26 +137,42 @@ HERE = Machine()
 class ProfileRegistry:
     """All profiles by name: the built-in ones, over them what other packages offer, over all the user's own.
 
-    Raises:
-        ProfileInvalid: a file does not describe a profile.
+    Attributes:
+        broken: by name, what is wrong with a file that does not describe a profile. It stands in the way of that
+            profile and of ``auto``, which might have meant it, and of no other.
     """
 
     def __init__(self, config_dir: Path | None = None, machine: Machine = HERE) -> None:
         self._machine = machine
         own = [config_dir / "profiles"] if config_dir else []
         self._profiles: dict[str, Profile] = {}
+        self.broken: dict[str, str] = {}
         for folder in (data_path("profiles"), *machine.offered_profiles(), *own):
             for path in sorted(folder.glob("[!.]*.toml")):
-                self._profiles[path.stem] = _in_place_of(self._profiles.get(path.stem), _read_profile(path))
+                self._add(path)
+
+    def _add(self, path: Path) -> None:
+        name = path.stem
+        self.broken.pop(name, None)
+        try:
+            self._profiles[name] = _in_place_of(self._profiles.get(name), _read_profile(path))
+        except ProfileInvalid as error:
+            self.broken[name] = str(error)
 
     @property
     def names(self) -> list[str]:
-        """Names of all profiles, sorted."""
-        return sorted(self._profiles)
+        """Names of all profiles that are whole, sorted."""
+        return sorted(self._profiles.keys() - self.broken.keys())
 
     @property
     def auto_order(self) -> list[str]:
-        """The profiles that ``auto`` tries on this machine, in order."""
+        """The profiles that ``auto`` tries on this machine, in order.
+
+        Raises:
+            ProfileInvalid: one is broken.
+        """
+        if self.broken:
+            raise ProfileInvalid(next(iter(self.broken.values())))
         places = {name: profile.place(self._machine) for name, profile in self._profiles.items()}
         return sorted(
             (name for name, place in places.items() if place is not None), key=lambda name: (places[name], name)
@@ -167,7 +183,10 @@ class ProfileRegistry:
 
         Raises:
             UnknownProfile: there is none.
+            ProfileInvalid: its file is broken.
         """
+        if name in self.broken:
+            raise ProfileInvalid(self.broken[name])
         if name not in self._profiles:
             raise UnknownProfile(f"no profile {name!r}: choose {AUTO} or one of {', '.join(self.names)}")
         return self._profiles[name]
@@ -180,6 +199,7 @@ class ProfileRegistry:
 
         Raises:
             UnknownProfile: there is no such profile.
+            ProfileInvalid: its file is broken, or for ``auto`` any file is.
             ProfileUnavailable: it cannot run here, or not on ``device``; or none can.
         """
         candidates = self._for_device(self.auto_order if name == AUTO else [name], device)

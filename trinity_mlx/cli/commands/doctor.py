@@ -103,15 +103,13 @@ def _package(name: str) -> Check:
 
 
 def _profiles() -> list[Check]:
-    from ...contracts.errors import TrinityError
     from ...profiles.registry import ProfileRegistry, availability
 
-    try:
-        registry = ProfileRegistry(settings.config_dir())
-    except TrinityError as error:
-        return [Check("profiles", False, str(error), "mend or remove that file")]
+    registry = ProfileRegistry(settings.config_dir())
+    broken = [Check(f"profile {name}", False, why, "mend or remove that file") for name, why in registry.broken.items()]
     found = [(name, availability(registry.get(name))) for name in registry.names]
-    return [Check(f"profile {name}", a.ok, f"device {a.device}" if a.ok else a.reason, a.remedy) for name, a in found]
+    whole = [Check(f"profile {name}", a.ok, f"device {a.device}" if a.ok else a.reason, a.remedy) for name, a in found]
+    return [*whole, *broken]
 
 
 def _check_profile(name: str) -> None:
@@ -149,14 +147,10 @@ def _available(only: str | None = None) -> list[tuple[Profile, str]]:
 
 def _capabilities() -> list[Check]:
     """What each profile that runs here could do, as its backend tells it."""
-    from ...contracts.errors import TrinityError
     from ...profiles.backends import capabilities_of
     from ..views.capabilities import line, record
 
-    try:
-        told = [(profile.name, capabilities_of(profile.backend, device)) for profile, device in _available()]
-    except TrinityError:
-        return []  # a broken profile's file has been named among the profiles
+    told = [(profile.name, capabilities_of(profile.backend, device)) for profile, device in _available()]
     return [Check(f"can do {name}", True, line(each), detail=record(each)) for name, each in told if each]
 
 

@@ -6,21 +6,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...contracts.errors import ProfileInvalid, ProfileUnavailable
 from .. import settings
 from ..options import json_option
 from ..output import console, print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ...contracts.backend import Capabilities
-    from ...profiles.registry import Availability, Profile
+    from ...profiles.registry import Availability, Profile, ProfileRegistry
 
 
 @click.command()
 @json_option
-def profiles(as_json: bool) -> None:
+@click.pass_context
+def profiles(ctx: click.Context, as_json: bool) -> None:
     """List the runtime profiles, and whether each can run here.
 
     A TOML file in the `profiles` folder of your configuration adds a profile, or takes the place of a built-in one.
+    Exits with 3 when a file is broken; `auto` means nothing until it is mended.
 
     \b
     Example:
@@ -32,19 +37,18 @@ def profiles(as_json: bool) -> None:
     found = [(registry.get(name), availability(registry.get(name))) for name in registry.names]
     chosen = _chosen(registry)
     if as_json:
-        print_json({AUTO: chosen, "profiles": [_entry(*pair) for pair in found]})
-        return
-    _print_table(found, chosen)
+        print_json({AUTO: chosen, "profiles": [_entry(*pair) for pair in found], "broken": registry.broken})
+    else:
+        _print_table(found, chosen, registry.broken)
+    if registry.broken:
+        ctx.exit(ProfileInvalid.exit_code)
 
 
-def _chosen(registry: Any) -> str | None:
-    from ...contracts.errors import ProfileUnavailable
-
+def _chosen(registry: ProfileRegistry) -> str | None:
     try:
-        name: str = registry.resolve("auto")[0].name
-    except ProfileUnavailable:
+        return registry.resolve("auto")[0].name
+    except (ProfileUnavailable, ProfileInvalid):
         return None
-    return name
 
 
 def _told(profile: Profile, found: Availability) -> Capabilities | None:
@@ -73,7 +77,7 @@ def _entry(profile: Profile, found: Availability) -> dict[str, Any]:
     }
 
 
-def _print_table(found: list[tuple[Profile, Availability]], chosen: str | None) -> None:
+def _print_table(found: list[tuple[Profile, Availability]], chosen: str | None, broken: Mapping[str, str]) -> None:
     from rich.table import Table
 
     from ..views.capabilities import line
@@ -94,4 +98,6 @@ def _print_table(found: list[tuple[Profile, Availability]], chosen: str | None) 
             out.print(f"\n{profile.name}: {line(told)}", markup=False)
         if not state.ok:
             out.print(f"\n{profile.name} cannot run here: {state.reason}\n  to fix: {state.remedy}", markup=False)
+    for name, reason in broken.items():
+        out.print(f"\n{name} is broken: {reason}", markup=False, soft_wrap=True)
     out.print(f"\nYour own profiles go into {settings.config_dir() / 'profiles'}", style="dim", markup=False)
