@@ -366,12 +366,12 @@ def product_speed(product: Callable[[], Tensor]) -> float:
     return 2 * SQUARE**3 / min(timed(lambda: product()[0, 0].item()) for _ in range(5)) / 1e9
 
 
-def limit_seconds(item: Measurement, machine: dict[str, float]) -> float:
-    """The least time of our side: products and reading may overlap, so the longer of both."""
+def limit_seconds(item: Measurement, machine: dict[str, float]) -> dict[str, float]:
+    """The least time of our side: of its products, of reading the matrices, and the longer, since both may overlap."""
     speed = machine.get(f"{item.lane.label} GFLOP/s", machine["bfloat16 GFLOP/s"])
     multiplying = 2 * MATRIX_ENTRIES * item.tokens / speed / 1e9
     reading = MATRIX_ENTRIES * item.lane.entry_bytes * item.passes / machine["memory GB/s"] / 1e9
-    return max(multiplying, reading)
+    return {"multiplying": multiplying, "reading": reading, "limit": max(multiplying, reading)}
 
 
 def relative_difference(found: Sequence[float], expected: Sequence[float]) -> float:
@@ -407,10 +407,11 @@ def machine() -> dict[str, Any]:
 def figures_table(measurements: Sequence[Measurement], machine: dict[str, float]) -> Table:
     """The comparisons, readable."""
     table = Table(title="Routing at the size of Qwen3-0.6B")
-    for heading in ("what", "compared with", "ours", "other", "times as fast", "at least", "limit", "share of it"):
-        table.add_column(heading, justify="left" if heading in ("what", "compared with") else "right")
+    texts, numbers = ("what", "compared with"), ("ours", "other", "times as fast", "at least")
+    for heading in (*texts, *numbers, "multiplying", "reading", "limit", "share of it", "logits differ by"):
+        table.add_column(heading, justify="left" if heading in texts else "right")
     for item in measurements:
-        ratio = median(item.ratios)
+        ratio, least = median(item.ratios), limit_seconds(item, machine)
         style = "green" if ratio >= item.target else "red"
         table.add_row(
             item.name,
@@ -419,8 +420,9 @@ def figures_table(measurements: Sequence[Measurement], machine: dict[str, float]
             milliseconds(item.other),
             f"[{style}]{ratio:.2f}[/]",
             f"{item.target:.1f}",
-            f"{limit_seconds(item, machine) * 1000:.0f} ms",
-            f"{limit_seconds(item, machine) / median(item.ours):.0%}",
+            *(f"{seconds * 1000:.0f} ms" for seconds in least.values()),
+            f"{least['limit'] / median(item.ours):.0%}",
+            "" if item.logit_difference is None else f"{item.logit_difference:.2g}",
         )
     return table
 
@@ -498,7 +500,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "repeats": options.repeats,
             "seed": SEED,
         },
-        "comparisons_seconds": [item.summary() | {"limit": limit_seconds(item, able)} for item in found],
+        "comparisons_seconds": [item.summary() | limit_seconds(item, able) for item in found],
         "whole_processes_seconds": starts,
     }
     if options.json:
