@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -345,6 +346,17 @@ def skip_without_nano() -> None:
     folder = data_path("fixtures", "artifacts", "nano")
     if not (folder / "manifest.json").is_file():
         pytest.skip(f"the embedded artifact is not there: no manifest in {folder}")
+
+
+def until_clock_ticks(*paths: Path) -> None:
+    """Wait until whatever changes from now on is stamped later than ``paths``: the clock for that ticks seldom."""
+    stamped = max(path.stat().st_ctime_ns for path in paths)
+    probe = paths[0].with_name(f"{paths[0].name}.probe")
+    probe.touch()
+    while probe.stat().st_ctime_ns <= stamped:
+        time.sleep(0.001)
+        probe.touch()
+    probe.unlink()
 
 
 @contextmanager

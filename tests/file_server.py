@@ -111,16 +111,14 @@ def truncate_after(count: int) -> Behaviour:
     return behave
 
 
-def stall_once_at(place: int) -> Behaviour:
-    """Send up to that byte of the content, and then nothing; all of it to who has come back from there."""
-    stalled = threading.Event()
+def stall_at(place: int) -> Behaviour:
+    """Send up to that byte of the content, and then nothing; the rest to who has come back from there."""
 
     def behave(exchange: Exchange) -> None:
-        if stalled.is_set():
+        if exchange.start >= place:
             serve(exchange)
             return
         exchange.body(exchange.promise_all()[: place - exchange.start])
-        stalled.set()
         exchange.closing.wait(60)
 
     return behave

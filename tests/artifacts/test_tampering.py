@@ -33,9 +33,10 @@ def remembering(memory: Path) -> FileHashes:
 
 def make_old(folder: Path) -> None:
     """Give every file the same time of modification, as reproducible archives do."""
-    for path in folder.rglob("*"):
+    paths = list(folder.rglob("*"))
+    for path in paths:
         os.utime(path, ns=(0, 0))
-    time.sleep(0.02)
+    builders.until_clock_ticks(folder, *paths)
 
 
 def reverse_head(folder: Path) -> None:

@@ -158,7 +158,8 @@ def test_a_terminal_sees_lines_rate_and_what_remains(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "trinity_mlx.cli", "route", "--batch", str(source), "--artifact", "nano"]
     shown = b""
-    with subprocess.Popen([*command, "--profile", "mlx"], stdout=subprocess.DEVNULL, stderr=theirs):
+    settings = os.environ | {"TERM": "xterm", "COLUMNS": "80"}
+    with subprocess.Popen([*command, "--profile", "mlx"], stdout=subprocess.DEVNULL, stderr=theirs, env=settings):
         os.close(theirs)
         with suppress(OSError):  # how a terminal ends
             while block := os.read(ours, 4096):

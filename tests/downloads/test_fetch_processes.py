@@ -55,6 +55,15 @@ def finish(process: subprocess.Popen[bytes]) -> dict[str, Any]:
     return found
 
 
+def part_in(folder: Path) -> Path:
+    """Where what has come of ``CONTENT`` lies."""
+    return folder / "cache" / "fetched" / "test" / ".fetch" / f"{hashlib.sha256(CONTENT).hexdigest()}.part"
+
+
+def size_of(part: Path) -> int:
+    return part.stat().st_size if part.is_file() else 0
+
+
 @pytest.fixture
 def server() -> Any:
     with file_server.running() as found:
@@ -63,15 +72,13 @@ def server() -> Any:
 
 def test_a_fetch_that_is_killed_again_and_again_completes(server: FileServer, tmp_path: Path) -> None:
     pin = write_pin(tmp_path, server.add("/vector", CONTENT))
-    folder = tmp_path / "cache" / "fetched" / "test"
-    part = folder / ".fetch" / f"{hashlib.sha256(CONTENT).hexdigest()}.part"
+    folder, part = tmp_path / "cache" / "fetched" / "test", part_in(tmp_path)
     draw = random.Random(2)
-    reached = 0
     for _ in range(KILLS):
-        reached += draw.randrange(20_000, 120_000)
+        reached = size_of(part) + draw.randrange(20_000, 120_000)
         server.script["/vector"] = [file_server.drip(10_000, 0.005, until=reached + 100_000)]
         process = start(tmp_path, pin)
-        file_server.wait_for(lambda: part.is_file() and part.stat().st_size >= reached)  # noqa: B023
+        file_server.wait_for(lambda: size_of(part) >= reached)  # noqa: B023
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert not (folder / "vector").exists()
@@ -95,10 +102,11 @@ def test_two_fetches_into_one_folder_share_the_work(server: FileServer, tmp_path
 
 
 def test_an_interrupt_from_the_keyboard_leaves_a_part_and_no_traceback(server: FileServer, tmp_path: Path) -> None:
-    pin = write_pin(tmp_path, server.add("/vector", CONTENT, file_server.drip(10_000, 0.01)))
+    pin = write_pin(tmp_path, server.add("/vector", CONTENT, file_server.drip(10_000, 0.01, until=500_000)))
     process = start(tmp_path, pin)
-    file_server.wait_for(lambda: any(tmp_path.rglob("*.part")))
+    file_server.wait_for(lambda: size_of(part_in(tmp_path)) > 0)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 130
+    assert 0 < size_of(part_in(tmp_path)) <= 500_000
     assert b"Traceback" not in err

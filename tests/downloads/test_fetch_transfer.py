@@ -123,7 +123,7 @@ def test_a_dropped_connection_is_resumed_where_it_broke(bench: Bench) -> None:
 def test_a_stalled_connection_is_given_up_and_resumed(bench: Bench) -> None:
     """On a busy machine it may be given up more than once."""
     patience = replace(PATIENCE, attempts=100)
-    bench.one(file_server.stall_once_at(120_000), homes={"stall_s": 0.3}, patience=patience)
+    bench.one(file_server.stall_at(120_000), homes={"stall_s": 0.3}, patience=patience)
     assert bench.target.read_bytes() == CONTENT
     assert bench.starts == sorted(bench.starts)
     assert {0, 120_000} <= set(bench.starts)

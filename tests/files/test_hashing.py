@@ -13,6 +13,8 @@ import pytest
 
 from trinity_mlx.files.hashing import FileHashes
 
+from .. import builders
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
@@ -124,18 +126,12 @@ def test_a_memory_that_cannot_be_written_is_done_without(file: Path, tmp_path: P
     assert FileHashes(tmp_path).sha256(file) == sha256(b"weights")
 
 
-def settle() -> None:
-    """Let the clock by which files are stamped tick once."""
-    time.sleep(0.02)
-
-
 @pytest.mark.parametrize("rewrite", ["in place", "another file moved there"])
 def test_a_change_that_keeps_size_and_time_of_modification_is_noticed(file: Path, tmp_path: Path, rewrite: str) -> None:
     memory = tmp_path / "memory.json"
     os.utime(file, ns=(0, 0))
-    settle()
     assert FileHashes(memory, clock=later).sha256(file) == sha256(b"weights")
-    settle()
+    builders.until_clock_ticks(file)
     target = file if rewrite == "in place" else tmp_path / "other"
     target.write_bytes(b"WEIGHTS")
     os.utime(target, ns=(0, 0))
@@ -145,7 +141,6 @@ def test_a_change_that_keeps_size_and_time_of_modification_is_noticed(file: Path
 
 def test_what_is_remembered_is_not_believed_against_an_expectation(file: Path, tmp_path: Path) -> None:
     memory = tmp_path / "memory.json"
-    settle()
     plant(memory, file, "remembered")
     hashes = FileHashes(memory, clock=later)
     assert hashes.sha256(file, expected="remembered") == "remembered"
@@ -153,20 +148,23 @@ def test_what_is_remembered_is_not_believed_against_an_expectation(file: Path, t
     assert FileHashes(memory).sha256(file) == sha256(b"weights")
 
 
-@pytest.mark.parametrize("hours", [0, -1], ids=["just written", "written before a clock went back"])
+@pytest.mark.parametrize(
+    ("seconds", "remembered"),
+    [(0, False), (2, False), (-3600, False), (3, True)],
+    ids=["just written", "a tick ago", "written before a clock went back", "settled"],
+)
 def test_a_file_that_may_change_within_a_tick_of_the_clock_is_not_remembered(
-    file: Path, tmp_path: Path, hours: int
+    file: Path, tmp_path: Path, seconds: int, remembered: bool
 ) -> None:
-    memory = tmp_path / "memory.json"
-    hashes = FileHashes(memory, clock=lambda: time.time_ns() + hours * 3600 * 10**9)
+    memory, written = tmp_path / "memory.json", file.stat().st_ctime_ns
+    hashes = FileHashes(memory, clock=lambda: written + seconds * 10**9)
     assert hashes.sha256(file) == sha256(b"weights")
-    assert not memory.exists()
+    assert memory.exists() == remembered
 
 
 def test_two_processes_keep_what_the_other_has_remembered(file: Path, tmp_path: Path) -> None:
     memory, other = tmp_path / "memory.json", tmp_path / "other"
     other.write_bytes(b"other")
-    settle()
     one, another = FileHashes(memory, clock=later), FileHashes(memory, clock=later)
     one.sha256(file)
     another.sha256(other)
