@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
@@ -29,8 +30,8 @@ class PublishingHub:
     visibility: str | None = None
     kill: tuple[int, str] | None = None
     """Which request the program that asks does not survive, and whether that is ``before`` or ``after`` it is done."""
-    client: int = 0
-    """The number of that program's process."""
+    client: Future[int] = field(default_factory=Future)
+    """The number of that program's process, which may ask before whoever has started it knows it."""
 
     def environment(self, home: Path) -> dict[str, str]:
         """What a program needs to take this for the Hub."""
@@ -46,13 +47,16 @@ class PublishingHub:
         """The answer; None where nobody is left to take it."""
         number = len(self.calls)
         if self.kill == (number, "before"):
-            os.kill(self.client, signal.SIGKILL)
+            self.kill_client()
             return None
         answer = self.answer(method, path, body)
         if self.kill == (number, "after"):
-            os.kill(self.client, signal.SIGKILL)
+            self.kill_client()
             return None
         return answer
+
+    def kill_client(self) -> None:
+        os.kill(self.client.result(), signal.SIGKILL)
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         self.calls.append(f"{method} {path}")

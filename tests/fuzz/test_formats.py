@@ -20,14 +20,14 @@ pytestmark = pytest.mark.timeout(3600)
 
 @pytest.fixture(autouse=True)
 def _waiting_for_ever_is_an_error() -> Iterator[None]:
-    """What takes 30 s for a small file would never end: the alarm breaks it off."""
+    """What takes 30 s of the processor's time for a small file would never end: a signal breaks it off."""
 
     def give_up(number: int, frame: object) -> None:
         raise RuntimeError("it does not end")
 
-    before = signal.signal(signal.SIGALRM, give_up)
+    before = signal.signal(signal.SIGPROF, give_up)
     yield
-    signal.signal(signal.SIGALRM, before)
+    signal.signal(signal.SIGPROF, before)
 
 
 SHORT = 50
@@ -74,7 +74,7 @@ def test_a_faulty_file_is_read_or_refused(
 
 
 def _reads(folder: Path, read: Callable[[Path], object], seed: str) -> bool:
-    signal.alarm(30)
+    signal.setitimer(signal.ITIMER_PROF, 30)
     try:
         read(folder)
     except TrinityError as error:
@@ -84,5 +84,5 @@ def _reads(folder: Path, read: Callable[[Path], object], seed: str) -> bool:
     except Exception as error:
         raise AssertionError(f"{seed} in {folder}: {type(error).__name__}") from error
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     return True

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,9 @@ SLOWEST_S = 300.0
 def published(hub: PublishingHub, bundle: Bundle, home: Path) -> int:
     """The exit code of a publication."""
     command = [*COMMAND, "publish", str(bundle.folder), "me/router", "--revision", "v1"]
-    space = os.environ | hub.environment(home)
+    space, hub.client = os.environ | hub.environment(home), Future()
     with subprocess.Popen(command, env=space, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        hub.client = process.pid
+        hub.client.set_result(process.pid)
         return process.wait(SLOWEST_S)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from trinity_mlx.contracts.routing import Role
 from trinity_mlx.contracts.transcript import Message
 from trinity_mlx.providers.registry import make_provider
 from trinity_mlx.providers.scripted import ERRORS
+
+from ..virtual_time import run_in_virtual_time
 
 RULES: list[dict[str, Any]] = [
     {"role": "Verifier", "turn": 3, "text": "ACCEPT"},
@@ -84,9 +85,12 @@ def test_it_streams_word_by_word_and_without_reasoning() -> None:
 
 
 def test_it_waits_as_told() -> None:
-    begun = time.monotonic()
-    ask(request(), replies=[{"text": "x", "delay_s": 0.1}])
-    assert 0.1 <= time.monotonic() - begun < 2
+    async def waited() -> float:
+        begun = asyncio.get_running_loop().time()
+        await make_provider(agent(replies=[{"text": "x", "delay_s": 3600}])).reply(request())
+        return asyncio.get_running_loop().time() - begun
+
+    assert run_in_virtual_time(waited()) == pytest.approx(3600)
 
 
 @pytest.mark.parametrize(("kind", "error"), ERRORS.items())

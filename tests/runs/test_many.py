@@ -48,6 +48,8 @@ CUT = frozenset({31, 83, 131, 188})
 STUCK = 57
 """The run that gets no answer at all, where the test asks for one."""
 DOWN = ("fault:down/always", "healthy")
+ENOUGH = 600.0
+"""Seconds for an answer, beside two hundred others and whatever else the machine does."""
 
 
 def tickets(received: Received) -> set[str]:
@@ -110,7 +112,8 @@ def nano() -> Iterator[Router]:
 
 def coordinator_of(router: Router, server: ProviderServer, **options: Any) -> Coordinator:
     agents = (
-        Agent(slot, f"agent-{slot}", "openai-compatible", f"fault:moody/{slot}", server.url) for slot in range(SLOTS)
+        Agent(slot, f"agent-{slot}", "openai-compatible", f"fault:moody/{slot}", server.url, timeout_s=ENOUGH)
+        for slot in range(SLOTS)
     )
     return Coordinator(router, pool_of(*agents), live=True, retry=QUICK, **options)
 
@@ -129,9 +132,13 @@ def open_descriptors() -> set[str]:
 def no_leak() -> Iterator[None]:
     """No descriptor stays open, and nothing that warns is collected."""
     before = open_descriptors()
+
+    def is_closed() -> bool:
+        gc.collect()
+        return len(open_descriptors()) <= len(before)
+
     yield
-    gc.collect()
-    wait_for(lambda: len(open_descriptors()) <= len(before))  # a trace's thread closes its file when it gets to it
+    wait_for(is_closed)  # a trace's thread closes its file when it gets to it
 
 
 async def all_gone(server: ProviderServer) -> None:

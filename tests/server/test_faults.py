@@ -26,7 +26,7 @@ INTERFACES = {
     "responses": ("/v1/responses", {"input": "What is 6 * 7?"}),
     "messages": ("/v1/messages", ASK),
 }
-NEVER, ENOUGH = 0.2, 15.0
+NEVER, ENOUGH = 0.2, 600.0
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ from trinity_mlx.server.routers import LEAST_WINDOW, measured_size, window_of
 from trinity_mlx.tracing.reader import read_trace
 
 from ..provider_server import Exchange, ProviderServer
+from .serving import client as http
 
 POOL = """
 name = "slow"
@@ -95,9 +96,14 @@ def process(*options: str, **environment: str) -> Iterator[tuple[subprocess.Pope
         running.communicate()
 
 
+def get(address: str, path: str, **headers: str) -> httpx2.Response:
+    with http(address, **headers) as client:
+        return client.get(path)
+
+
 def until_ready(address: str) -> None:
     ends = time.monotonic() + 300
-    while httpx2.get(f"{address}/ready").status_code != 200:
+    while get(address, "/ready").status_code != 200:
         assert time.monotonic() < ends
         time.sleep(0.02)
 
@@ -158,9 +164,8 @@ def test_a_port_that_is_taken_is_said_in_one_line() -> None:
 @pytest.mark.slow
 def test_the_greeting_names_a_key_by_its_variable_and_never_says_it() -> None:
     with process(TRINITY_API_KEY="sk-very-secret") as (running, address, told):
-        assert httpx2.get(f"{address}/v1/models").status_code == 401
-        answer = httpx2.get(f"{address}/v1/models", headers={"authorization": "Bearer sk-very-secret"})
-        assert answer.status_code == 200
+        assert get(address, "/v1/models").status_code == 401
+        assert get(address, "/v1/models", authorization="Bearer sk-very-secret").status_code == 200
         running.send_signal(signal.SIGTERM)
         out, err = running.communicate(timeout=300)
     assert "sk-very-secret" not in told + out + err
@@ -201,7 +206,7 @@ def test_a_signal_with_fifty_open_streams_loses_none(
         threads, seen = open_streams(address, held, 50)
         running.send_signal(signal.SIGTERM)
         if grace != "0":
-            assert httpx2.get(f"{address}/ready").json() == {"status": "draining"}
+            assert get(address, "/ready").json() == {"status": "draining"}
             held.let_go.set()
         for thread in threads:
             thread.join(300)
@@ -216,8 +221,9 @@ def test_a_second_signal_ends_at_once(slow_pool: tuple[str, ...], held: Held) ->
         until_ready(address)
         open_streams(address, held, 1)
         running.send_signal(signal.SIGTERM)
-        assert httpx2.get(f"{address}/ready").json() == {"status": "draining"}
-        refused = httpx2.post(f"{address}/v1/responses", json={"input": "Go."})
+        assert get(address, "/ready").json() == {"status": "draining"}
+        with http(address) as client:
+            refused = client.post("/v1/responses", json={"input": "Go."})
         assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
         running.send_signal(signal.SIGTERM)
         running.communicate(timeout=300)
