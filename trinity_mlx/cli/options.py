@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from ..contracts.errors import UsageError
-from ..contracts.routing import Window
 from .process import is_encodable
 
 ARTIFACT_HELP = (
@@ -129,16 +128,15 @@ window_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
 
 
-def parse_window(text: str | None) -> Window | None:
-    """The reading window that ``HEAD,TAIL`` means; what is left out between them ends at a multiple of 256 tokens.
+def whole_numbers(text: str | None, option: str, what: str, example: str) -> tuple[int, ...] | None:
+    """The numbers in ``text``, which ``option`` was given with commas between them; None without it.
 
     Raises:
-        UsageError: it is not two numbers, or a window of that size reads nothing.
+        UsageError: they are not whole numbers; the message asks for ``what``, as in ``example``.
     """
     if text is None:
         return None
     try:
-        head, tail = (int(part) for part in text.split(","))
+        return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"--window is {text!r}: give HEAD,TAIL in tokens, as in --window 1024,1024") from None
-    return Window(head, tail, step=max(1, min(256, tail)))
+        raise UsageError(f"{option} is {text!r}: give {what} with commas, as in {option} {example}") from None

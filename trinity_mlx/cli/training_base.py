@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..contracts.errors import ArtifactNotFound
 from . import settings
-from .options import parse_window
+from .base_names import name_of_base
 
 if TYPE_CHECKING:
     from ..contracts.routing import Window
     from ..training.reading import Engine, Reading
     from ..training.sealing import BaseIdentity
     from ..training.table import Table
-
-_SNAPSHOT = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})")
 
 
 class BaseChoice(NamedTuple):
@@ -40,8 +37,7 @@ def choose_base(base: str, profile: str, window: str | None, text_format: str) -
     carried = _embedded_base(base)
     chosen, device = ProfileRegistry(settings.config_dir()).resolve(profile)
     model = open_base(carried or base, hashes=FileHashes(settings.hash_memory()), hub=settings.hub)
-    cached = _SNAPSHOT.search(model.folder.absolute().as_posix())
-    name, revision = (f"{cached[1]}/{cached[2]}", cached[3]) if cached else (model.folder.resolve().name, None)
+    name, revision = name_of_base(model)
     return BaseChoice(
         Reading(model, TextFormat(text_format), _window(window, model.config.max_positions), spare=window is None),
         BaseIdentity(f"{base}-base" if carried else name, revision, carried=carried is not None),
@@ -75,4 +71,4 @@ def _window(text: str | None, most: int) -> Window | None:
         return None
     if text is None:
         return Window(most // 2, most - most // 2, step=min(256, most - most // 2))
-    return parse_window(text)
+    return Window.parse(text)

@@ -14,6 +14,7 @@ from .. import settings
 from ..options import TEXT, json_option
 from ..output import console, note, print_json
 from ..sizes import readable
+from ..tables import plain_table
 
 if TYPE_CHECKING:
     from ...downloads.store import FetchedArtifact
@@ -133,11 +134,8 @@ def _size_of(folder: Path) -> int:
 
 def _print_table(rows: list[ArtifactRow]) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for heading in ("artifact", "", "size", "verified", "adapter", "where"):
-        table.add_column(heading, justify="right" if heading == "size" else "left", overflow="fold")
+    table = plain_table("artifact", "", "size", "verified", "adapter", "where", right=["size"])
     for row in rows:
         verified = "[green]yes[/]" if row.verified else "[red]no[/]"
         table.add_row(

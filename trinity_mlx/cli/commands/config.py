@@ -10,6 +10,7 @@ from .. import preferences, settings
 from ..artifact_choice import AUTO, user_library
 from ..options import TEXT, json_option
 from ..output import console, note, print_json
+from ..tables import plain_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,11 +107,8 @@ def _check_name(key: str, value: str) -> None:
 
 def _print(found: Mapping[str, tuple[str, str]]) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for heading in ("setting", "value", "from", ""):
-        table.add_column(heading, overflow="fold")
+    table = plain_table("setting", "value", "from", "")
     for key, (value, origin) in found.items():
         table.add_row(key, escape(value or "-"), origin, f"[dim]{escape(preferences.KEYS[key].summary)}[/]")
     console().print(table)

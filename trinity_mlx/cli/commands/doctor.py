@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...contracts.errors import TrinityError
 from .. import settings
-from ..artifact_choice import AUTO, recipe_for
+from ..artifact_choice import AUTO, recipe_for, user_library
 from ..options import NAME, PLACE, json_option
 from ..output import console, print_json
 
@@ -66,7 +67,7 @@ def doctor(ctx: click.Context, deep: Path | None, recheck: bool, profile: str | 
         _check_place(deep)
     checks = [
         _machine(),
-        *_packages(),
+        *map(_package, _PACKAGES),
         *_profiles(),
         *_capabilities(),
         *_devices(profile, recheck=recheck),
@@ -87,10 +88,6 @@ def doctor(ctx: click.Context, deep: Path | None, recheck: bool, profile: str | 
 
 def _machine() -> Check:
     return Check("machine", True, f"{platform.platform()}, {platform.machine()}, Python {platform.python_version()}")
-
-
-def _packages() -> list[Check]:
-    return [_package(name) for name in _PACKAGES]
 
 
 def _package(name: str) -> Check:
@@ -156,7 +153,6 @@ def _capabilities() -> list[Check]:
 
 def _devices(only: str | None, *, recheck: bool) -> list[Check]:
     """What the self-check of each device found, now if asked or else when it was last held."""
-    from ...contracts.errors import TrinityError
     from ...profiles.backends import load_backend
     from ...routing.selfcheck import checked, memory_beside
 
@@ -182,7 +178,6 @@ def _deep(file: Path, only: str | None) -> Check:
     from ...evaluation.deep import examine
     from ...evaluation.provenance import describe_machine, describe_software
     from ...files.atomic import write_json
-    from ..artifact_choice import user_library
 
     names, library, config_dir = _artifact_names(), user_library(), settings.config_dir()
     found = [
@@ -209,7 +204,7 @@ def _without_home(content: dict[str, Any]) -> dict[str, Any]:
 
 def _artifacts() -> list[Check]:
     from ...artifacts.catalog import EMBEDDED, find_bundle
-    from ...contracts.errors import TrinityError
+    from ...library import PUBLISHED
 
     checks = []
     for name in EMBEDDED:
@@ -218,13 +213,10 @@ def _artifacts() -> list[Check]:
             checks.append(Check(f"artifact {name}", True, f"verified, adapter {bundle.adapter.ref[:12]}"))
         except TrinityError as error:
             checks.append(Check(f"artifact {name}", False, str(error), "pip install --force-reinstall trinity-mlx"))
-    from ...library import PUBLISHED
-
     return [*checks, *(_fetched(name) for name in PUBLISHED)]
 
 
 def _fetched(name: str) -> Check:
-    from ...contracts.errors import TrinityError
     from ...files.hashing import FileHashes
 
     remedy = f"trinity-mlx fetch {name}"
@@ -245,8 +237,6 @@ def _folders() -> Check:
 
 
 def _route() -> Check:
-    from ...contracts.errors import TrinityError
-
     try:
         with recipe_for(AUTO).load() as router:
             decision = router.route("What is 17 + 25?")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,20 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...contracts.errors import UsageError
 from ...contracts.text_format import TextFormat
 from .. import settings
-from ..options import PLACE, TEXT, json_option, profile_option, required_base_option
+from ..base_names import name_of_base
+from ..options import PLACE, TEXT, json_option, profile_option, required_base_option, whole_numbers
 from ..output import console, note, print_json
 from ..progress import bars
 from ..sizes import readable
 
 if TYPE_CHECKING:
-    from ...contracts.artifact import Base, Bundle
+    from ...contracts.artifact import Bundle
     from ...export.plan import ExportPlan, TensorPlan
     from ...export.request import ExportEvent, ExportRequest, Progress
-
-_SNAPSHOT = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})")
 
 
 @click.command()
@@ -112,7 +109,10 @@ def _request(base: str, base_id: str | None, profile: str, options: dict[str, An
 
     chosen, device = ProfileRegistry(settings.config_dir()).resolve(profile)
     model = open_base(base, hashes=FileHashes(settings.hash_memory()), hub=settings.hub)
-    name, revision = _identity(base, base_id, model)
+    name, revision = name_of_base(model)
+    if base_id:
+        name, _, given = base_id.partition("@")
+        revision = given or None
     return ExportRequest(
         base=model,
         base_id=name,
@@ -124,7 +124,7 @@ def _request(base: str, base_id: str | None, profile: str, options: dict[str, An
         method=Method(options["method"]),
         write=Write(options["write"]),
         tied_embedding=TiedEmbedding(options["tied_embedding"]),
-        layers=_layers(options["layers"]),
+        layers=whole_numbers(options["layers"], "--layers", "layer numbers", "25,26"),
         only=options["only"] or None,
         agents=_labels(options["agents"]),
         text_format=TextFormat(options["text_format"]),
@@ -133,26 +133,6 @@ def _request(base: str, base_id: str | None, profile: str, options: dict[str, An
         force=options["force"],
         strict=options["strict"],
     )
-
-
-def _identity(base: str, base_id: str | None, model: Base) -> tuple[str, str | None]:
-    """What the bundle calls its base: the user's name for it, the Hub's name and commit, or the folder's name."""
-    cached = _SNAPSHOT.search(model.folder.absolute().as_posix())
-    if base_id:
-        name, _, revision = base_id.partition("@")
-        return name, revision or None
-    if cached:
-        return f"{cached.group(1)}/{cached.group(2)}", cached.group(3)
-    return model.folder.resolve().name, None
-
-
-def _layers(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"--layers is {text!r}: give layer numbers with commas, as in --layers 25,26") from None
 
 
 def _labels(text: str | None) -> tuple[str, ...] | None:

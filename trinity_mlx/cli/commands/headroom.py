@@ -10,6 +10,7 @@ import click
 from ...contracts.errors import UsageError
 from ..options import PLACE, TEXT, json_option, profile_option
 from ..output import console, note, print_json
+from ..tables import plain_table
 from ..training_base import agents_of, choose_base
 
 if TYPE_CHECKING:
@@ -73,14 +74,11 @@ def headroom(
 
 def _print(found: Headroom) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
     from ...training.headroom import summary_rows
 
     rows = summary_rows(found)
-    grid = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for heading in rows[0]:
-        grid.add_column(heading, justify="left" if heading in ("method", "setting") else "right")
+    grid = plain_table(*rows[0], right=rows[0].keys() - {"method", "setting"})
     for row in rows:
         grid.add_row(*map(escape, row.values()))
     console().print(grid)

@@ -12,6 +12,7 @@ from ..artifact_choice import locate_bundle
 from ..options import NAME, json_option
 from ..output import console, print_json
 from ..sizes import readable
+from ..tables import plain_table
 
 if TYPE_CHECKING:
     from ...contracts.artifact import AdapterEntry, Bundle, Head
@@ -206,12 +207,9 @@ def _pairs(values: dict[str, str]) -> str:
 
 
 def _tensor_table(tensors: list[dict[str, Any]]) -> Any:
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for heading in ("tensor", "type", "shape", "applied"):
-        table.add_column(heading, overflow="fold")
+    table = plain_table("tensor", "type", "shape", "applied")
     for tensor in tensors:
         applied = tensor["execution"] or "no effect on a route"
         stored = ", stored [in, out]" if tensor.get("transposed") else ""
@@ -221,24 +219,18 @@ def _tensor_table(tensors: list[dict[str, Any]]) -> Any:
 
 
 def _file_table(files: list[dict[str, Any]]) -> Any:
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for heading in ("file", "size", "sha256"):
-        table.add_column(heading, justify="right" if heading == "size" else "left", overflow="fold")
+    table = plain_table("file", "size", "sha256", right=["size"])
     for file in files:
         table.add_row(Text(file["path"]), readable(file["size"]), file["sha256"][:12])
     return table
 
 
 def _elsewhere_table(pieces: list[dict[str, str | None]]) -> Any:
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for heading in ("in the published layout", "name there", "how"):
-        table.add_column(heading, overflow="fold")
+    table = plain_table("in the published layout", "name there", "how")
     for piece in pieces:
         table.add_row(*(Text(piece[key] or "none") for key in ("piece", "key", "how")))
     return table

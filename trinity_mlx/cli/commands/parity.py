@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from ..options import (
     TEXT,
     artifact_option,
     base_option,
+    json_option,
     messages_option,
     profile_option,
     required_base_option,
@@ -50,9 +52,9 @@ def parity() -> None:
 
 
 def _subject_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What ``reference`` and ``run`` have in common: which tensors of which base, and where to."""
+    """Adds what ``reference`` and ``run`` have in common; they take it as ``SubjectOptions``."""
     for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
+        json_option,
         click.option("--force", is_flag=True, help="Replace the stage bundle at --out."),
         click.option("--out", required=True, type=PLACE, metavar="DIR", help="Folder of the stage bundle."),
         click.option("--all", "whole", is_flag=True, help="Every tensor that the vector adapts."),
@@ -75,25 +77,27 @@ def _subject_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+@dataclass(frozen=True)
+class SubjectOptions:
+    """What the user said: which tensors of which base, adapted by which vector, and where their stages go."""
+
+    base: str
+    vector: Path
+    tensor: str | None
+    source: str | None
+    source_stage: Path | None
+    whole: bool
+    out: Path
+    force: bool
+    as_json: bool
+
+
 @parity.command()
 @_subject_options
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
 @click.option("--svd-weights", type=PLACE, metavar="FILE", help="Take U, S and V from an svd_weights.pt.")
 @click.option("--decompose-all", is_flag=True, help="Decompose several whole tensors, however long that takes.")
-def reference(
-    base: str,
-    vector: Path,
-    tensor: str | None,
-    source: str | None,
-    source_stage: Path | None,
-    whole: bool,
-    out: Path,
-    force: bool,
-    as_json: bool,
-    dtype: str,
-    svd_weights: Path | None,
-    decompose_all: bool,
-) -> None:
+def reference(dtype: str, svd_weights: Path | None, decompose_all: bool, **options: Any) -> None:
     """Decompose tensors as the published pipeline does, and write components and stages.
 
     torch.linalg.svd on the CPU, or numpy's where torch is not installed; a whole tensor and several arrays of its size
@@ -108,33 +112,22 @@ def reference(
     from ...parity.components import SavedComponents
     from ...parity.record import record_reference
 
-    _refuse_occupied(out, force)
+    asked = SubjectOptions(**options)
+    _refuse_occupied(asked.out, asked.force)
     with _progress() as progress:
-        task = _task(base, vector, tensor, source, whole, progress, source_stage)
+        task = _task(asked, progress)
         if svd_weights is None and len(task.subjects) > 1 and not decompose_all:
             _refuse_long_work(task)
         saved = SavedComponents(svd_weights) if svd_weights else None
-        report = record_reference(task, out, dtype, saved, progress)
-    _print_report(report, out, as_json)
+        report = record_reference(task, asked.out, dtype, saved, progress)
+    _print_report(report, asked.out, asked.as_json)
 
 
 @parity.command()
 @_subject_options
 @click.option("--components", type=PLACE, metavar="DIR", help="A reference's folder: start from its U, S and V.")
 @profile_option
-def run(
-    base: str,
-    vector: Path,
-    tensor: str | None,
-    source: str | None,
-    source_stage: Path | None,
-    whole: bool,
-    out: Path,
-    force: bool,
-    as_json: bool,
-    components: Path | None,
-    profile: str,
-) -> None:
+def run(components: Path | None, profile: str, **options: Any) -> None:
     """Write every stage as this system computes it on a profile.
 
     From a reference's components, or without --components from Gram matrices, as an export does. All products run on
@@ -148,14 +141,14 @@ def run(
     from ...profiles.backends import load_backend
     from ...profiles.registry import ProfileRegistry
 
-    _refuse_occupied(out, force)
+    asked = SubjectOptions(**options)
+    _refuse_occupied(asked.out, asked.force)
     chosen, device = ProfileRegistry(settings.config_dir()).resolve(profile)
-    given = components if components else None
     with _progress() as progress:
-        task = _task(base, vector, tensor, source, whole, progress, source_stage)
+        task = _task(asked, progress)
         backend = load_backend(chosen.backend)
-        report = record_run(task, out, backend, device, chosen.name, given, progress)
-    _print_report(report, out, as_json)
+        report = record_run(task, asked.out, backend, device, chosen.name, components, progress)
+    _print_report(report, asked.out, asked.as_json)
 
 
 @parity.command()
@@ -163,7 +156,7 @@ def run(
 @click.argument("candidate", type=PLACE)
 @click.option("--source", type=TEXT, metavar="REGEX", help="Compare only the tensors whose names match.")
 @click.option("--strict-bytes", is_flag=True, help="Also fail if the stored bfloat16 bytes differ.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@json_option
 @click.pass_context
 def compare(
     ctx: click.Context, reference: Path, candidate: Path, source: str | None, strict_bytes: bool, as_json: bool
@@ -203,7 +196,7 @@ def compare(
 @click.option("--b", "second", required=True, metavar="PROFILE", help="The other.")
 @artifact_option
 @base_option
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@json_option
 @click.pass_context
 def trace(
     ctx: click.Context,
@@ -267,26 +260,18 @@ def _refuse_long_work(task: Task) -> None:
     )
 
 
-def _task(
-    base: str,
-    vector: Path,
-    tensor: str | None,
-    source: str | None,
-    whole: bool,
-    progress: Progress,
-    source_stage: Path | None,
-) -> Task:
+def _task(asked: SubjectOptions, progress: Progress) -> Task:
     from ...artifacts.base import open_base
     from ...artifacts.vector import read_vector
     from ...files.hashing import FileHashes
     from ...parity.record import plan
 
-    if sum((tensor is not None, source is not None, whole)) != 1:
+    if sum((asked.tensor is not None, asked.source is not None, asked.whole)) != 1:
         raise UsageError("give --tensor NAME, --source REGEX or --all, one of the three")
     progress.begin("checking the base", None)
-    trained = read_vector(vector)
-    opened = open_base(base, hashes=FileHashes(settings.hash_memory()), hub=settings.hub)
-    return plan(opened, trained.values, trained.sha256, tensor, source, source_stage)
+    vector = read_vector(asked.vector)
+    base = open_base(asked.base, hashes=FileHashes(settings.hash_memory()), hub=settings.hub)
+    return plan(base, vector.values, vector.sha256, asked.tensor, asked.source, asked.source_stage)
 
 
 def _print_report(report: dict[str, Any], out: Path, as_json: bool) -> None:

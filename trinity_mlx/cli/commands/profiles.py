@@ -10,6 +10,7 @@ from ...contracts.errors import ProfileInvalid, ProfileUnavailable
 from .. import settings
 from ..options import json_option
 from ..output import console, print_json
+from ..tables import plain_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,13 +79,9 @@ def _entry(profile: Profile, found: Availability) -> dict[str, Any]:
 
 
 def _print_table(found: list[tuple[Profile, Availability]], chosen: str | None, broken: Mapping[str, str]) -> None:
-    from rich.table import Table
-
     from ..views.capabilities import line
 
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for heading in ("profile", "here", "backend", "device", "dtype", "margin floors (agent / role)"):
-        table.add_column(heading)
+    table = plain_table("profile", "here", "backend", "device", "dtype", "margin floors (agent / role)")
     for profile, state in found:
         name = f"[bold]{profile.name}[/]" + (" (auto)" if profile.name == chosen else "")
         here = "[green]yes[/]" if state.ok else "[red]no[/]"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...contracts.errors import UsageError
-from ...contracts.routing import RouteDecision, Selection, SelectionMode
+from ...contracts.routing import RouteDecision, Selection, SelectionMode, Window
 from .. import settings
 from ..artifact_choice import recipe_for
 from ..inputs import read_messages, read_prompt
@@ -22,8 +22,8 @@ from ..options import (
     base_option,
     dtype_option,
     messages_option,
-    parse_window,
     profile_option,
+    whole_numbers,
     window_option,
 )
 from ..output import print_json
@@ -119,8 +119,9 @@ def route(
     _check_one_input(prompt, messages, batch)
     _check_batch_options({"--out": out, "--devices": devices, "--engine": engine == "ray"}, batch, resume, force)
     how = Selection.parse(selection, temperature, seed)
-    slots = _parse_slots(allow_slots)
-    recipe = partial(recipe_for, artifact, base, profile, dtype=dtype, window=parse_window(window))
+    slots = whole_numbers(allow_slots, "--allow-slots", "slot numbers", "0,2,5")
+    part = None if window is None else Window.parse(window)
+    recipe = partial(recipe_for, artifact, base, profile, dtype=dtype, window=part)
     if batch:
         from ...batches.records import Question
         from ..batch import Destination, Staff, route_batch
@@ -153,17 +154,6 @@ def _check_batch_options(given: Mapping[str, object], batch: str | None, resume:
         raise UsageError(f"{'--resume' if resume else '--force'} is about the file of a batch: give --out FILE as well")
     if resume and force:
         raise UsageError("--resume and --force exclude each other: go on with what is there, or replace it")
-
-
-def _parse_slots(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(
-            f"--allow-slots is {text!r}: give slot numbers with commas, as in --allow-slots 0,2,5"
-        ) from None
 
 
 def _show(decision: RouteDecision, router: Router, as_json: bool, show_logits: bool, explain: bool) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...contracts.errors import AuthorityInvalid, PolicyInvalid, PoolInvalid, UsageError
+from ...contracts.errors import AuthorityInvalid, PoolInvalid, UsageError
 from .. import settings
 from ..artifact_choice import recipe_for
 from ..inputs import read_messages, read_prompt
@@ -30,6 +30,15 @@ from ..options import (
 )
 from ..output import note, print_json
 from ..process import Failure, tell
+from ..run_options import (
+    LIMITS,
+    limit_options,
+    live_option,
+    policy_options,
+    setting_option,
+    trace_content_option,
+    trace_option,
+)
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -47,23 +56,6 @@ SAMPLE_TASK = "First think about how to solve it: what is the sum of all multipl
 
 _AT_TERMINAL = "the person at the terminal"
 
-LIMITS = {
-    "max_seconds": ("wall_time_s", float, "Seconds that the run may take."),
-    "max_calls": ("provider_calls", int, "Attempts at providers."),
-    "max_call_seconds": ("call_latency_s", float, "Seconds that one attempt may take."),
-    "max_revisions": ("verifier_revisions", int, "Verifier replies that do not accept."),
-    "max_cost": ("cost_usd", float, "US dollars, by the prices in the pool."),
-    "max_tokens": ("tokens", int, "Tokens in and out, of all calls together."),
-}
-"""Options that limit a run: the limit's name, its type, its help."""
-
-
-def limit_options(command: Any) -> Any:
-    """An option for each of ``LIMITS``."""
-    for option, (_, kind, text) in reversed(LIMITS.items()):
-        command = click.option(f"--{option.replace('_', '-')}", type=kind, help=text)(command)
-    return command
-
 
 @click.command()
 @click.argument("task", required=False)
@@ -76,20 +68,14 @@ def limit_options(command: Any) -> Any:
     help="The agents, as `trinity-mlx pool --help` describes them; by default a demonstration that needs no network.",
 )
 @policy_option
-@click.option(
-    "--option",
-    "options",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Set an option of the policy, as in sticky_margin=0.5; may be repeated.",
-)
+@setting_option
 @click.option("--max-turns", type=int, help="How many replies the run may take.")
 @click.option("--agent", metavar="NAME", help="Let this agent take every turn; the router only chooses the role.")
 @click.option("--strict", is_flag=True, help="Fail when an agent fails, instead of asking the next best.")
 @limit_options
-@click.option("--live", is_flag=True, help="Allow calls to providers outside this process: they may cost money.")
-@click.option("--trace-out", type=PLACE, metavar="FILE.jsonl", help="Append every event to a file.")
-@click.option("--trace-content", is_flag=True, help="Keep texts in the trace, not only their hashes.")
+@live_option
+@trace_option
+@trace_content_option
 @click.option("--authority", type=PLACE, metavar="FILE.json", help="Run under this authority.")
 @artifact_option
 @base_option
@@ -192,7 +178,7 @@ def _refuse_beside_authority(ctx: click.Context) -> None:
 def _policy(asked: RunOptions, slots: dict[str, int] | None = None) -> Policy:
     from ...rules.policy import Policy
 
-    options: dict[str, Any] = dict(_option(text) for text in asked.options)
+    options: dict[str, Any] = policy_options(asked.options)
     if asked.max_turns is not None:
         options["max_turns"] = asked.max_turns
     if asked.strict:
@@ -202,13 +188,6 @@ def _policy(asked: RunOptions, slots: dict[str, int] | None = None) -> Policy:
             raise PoolInvalid(f"no agent {asked.agent!r} in the pool: there are {', '.join(slots or {})}")
         options["bypass_slot"] = (slots or {})[asked.agent]
     return Policy.named(asked.policy).with_options(**options)
-
-
-def _option(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise PolicyInvalid(f"--option is {text!r}: give NAME=VALUE, as in --option sticky_margin=0.5")
-    return name.strip().replace("-", "_"), value.strip()
 
 
 def _who_limits(kind: str, authority: Path | None) -> str:

@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...contracts.errors import EnvironmentUnavailable, PolicyInvalid, UsageError
+from ...contracts.errors import EnvironmentUnavailable, UsageError
 from .. import preferences, settings
 from ..artifact_choice import choose_artifact
 from ..options import NAME, PLACE, FiniteRange, artifact_option, base_option, policy_option, profile_option
 from ..output import note
-from .run import LIMITS, limit_options
+from ..run_options import (
+    LIMITS,
+    limit_options,
+    live_option,
+    policy_options,
+    setting_option,
+    trace_content_option,
+    trace_option,
+)
 
 if TYPE_CHECKING:
     from ...contracts.pool import Pool
@@ -39,11 +47,9 @@ KEY = "TRINITY_API_KEY"
     help="The agents; may be repeated, each a model trinity-NAME. By default a demonstration that needs no network.",
 )
 @policy_option
-@click.option(
-    "--option", "options", multiple=True, type=NAME, metavar="NAME=VALUE", help="Set an option of the policy."
-)
+@setting_option
 @limit_options
-@click.option("--live", is_flag=True, help="Allow calls to providers outside this process: they may cost money.")
+@live_option
 @artifact_option
 @base_option
 @profile_option
@@ -120,8 +126,8 @@ KEY = "TRINITY_API_KEY"
 @click.option(
     "--grace", default=30.0, show_default=True, type=FiniteRange(min=0), help="Seconds to finish in after a signal."
 )
-@click.option("--trace-out", type=PLACE, metavar="FILE.jsonl", help="Append every event to a file.")
-@click.option("--trace-content", is_flag=True, help="Keep texts in the trace, not only their hashes.")
+@trace_option
+@trace_content_option
 @click.option("--quiet", is_flag=True, help="Print no line for each request.")
 @click.option("--check", is_flag=True, help="Check everything, route once, and exit.")
 def serve(**options: Any) -> None:
@@ -265,7 +271,7 @@ def _service(asked: ServeOptions, router: Router, pools: Mapping[str, Pool], key
             allowed_options=ALLOWED_OPTIONS | {name.replace("-", "_") for name in asked.allowed},
         ),
         keys,
-        dict(_pair(text, "--alias") for text in asked.aliases),
+        dict(map(_alias, asked.aliases)),
         secret_of(keys.digests),
     )
 
@@ -275,8 +281,7 @@ def _coordinator(asked: ServeOptions, router: Any, pool: Pool) -> Coordinator:
     from ...rules.policy import Policy, Review
     from ...runs.coordinator import Coordinator, TraceFile
 
-    options = {name.replace("-", "_"): value for name, value in (_pair(text, "--option") for text in asked.options)}
-    policy = Policy.named(asked.policy).with_options(**options)
+    policy = Policy.named(asked.policy).with_options(**policy_options(asked.options))
     if policy.review is Review.ASK:
         raise UsageError(
             "review=ask has a person release each answer, and over HTTP nobody can be asked: leave it out, or use "
@@ -293,12 +298,11 @@ def _coordinator(asked: ServeOptions, router: Any, pool: Pool) -> Coordinator:
     )
 
 
-def _pair(text: str, option: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
+def _alias(text: str) -> tuple[str, str]:
+    name, equals, model = text.partition("=")
     if not equals or not name.strip():
-        kind = PolicyInvalid if option == "--option" else UsageError
-        raise kind(f"{option} is {text[:80]!r}: give NAME=VALUE")
-    return name.strip(), value.strip()
+        raise UsageError(f"--alias is {text[:80]!r}: give NAME=MODEL")
+    return name.strip(), model.strip()
 
 
 async def _checked(service: Service) -> None:

@@ -10,6 +10,7 @@ import click
 
 from ..options import PLACE, json_option
 from ..output import console, note, print_json
+from ..tables import plain_table
 
 if TYPE_CHECKING:
     from ...training.table import Table
@@ -146,12 +147,8 @@ def _tell(whole: Table, as_json: bool) -> None:
 
 def _print(whole: Table, facts: dict[str, object], known: dict[str, list[float]]) -> None:
     from rich.markup import escape
-    from rich.table import Table as Grid
 
-    grid = Grid(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    grid.add_column("agent")
-    grid.add_column("rows", justify="right")
-    grid.add_column("mean score", justify="right")
+    grid = plain_table("agent", "rows", "mean score", right=["rows", "mean score"])
     for agent, scores in known.items():
         grid.add_row(escape(agent), str(len(scores)), f"{sum(scores) / len(scores):.4f}")
     click.echo(f"{facts['rows']} rows, {facts['categories']} categories, {_shares(_splits(whole))}\n")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ...contracts.errors import FolderUnavailable, OutputExists, UsageError
-from ..options import PLACE, TEXT
+from ..options import PLACE, TEXT, json_option
 from ..output import console, note, print_json
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def trace() -> None:
 @trace.command()
 @_FILE
 @_RUN
-@click.option("--json", "as_json", is_flag=True, help="Print the events as a JSON list.")
+@json_option
 def show(file: Path, run_id: str | None, as_json: bool) -> None:
     """Tell what happened in the runs of FILE, with the time since each run's start.
 
@@ -72,7 +72,7 @@ def print_runs(out: Console, runs: Sequence[Run]) -> None:
 @trace.command()
 @_FILE
 @_RUN
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@json_option
 @click.pass_context
 def verify(ctx: click.Context, file: Path, run_id: str | None, as_json: bool) -> None:
     """Check that no event of FILE is missing, changed or out of order.

@@ -15,7 +15,7 @@ import click
 from ...contracts.artifact import ReadPosition
 from ...contracts.errors import UsageError
 from ...contracts.text_format import TextFormat
-from ..options import NAME, PLACE, TEXT, FiniteRange, json_option, profile_option
+from ..options import NAME, PLACE, TEXT, FiniteRange, json_option, profile_option, whole_numbers
 from ..output import note, print_json
 from ..training_base import agents_of, choose_base
 
@@ -161,18 +161,9 @@ def _settings(options: dict[str, Any]) -> Any:
         **{name: options[name] for name in same},
         offsets=not options["no_offsets"],
         embedding=options["embedding_offsets"],
-        layers=_layers(options["layers"]),
+        layers=whole_numbers(options["layers"], "--layers", "layer numbers", "25,26"),
         objective=objective,
     )
-
-
-def _layers(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"--layers is {text!r}: give layer numbers with commas, as in --layers 25,26") from None
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from ...files.models import plain
 from ..output import console
+from ..tables import plain_table
 
 if TYPE_CHECKING:
     from ...contracts.routing import RouteDecision
@@ -31,9 +32,7 @@ def print_windows(comparison: WindowComparison) -> None:
 
 
 def _table(cases: list[WindowedCase]) -> Table:
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for heading in ("", "case", "tokens", "left out", "whole", "through the window", "largest difference"):
-        table.add_column(heading, overflow="fold")
+    table = plain_table("", "case", "tokens", "left out", "whole", "through the window", "largest difference")
     for case in cases:
         gap = case.gap
         mark = "[dim]-[/]" if case.kept is None else "[green]same[/]" if case.kept else "[bold red]other[/]"
