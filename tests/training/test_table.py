@@ -6,7 +6,8 @@ import lzma
 import os
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,23 @@ def test_compression_is_told_by_content_and_not_by_name(compress: Callable[[byte
     packed = tmp_path / "table.jsonl"
     packed.write_bytes(compress(plain.read_bytes()))
     assert read_table(packed).rows == read_table(plain).rows
+
+
+def test_parquet_has_maps_and_decimals(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet comes with the extra train")
+    pyarrow = pytest.importorskip("pyarrow")
+    decimals = pyarrow.map_(pyarrow.string(), pyarrow.decimal128(3, 2))
+    scores = [{"a": Decimal("0.25"), "b": None}, {"b": Decimal("1")}]
+    prompts = pyarrow.array(["one", "two"])
+
+    def read(column: Any) -> list[Mapping[str, float]]:
+        parquet.write_table(pyarrow.table({"prompt": prompts, "scores": column}), tmp_path / "t.parquet")
+        return [row.scores for row in read_table(tmp_path / "t.parquet").rows]
+
+    assert read(pyarrow.array([list(each.items()) for each in scores], decimals)) == [{"a": 0.25}, {"b": 1.0}]
+    twice = [("a", Decimal("1")), ("a", Decimal("0"))]
+    with pytest.raises(TableInvalid, match=r"line 2: scores is .* and an object"):
+        read(pyarrow.array([[("a", Decimal("1"))], twice], decimals))
 
 
 def test_csv_and_parquet_hold_the_same_rows(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -292,7 +293,7 @@ def _repeated(agent: str, values: Any) -> tuple[float, ...]:
 
 
 def _number(name: str, value: Any, most: float) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
     if not is_number or not 0.0 <= value <= most or value == float("inf"):
         allowed = "a number from 0 to 1" if most == 1.0 else "a number of at least 0"
         raise ValueError(f"{name} is {value!r:.60}, and {allowed} is needed")

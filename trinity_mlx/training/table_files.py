@@ -145,7 +145,13 @@ def _nested(path: Path, line: int, flat: Record) -> Record:
             record.setdefault(whole, {})[agent] = _parsed(path, line, name, value)
         else:
             record[name] = _messages(path, line, value) if name == "messages" and isinstance(value, str) else value
-    return record
+    return record | {name: _unpaired(record[name]) for name in _NESTED if name in record}
+
+
+def _unpaired(value: Any) -> Any:
+    """An object for a map of Parquet, which is read as a list of pairs; as it is where a name stands there twice."""
+    is_map = isinstance(value, list) and all(isinstance(pair, tuple) and isinstance(pair[0], str) for pair in value)
+    return dict(value) if is_map and len(dict(value)) == len(value) else value
 
 
 def _messages(path: Path, line: int, text: str) -> Any:
