@@ -136,11 +136,12 @@ def check_kills(
     folder = request.out
     script = [sys.executable, "-c", KILLER, request.base.folder, request.vector, folder, seed, trials, kills, landed]
     subprocess.run([str(part) for part in script], check=True)
-    for out in folder.iterdir():
+    for out in [path for path in folder.iterdir() if not path.name.startswith(".")]:
         write = Write(out.name.partition("-")[0] if not out.name.startswith("timed") else out.name.partition("-")[2])
         export(replace(request, out=out, write=write, resume=True))
         assert content(out) == whole[write]
         assert {path.name for path in out.iterdir()} == BUNDLE
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_killed_export_is_completed_with_the_same_bytes(
