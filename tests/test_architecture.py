@@ -7,7 +7,7 @@ import importlib.util
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,8 +39,16 @@ def label(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix()
 
 
+BELOW_APPLICATIONS = [path for path in MODULES if not label(path).startswith(("cli/", "server/"))]
+
+
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def breaches(paths: Iterable[Path], found: Callable[[Path], Iterable[str]]) -> dict[str, set[str]]:
+    """What each of ``paths`` has that it must not have, for those that have any."""
+    return {path.as_posix(): what for path in paths if (what := set(found(path)))}
 
 
 def absolute_imports(path: Path) -> Iterator[str]:
@@ -136,23 +144,17 @@ def test_contracts_import_the_standard_library_and_each_other_only(path: Path) -
     assert {node.level for node in relative} <= {1}
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if label(path) not in LOCAL_MODELS], ids=label)
-def test_the_core_imports_no_tensor_framework(path: Path) -> None:
-    assert set(absolute_imports(path)) & FRAMEWORKS == set()
+def test_the_core_imports_no_tensor_framework() -> None:
+    core = (path for path in MODULES if label(path) not in LOCAL_MODELS)
+    assert breaches(core, lambda path: set(absolute_imports(path)) & FRAMEWORKS) == {}
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in MODULES if not label(path).startswith(("cli/", "server/"))], ids=label
-)
-def test_applications_alone_read_the_environment(path: Path) -> None:
-    assert environment_reads(tree_of(path)) == set()
+def test_applications_alone_read_the_environment() -> None:
+    assert breaches(BELOW_APPLICATIONS, lambda path: environment_reads(tree_of(path))) == {}
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in MODULES if not label(path).startswith(("cli/", "server/"))], ids=label
-)
-def test_errors_below_the_command_line_name_none_of_its_options(path: Path) -> None:
-    assert command_line_advice(tree_of(path)) == []
+def test_errors_below_the_command_line_name_none_of_its_options() -> None:
+    assert breaches(BELOW_APPLICATIONS, lambda path: command_line_advice(tree_of(path))) == {}
 
 
 @pytest.mark.parametrize(
@@ -184,9 +186,9 @@ def test_the_environment_check_sees_every_way_to_read_it(text: str) -> None:
     assert environment_reads(ast.parse(text))
 
 
-@pytest.mark.parametrize("path", sorted(Path(__file__).parent.rglob("*.py")), ids=lambda path: path.name)
-def test_tests_use_seams_and_patch_no_module(path: Path) -> None:
-    assert set(patches(tree_of(path))) <= PATCHED.keys()
+def test_tests_use_seams_and_patch_no_module() -> None:
+    tests = Path(__file__).parent.rglob("*.py")
+    assert breaches(tests, lambda path: set(patches(tree_of(path))) - PATCHED.keys()) == {}
 
 
 @pytest.mark.parametrize(
