@@ -9,6 +9,8 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -201,6 +203,31 @@ def test_a_ctrl_c_that_code_cannot_raise_is_not_lost(capsys: pytest.CaptureFixtu
 
     assert process.outcome(work, lambda error: None) == 130
     assert capsys.readouterr().err == "cancelled\n"
+
+
+def test_a_ctrl_c_that_code_cannot_raise_is_not_lost_on_a_busy_machine_either() -> None:
+    """What notices it may take longer than the moment after which it is asked for again."""
+
+    class Deaf:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    def slowly(frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code.co_filename == process.__file__ and event == "line":
+            time.sleep(0.06)
+        return slowly
+
+    def work() -> int:
+        sys.settrace(slowly)
+        try:
+            Deaf()
+        finally:
+            sys.settrace(before)
+        time.sleep(60)
+        return 0
+
+    before = sys.gettrace()
+    assert process.outcome(work, lambda error: None) == 130
 
 
 def test_a_traceback_is_shown_to_who_asks_for_it() -> None:

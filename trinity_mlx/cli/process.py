@@ -11,6 +11,7 @@ import io
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -75,13 +76,18 @@ def outcome(work: Callable[[], int], explain: Callable[[Exception], Failure | No
 @contextmanager
 def _no_cancellation_lost() -> Iterator[None]:
     """Ctrl-C inside code in C that cannot raise it is asked for again, and not reported as an exception ignored."""
-    before, asked = sys.unraisablehook, []
+    before, asked, is_noticing = sys.unraisablehook, [], False
 
     def report(unraisable: Any) -> None:
-        if is_cancellation(unraisable.exc_value):
-            asked.append(_asked_again())
-        else:
+        nonlocal is_noticing
+        if not is_cancellation(unraisable.exc_value):
             before(unraisable)
+            return
+        is_noticing = True  # what is raised in here would be lost like what is noticed
+        try:
+            asked.append(_asked_again(lambda: is_noticing))
+        finally:
+            is_noticing = False
 
     sys.unraisablehook = report
     try:
@@ -92,11 +98,16 @@ def _no_cancellation_lost() -> Iterator[None]:
             timer.cancel()
 
 
-def _asked_again() -> Timer:
-    """Ctrl-C for the main thread a moment from now, when whatever swallowed it has returned."""
+def _asked_again(is_noticing: Callable[[], bool]) -> Timer:
+    """Ctrl-C for the main thread a moment from now, when whatever swallowed it, and what noticed that, has returned."""
     from threading import Timer, main_thread
 
-    timer = Timer(_AGAIN_S, lambda: signal.pthread_kill(main_thread().ident or 0, signal.SIGINT))
+    def ask() -> None:
+        while is_noticing():
+            time.sleep(_AGAIN_S)
+        signal.pthread_kill(main_thread().ident or 0, signal.SIGINT)
+
+    timer = Timer(_AGAIN_S, ask)
     timer.daemon = True
     timer.start()
     return timer
