@@ -335,6 +335,14 @@ def test_a_hub_that_refuses_is_said_in_a_line(hub: PublishingHub, tiny_bundle: B
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "no address"])
+def test_a_hub_that_cannot_be_reached_is_said_in_one_line(tiny_bundle: Bundle, tmp_path: Path, url: str) -> None:
+    result = publish(PublishingHub(url), tmp_path, str(tiny_bundle.folder), "me/router")
+    assert result.returncode == 3, result.stderr
+    assert result.stderr.startswith("error: the Hub did not take me/router: ")
+    assert "and the network" in result.stderr
+
+
 def test_brackets_in_names_are_shown_as_they_are(
     tiny_base: Base, tiny_offsets: dict[str, np.ndarray], tiny_head: np.ndarray, tmp_path: Path
 ) -> None:

@@ -118,7 +118,7 @@ def _download(name: str, revision: str | None, hub: Hub) -> Path:
     except Exception as error:  # its own, those of the network, and any other where a server answers as no Hub does
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ArtifactNotFound(
-            f"base {name}@{revision or 'main'} cannot be had from the Hugging Face Hub: {reason} "
+            f"base {name}@{revision or 'main'} cannot be had from the Hugging Face Hub: {reason.rstrip('.')}. "
             f"Check the name, the network and the token{'' if hub.token else ' (none was given)'}, "
             "or name a local folder."
         ) from None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ...contracts.errors import HomeUnavailable, UsageError
+from ...contracts.errors import HomeUnavailable, TrinityError, UsageError
 from .. import settings
 from ..artifact_choice import locate_bundle
 from ..options import NAME, TEXT, signed_off_option
@@ -100,7 +100,7 @@ def _upload(
 ) -> str:
     """One commit, and perhaps a tag on it; returns the commit's address."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
     hub = settings.hub()
     api = HfApi(endpoint=hub.endpoint, library_name="trinity-mlx", token=hub.token or False)
@@ -114,7 +114,9 @@ def _upload(
         raise UsageError(f"{repo_id!r} is no repository's name: give OWNER/NAME ({error})") from None
     except OfflineModeIsEnabled:
         raise HomeUnavailable("HF_HUB_OFFLINE is set, and publishing needs the Hub: unset it") from None
-    except (HfHubHTTPError, OSError) as error:
+    except TrinityError:
+        raise
+    except Exception as error:  # the Hub's own, and those of whatever it reaches the network with
         raise HomeUnavailable(
             f"the Hub did not take {repo_id}: {_first_line(error)}; check the name, `hf auth whoami` and the network"
         ) from None
