@@ -134,7 +134,7 @@ def test_the_pool_in_the_help_is_one() -> None:
 def test_a_pool_that_is_none_is_a_usage_error(verb: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.toml"
     path.write_text(HOME.replace("env:ODD_KEY", KEY))
-    for name, fragment in {"nowhere": "no pool 'nowhere'", str(path): "agents.0.api_key: a key never stands"}.items():
+    for name, fragment in {"nowhere": "no pool 'nowhere'", str(path): "agents.0.api_key: a pool never holds"}.items():
         result = invoke(verb, name)
         assert result.exit_code == 2
         assert result.stdout == ""

@@ -185,7 +185,7 @@ def test_other_providers_models_are_no_paths() -> None:
         ({"price": {"input": 1e308, "output": 0}}, "agents.0.price.input: "),
         ({"name": "a" * 100_000}, "agents.0.name: "),
         ({"accepts": ["sound"]}, "agents.0.accepts.0: "),
-        ({"proxy": "http://user:secret@host:3128"}, "agents.0.proxy: a key never stands in a pool"),
+        ({"proxy": "http://user:secret@host:3128"}, "agents.0.proxy: a pool never holds a key"),
         ({"proxy": "host:3128"}, "agents.0.proxy: "),
         ({"timeout_s": "60"}, "agents.0.timeout_s: "),
         ({"timeout_s": float("inf")}, "agents.0.timeout_s: "),
@@ -203,8 +203,8 @@ def test_other_providers_models_are_no_paths() -> None:
         ({"roles": ["thinker", "verifier"]}, "no agent may be a Worker"),
         ({"extra": {"top_p": float("nan")}}, ": Input should be a finite number, not nan"),
         ({"extra": []}, "agents.0.extra: "),
-        ({"extra": {"api_key": KEY}}, "agents.0.extra: a key never stands in a pool"),
-        ({"extra": {"headers": [{"Authorization": KEY}]}}, "agents.0.extra: a key never stands in a pool"),
+        ({"extra": {"api_key": KEY}}, "agents.0.extra: a pool never holds a key"),
+        ({"extra": {"headers": [{"Authorization": KEY}]}}, "agents.0.extra: a pool never holds a key"),
         ({"temprature": 0.5}, "agents.0.temprature: there is no such setting"),
     ],
 )
@@ -251,7 +251,7 @@ def test_references_to_keys_are_kept_as_they_are(reference: str) -> None:
 )
 def test_a_key_in_place_of_its_reference_is_refused_and_not_repeated(value: str) -> None:
     message = refusal(table(agent(api_key=value)))
-    assert "a key never stands in a pool: give a reference such as env:NAME" in message
+    assert "a pool never holds a key: give a reference such as env:NAME" in message
     assert KEY not in message
 
 

@@ -72,7 +72,7 @@ def test_any_reference_gives_a_key_or_a_refusal(text: str) -> None:
 
 @pytest.mark.parametrize("value", [KEY, f"https:{KEY}", f"bearer:{KEY}", f"ENV:{KEY}", ""])
 def test_a_key_in_place_of_a_reference_is_not_repeated(value: str) -> None:
-    with pytest.raises(SecretUnavailable, match="is no reference: give env:NAME or file:/path/to/key") as caught:
+    with pytest.raises(SecretUnavailable, match="is not a reference: give env:NAME or file:/path/to/key") as caught:
         resolve(value, {})
     assert KEY not in str(caught.value)
 

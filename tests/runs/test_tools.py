@@ -157,12 +157,12 @@ async def never() -> None:
 
 
 ODD_CALLS = [
-    ("nothing", "{}", "there is no such tool: there are add, fails, never, long, odd, parts, data"),
-    ("add", "{", "ValueError: the arguments are no JSON"),
-    ("add", "[1]", "ValueError: the arguments are JSON, but no object"),
+    ("nothing", "{}", "there is no such tool: the tools are add, fails, never, long, odd, parts, data"),
+    ("add", "{", "ValueError: the arguments are not JSON"),
+    ("add", "[1]", "ValueError: the arguments are JSON, but not an object"),
     ("add", '{"a": "many"}', "ValidationError"),
     ("add", '{"a": 1, "c": 2}', "ValidationError"),
-    ("add", "[" * 100_000, "ValueError: the arguments are no JSON"),
+    ("add", "[" * 100_000, "ValueError: the arguments are not JSON"),
     ("fails", "", "ZeroDivisionError: by hand"),
     ("never", "{}", "TimeoutError: the tool gave no result within 0.05 s"),
 ]
@@ -286,7 +286,7 @@ def test_a_state_and_its_results_have_to_fit() -> None:
 
 @pytest.mark.parametrize("data", [{}, {"run_id": "mine"}, {"run_id": "mine", "machine": 5}, [], None])
 def test_what_is_no_state_of_a_run_is_refused(data: Any) -> None:
-    with pytest.raises(UsageError, match="this is no state of a run"):
+    with pytest.raises(UsageError, match="this is not the state of a run"):
         RunState.from_json(data)
 
 

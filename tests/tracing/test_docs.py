@@ -62,4 +62,4 @@ def test_figures_and_checks_are_the_real_ones() -> None:
     text = DOCS.read_text(encoding="utf-8")
     assert f"after {LONGEST_TEXT} characters" in text
     assert f"fewer than {SHORTEST_INSIDE} characters" in text
-    assert f"`{MARK}` stands in the place" in text
+    assert f"`{MARK}` replaces:" in text

@@ -424,7 +424,7 @@ def test_wrong_options_give_a_line_and_no_traceback(tmp_path: Path) -> None:
         (["train", str(path), "--out", str(tmp_path / "o"), "--algorithm", "magic"], "there are staged"),
         (["train", str(path), "--out", str(tmp_path / "o"), "--agents", "nobody"], "no agent 'nobody'"),
         (["train", str(path), "--out", str(tmp_path / "o"), "--roles", "keep"], "go together"),
-        (["train", str(path), "--out", str(tmp_path / "o"), "--window", "a"], "'a' is no window"),
+        (["train", str(path), "--out", str(tmp_path / "o"), "--window", "a"], "'a' is not a window"),
         (["headroom", str(tmp_path / "none.jsonl")], "cannot be read"),
         (["table", "split", str(path), "--out", str(path)], "exists already"),
     ):

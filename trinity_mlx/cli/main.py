@@ -47,7 +47,7 @@ GROUPS: Mapping[str, Mapping[str, Verb]] = {
         "publish": Verb("publish:publish", "Upload a bundle to the Hugging Face Hub."),
     },
     "Gates": {
-        "eval": Verb("eval_:eval_", "Hold decisions and margins to a lane."),
+        "eval": Verb("eval_:eval_", "Check decisions and margins against a lane."),
         "certify": Verb("certify:certify", "Measure a lane on this machine."),
         "compare-lanes": Verb("compare_lanes:compare_lanes", "Compare what two lanes recorded."),
         "parity": Verb("parity:parity", "Prove that two systems compute the same."),
@@ -61,7 +61,7 @@ GROUPS: Mapping[str, Mapping[str, Verb]] = {
         "trace": Verb("trace:trace", "Show, verify and export the traces of runs."),
         "profiles": Verb("profiles:profiles", "List what can run here, and what the rest needs."),
         "doctor": Verb("doctor:doctor", "Check the installation by routing for real."),
-        "config": Verb("config:config", "Set what options mean when nobody gives them."),
+        "config": Verb("config:config", "Set the defaults of options."),
     },
 }
 """Every command, in the groups and the order in which help shows them."""

@@ -178,7 +178,7 @@ def _json(value: Any) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
-        raise TranscriptError(f"a tool call's input is no JSON: {error}") from None
+        raise TranscriptError(f"a tool call's input is not JSON: {error}") from None
 
 
 def _tool_result(fields: Mapping[str, Any]) -> ToolResult:

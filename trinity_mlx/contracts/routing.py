@@ -264,7 +264,7 @@ class Window:
         parts = [part.strip() for part in text.split(",")]
         if len(parts) not in (2, 3) or not all(part.isdecimal() and len(part) < 10 for part in parts):
             raise UsageError(
-                f"{text[:100]!r} is no window: give HEAD,TAIL in tokens, as in 512,1536, or HEAD,TAIL,STEP"
+                f"{text[:100]!r} is not a window: give HEAD,TAIL in tokens, as in 512,1536, or HEAD,TAIL,STEP"
             )
         head, tail, *step = map(int, parts)
         return cls(head, tail, step[0] if step else max(1, min(256, tail)))

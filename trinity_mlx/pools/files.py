@@ -60,19 +60,19 @@ def _checked_name(text: str) -> str:
 def _checked_url(text: str) -> str:
     url = _URL.validate_python(text)
     if url.username or url.password:
-        raise ValueError("a key never stands in a pool: take user and password out of the address")
+        raise ValueError("a pool never holds a key: take user and password out of the address")
     return text
 
 
 def _checked_reference(text: str) -> str:
     if not _REFERENCE.fullmatch(text):
-        raise ValueError("a key never stands in a pool: give a reference such as env:NAME or file:/path/to/key")
+        raise ValueError("a pool never holds a key: give a reference such as env:NAME or file:/path/to/key")
     return text
 
 
 def _checked_extra(values: dict[str, JsonValue]) -> dict[str, JsonValue]:
     if _KEY_NAMES.intersection(name.lower().replace("-", "_") for name in _names_in(values)):
-        raise ValueError("a key never stands in a pool: name where it is with the agent's api_key")
+        raise ValueError("a pool never holds a key: name where it is with the agent's api_key")
     return values
 
 

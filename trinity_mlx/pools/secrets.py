@@ -22,7 +22,7 @@ def resolve(reference: str, environment: Mapping[str, str]) -> str:
             raise SecretUnavailable(f"the environment has no {place}: export it, or change the pool's api_key")
         return secret
     if scheme != "file":
-        raise SecretUnavailable("its api_key is no reference: give env:NAME or file:/path/to/key")
+        raise SecretUnavailable("its api_key is not a reference: give env:NAME or file:/path/to/key")
     return _read_key(place)
 
 

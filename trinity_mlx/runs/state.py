@@ -108,4 +108,4 @@ class RunState:
         try:
             return from_plain(cls, data)
         except (ValueError, TypeError, TrinityError) as error:
-            raise UsageError(f"this is no state of a run: {error}") from None
+            raise UsageError(f"this is not the state of a run: {error}") from None

@@ -48,7 +48,7 @@ class ToolBox:
     async def call(self, call: ToolCall) -> ToolResult:
         """The result of one call."""
         if call.name not in self._tools:
-            known = f"there is no such tool: there are {', '.join(self._tools)}"
+            known = f"there is no such tool: the tools are {', '.join(self._tools)}"
             return ToolResult.of_text(call.id, self._fitting(known), is_error=True)
         try:
             value = await self._value(self._tools[call.name], call.arguments)
@@ -116,9 +116,9 @@ def _arguments(text: str) -> dict[str, Any]:
     try:
         arguments = json.loads(text) if text.strip() else {}
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"the arguments are no JSON: {error}") from None
+        raise ValueError(f"the arguments are not JSON: {error}") from None
     if not isinstance(arguments, dict):
-        raise ValueError("the arguments are JSON, but no object")
+        raise ValueError("the arguments are JSON, but not an object")
     return arguments
 
 

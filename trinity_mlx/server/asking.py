@@ -89,9 +89,9 @@ def checked(ask: Ask, limits: RequestLimits) -> Ask:
         Problem: there are too many messages or tools, or nothing is asked.
     """
     if len(ask.messages) > limits.messages:
-        raise invalid(f"{len(ask.messages)} messages are more than the {limits.messages} that are taken")
+        raise invalid(f"{len(ask.messages)} messages are too many: {limits.messages} are accepted")
     if len(ask.tools) > limits.tools:
-        raise invalid(f"{len(ask.tools)} tools are more than the {limits.tools} that are taken", "tools")
+        raise invalid(f"{len(ask.tools)} tools are too many: {limits.tools} are accepted", "tools")
     if not any(message.parts for message in ask.messages if message.role in ("user", "tool", "assistant")):
         raise invalid("nothing is asked: send at least one message with a text in it", "messages")
     return ask

@@ -44,10 +44,10 @@ def _refuse_unsupported(body: Body) -> None:
     if fields.count(body, "n", 1, 128) not in (None, 1):
         raise invalid("n must be 1: a run gives one answer", "n")
     if fields.flag(body, "logprobs"):
-        raise invalid("logprobs are not to be had: an answer may come from several models", "logprobs")
+        raise invalid("logprobs are not available: an answer may come from several models", "logprobs")
     modalities = body.get("modalities")
     if isinstance(modalities, list) and any(each != "text" for each in modalities):
-        raise invalid("text is the only modality that is given", "modalities")
+        raise invalid("text is the only modality that is supported", "modalities")
 
 
 def read_sampling(body: Body, *most_tokens: str) -> Sampling:

@@ -19,7 +19,7 @@ REPAIR = (
 
 
 class FormInvalid(Exception):
-    """The answer has not the form that was asked for; the message says where."""
+    """The answer does not have the form that was asked for; the message says where."""
 
 
 def check_schema(wanted: ResponseFormat) -> None:
@@ -37,7 +37,7 @@ def check_schema(wanted: ResponseFormat) -> None:
     try:
         Draft202012Validator.check_schema(wanted.schema)
     except (SchemaError, RecursionError) as error:
-        raise invalid(f"the schema is no JSON schema: {_brief(error)}", "response_format") from None
+        raise invalid(f"the schema is not a JSON schema: {_brief(error)}", "response_format") from None
 
 
 def formed(text: str, wanted: ResponseFormat) -> str:
@@ -54,7 +54,7 @@ def formed(text: str, wanted: ResponseFormat) -> str:
         raise FormInvalid(f"it is not JSON ({_brief(error)})") from None
     if wanted.schema is None:
         if not isinstance(value, dict):
-            raise FormInvalid("it is JSON, but no object")
+            raise FormInvalid("it is JSON, but not an object")
     else:
         _check(value, wanted.schema)
     return body

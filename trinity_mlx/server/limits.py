@@ -40,7 +40,7 @@ async def read_json(scope: Scope, receive: Receive, limits: RequestLimits) -> di
     try:
         value = _DECODER.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
     except UnicodeDecodeError as error:
-        raise invalid(f"the body is not JSON: it is no UTF-8 text at byte {error.start}") from None
+        raise invalid(f"the body is not JSON: it is not UTF-8 text at byte {error.start}") from None
     except (ValueError, RecursionError) as error:
         raise invalid(f"the body is not JSON: {str(error)[:200]}") from None
     if not isinstance(value, dict):

@@ -217,7 +217,7 @@ class Segment:
         try:
             return formed(repaired.answer or "", wanted), repaired
         except FormInvalid as fault:
-            told = f"the answer has not the form that was asked for, after one repair: {fault}"
+            told = f"the answer does not have the form that was asked for, even after one repair: {fault}"
             raise Problem(Kind.SERVER, told, status=502, code="invalid_response_format") from None
 
     async def _repair(self, result: RunResult, request: str, narrator: Narrator) -> RunResult:

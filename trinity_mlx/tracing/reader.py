@@ -162,7 +162,7 @@ def _check_time(text: str) -> None:
     except ValueError:
         time = None
     if time is None or time.tzinfo is None or not 1970 <= time.year < _LAST_YEAR:
-        raise ValueError(f"time is {text!r}, which is no time of these centuries in ISO 8601 with its zone")
+        raise ValueError(f"time is {text!r}, which is not a time from 1970 to 2499 in ISO 8601 with its zone")
 
 
 def _object(raw: bytes) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class ArtifactRow:
 def artifacts(ctx: click.Context, as_json: bool) -> None:
     """List the artifacts on this machine: embedded, fetched, and built from what was fetched.
 
-    Every file is held against its hash; large ones are hashed again only when they have changed.
+    Every file is checked against its hash; large ones are hashed again only when they have changed.
 
     \b
     Examples:
@@ -62,7 +62,7 @@ def artifacts(ctx: click.Context, as_json: bool) -> None:
 def rm(name: str, yes: bool) -> None:
     """Delete what was fetched as NAME, and the bundles built from it.
 
-    Only the files that were fetched go; other files in the same folder stay.
+    Only the files that were fetched are deleted; other files in the same folder stay.
 
     \b
     Example:

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def config() -> None:
-    """Set what options mean when nobody gives them.
+    """Set the defaults of options.
 
-    The settings lie in config.toml, in your configuration folder. An option of a command goes before the environment,
-    and that before the file. No key of a provider belongs here: pools refer to those.
+    The settings lie in config.toml, in your configuration folder. An option on the command line wins over the
+    environment, and the environment over the file. Providers' keys do not belong here: pools refer to them.
 
     \b
     Examples:
@@ -59,7 +59,7 @@ def set_(key: str, value: str) -> None:
     """
     _check_name(key, value)
     path = preferences.write(settings.config_dir(), key, value)
-    note(f"{key} is {value} from now on, by {path}")
+    note(f"{key} is now {value}, in {path}")
 
 
 @config.command()
@@ -72,7 +72,7 @@ def unset(key: str) -> None:
       trinity-mlx config unset pool
     """
     path = preferences.write(settings.config_dir(), key, None)
-    note(f"{key} is not in {path}")
+    note(f"{key} is no longer in {path}")
 
 
 @config.command()

@@ -47,7 +47,7 @@ class Check:
     help="Measure every profile that runs here with every artifact, and write one file to send to the developers.",
 )
 @click.option("--recheck", is_flag=True, help="Check again what each device computes, even if a result is remembered.")
-@click.option("--profile", type=NAME, help="What --deep and --recheck look at, instead of every profile.")
+@click.option("--profile", type=NAME, help="The profile that --deep and --recheck examine, instead of all.")
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, deep: Path | None, recheck: bool, profile: str | None, as_json: bool) -> None:

@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 @click.option("--junit", type=PLACE, metavar="FILE.xml", help="Write a JUnit file.")
 @click.pass_context
 def eval_(ctx: click.Context, /, **options: Any) -> None:
-    """Hold a router's decisions and margins against what is expected of them.
+    """Check a router's decisions and margins against what is expected of them.
 
-    With --window, the cases are read whole and in part, and one that is decided otherwise fails.
+    With --window, the cases are read whole and in part, and one that is decided differently fails.
 
     A case fails on another decision than the suite expects, a margin under the floor, drift from the snapshot in slot,
     role, token count or transcript, and logits that differ between runs. Exits with 1 when a case fails.

@@ -74,8 +74,8 @@ def export(base: str, base_id: str | None, profile: str, plan_only: bool, as_jso
     """Make a bundle from a base model and a trained vector.
 
     The vector holds one offset for each singular value of the adapted tensors (the embedding, seven matrices of each
-    chosen layer, lm_head), then the head. Tensors are worked on tile by tile, so little memory is needed. An export
-    that was broken off, in whatever way, is completed by --resume with the same result.
+    chosen layer, lm_head), then the head. Tensors are worked on tile by tile, so little memory is needed.
+    --resume completes an export that was interrupted, in whatever way, with the same result.
 
     \b
     Examples:

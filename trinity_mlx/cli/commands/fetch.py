@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 def fetch(name: str | None, dest: Path | None, offline: bool, pin_file: Path | None, as_json: bool) -> None:
     """Get the router NAME from its public homes: `sakana`, or `sakana-adapted`.
 
-    The size and the hash of every file are verified before it is used. What is there and right is left alone, and a
-    partial download goes on where it broke off. Afterwards `trinity-mlx route` uses the router without more ado.
+    The size and the hash of every file are verified before it is used. Files that are there and correct are left alone,
+    and a partial download goes on where it broke off. From then on `trinity-mlx route` uses the router by itself.
     HF_HUB_OFFLINE=1 means the same as --offline.
 
     \b

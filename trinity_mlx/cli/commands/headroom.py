@@ -36,7 +36,7 @@ def headroom(
     report: Path | None,
     as_json: bool,
 ) -> None:
-    """Say what a router could gain on TABLE, and if training is worth it.
+    """Say what a router could gain on TABLE, and whether training is worth it.
 
     Best single agent, nearest neighbours and ridge regression on the words (and, with --base, on its hidden vectors),
     the oracle, and the oracle replayed on other repeats: chosen on the splits train and val, and measured on test.

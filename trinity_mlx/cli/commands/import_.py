@@ -27,8 +27,8 @@ def import_(source: Path, base: str, out: Path, vector: Path | None, force: bool
     """Make a bundle of our own from what other programs made.
 
     SOURCE is a folder with the component export of the Python tools, svd_weights.pt (with --vector), or the folder of a
-    published bundle. Components are applied exactly as they are given, after they have been held against the base;
-    ready tensors are copied. Nothing is at --out before the bundle is whole.
+    published bundle. Components are applied exactly as they are given, once they have been checked against the base;
+    finished tensors are copied. --out appears only when the bundle is complete.
 
     \b
     Examples:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def inspect(bundle: str, as_json: bool) -> None:
     """Verify BUNDLE and show what it is: base, tensors with their shapes, head, labels, origin.
 
-    BUNDLE is a folder, `nano`, or a name from `trinity-mlx artifacts`. Exits with 4 where anything does not hold up.
+    BUNDLE is a folder, `nano`, or a name from `trinity-mlx artifacts`. Exits with 4 if anything is wrong.
 
     \b
     Examples:

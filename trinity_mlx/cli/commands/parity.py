@@ -40,8 +40,8 @@ def parity() -> None:
     """Prove that two systems compute the same.
 
     `reference` decomposes the base's tensors and writes every stage of the adaptation; `run` writes the same stages as
-    a profile of this system computes them; `compare` holds the two against each other; `trace` follows one transcript
-    through two profiles.
+    a profile of this system computes them; `compare` compares the two; `trace` follows one transcript through two
+    profiles.
 
     \b
     Example:
@@ -100,8 +100,8 @@ class SubjectOptions:
 def reference(dtype: str, svd_weights: Path | None, decompose_all: bool, **options: Any) -> None:
     """Decompose tensors as the published pipeline does, and write components and stages.
 
-    torch.linalg.svd on the CPU, or numpy's where torch is not installed; a whole tensor and several arrays of its size
-    are held meanwhile, so more than one tensor asks for --decompose-all. With --svd-weights nothing is decomposed. The
+    torch.linalg.svd on the CPU, or numpy's if torch is not installed; a whole tensor and several arrays of its size
+    are held meanwhile, so more than one tensor needs --decompose-all. With --svd-weights nothing is decomposed. The
     folder's components are what `parity run --components` starts from. Compare a run without --components with a
     reference in float64: two decompositions in float32 differ by more than the stages' limits.
 
@@ -161,10 +161,10 @@ def run(components: Path | None, profile: str, **options: Any) -> None:
 def compare(
     ctx: click.Context, reference: Path, candidate: Path, source: str | None, strict_bytes: bool, as_json: bool
 ) -> None:
-    """Hold the stages of CANDIDATE against those of REFERENCE.
+    """Compare the stages of CANDIDATE with those of REFERENCE.
 
     Each is the folder of a stage bundle, or what another system wrote: a safetensors file of stages, or the JSON report
-    that names it. Exits with 1 where a required stage is beyond its limits, and with 2 where one is missing.
+    that names it. Exits with 1 if a required stage is beyond its limits, and with 2 if one is missing.
 
     \b
     Example:
@@ -210,8 +210,8 @@ def trace(
 ) -> None:
     """Follow one transcript through two profiles.
 
-    Exits with 1 where tokens, head or choice differ, or where hidden vectors or logits are further apart than kernel
-    stacks and number types explain.
+    Exits with 1 if tokens, head or choice differ, or if hidden vectors or logits are further apart than different
+    kernels and number types explain.
 
     \b
     Example:

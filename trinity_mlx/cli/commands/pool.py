@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def pool() -> None:
     """Look at provider pools: the agents behind a router's slots.
 
-    A pool is a TOML file, named by its path, or by its name where it lies in the folder `pools` of your settings
-    ($TRINITY_MLX_CONFIG). One agent for each slot from 0; what has a default may be left out:
+    A pool is a TOML file, given by its path, or by its name if it is in the `pools` folder of your configuration
+    ($TRINITY_MLX_CONFIG). It has one agent for each slot from 0; what has a default may be left out:
 
     \b
       name = "home"
@@ -39,7 +39,7 @@ def pool() -> None:
       temperature = 0.2
       price = { input = 0.5, output = 2.0 }    # USD per million tokens
       roles = ["worker", "verifier"]           # all three by default
-      accepts = ["tools", "images"]            # what its requests may hold beside text
+      accepts = ["tools", "images"]            # what its requests may hold besides text
       extra = { top_p = 0.9 }                  # goes into the request as it is
 
     \b

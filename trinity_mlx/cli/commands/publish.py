@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 def publish(
     bundle: str, repo_id: str, revision: str | None, private: bool, signed_off_by: str | None, dry_run: bool
 ) -> None:
-    """Upload BUNDLE to the Hugging Face Hub as the model repository REPO_ID, made if it is not there.
+    """Upload BUNDLE to the Hugging Face Hub as the model repository REPO_ID, which is created if there is none.
 
-    The bundle is verified first. What its manifest names goes up, the manifest and the card too, in one commit; logs
-    and temporary files stay here. The Hub takes your token from `hf auth login` or HF_TOKEN.
+    The bundle is verified first. The files that its manifest names, the manifest and the card are uploaded in one
+    commit; logs and temporary files stay here. The Hub takes your token from `hf auth login` or HF_TOKEN.
 
     \b
     Example:

@@ -87,7 +87,7 @@ def run(ctx: click.Context, /, **options: Any) -> None:
 
     Without a task, a demonstration runs: no network, no key. Real models need a pool and --live.
 
-    Exits with 5 when providers fail and with 6 when a limit is reached; the best answer so far is printed all the same.
+    Exits with 5 when providers fail and with 6 when a limit is reached; the best answer so far is still printed.
     Ctrl-C ends a run in order: its trace is finished, and the command exits with 130.
 
     \b

@@ -61,9 +61,15 @@ KEY = "TRINITY_API_KEY"
     help="Tokens of a long transcript that the router reads: the first and the last. auto measures; none is off.",
 )
 @click.option("--route-timeout", type=FiniteRange(min=0, min_open=True), help="Seconds that a route may take.")
-@click.option("--default-slot", type=click.IntRange(min=0), help="Who takes a turn whose route is late or failed.")
 @click.option(
-    "--host", type=NAME, default="127.0.0.1", show_default=True, help="Where to listen; other machines only with a key."
+    "--default-slot", type=click.IntRange(min=0), help="The slot that takes a turn whose route is late or fails."
+)
+@click.option(
+    "--host",
+    type=NAME,
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; beyond this machine only with a key.",
 )
 @click.option(
     "--port",
@@ -124,14 +130,18 @@ KEY = "TRINITY_API_KEY"
     help="Requests of one key, the waiting ones included; no limit by default.",
 )
 @click.option(
-    "--grace", default=30.0, show_default=True, type=FiniteRange(min=0), help="Seconds to finish in after a signal."
+    "--grace",
+    default=30.0,
+    show_default=True,
+    type=FiniteRange(min=0),
+    help="Seconds that requests have to finish after a signal.",
 )
 @trace_option
 @trace_content_option
 @click.option("--quiet", is_flag=True, help="Print no line for each request.")
 @click.option("--check", is_flag=True, help="Check everything, route once, and exit.")
 def serve(**options: Any) -> None:
-    """Serve pools of models as one address that OpenAI's and Anthropic's clients can use.
+    """Serve pools of models at one address that OpenAI's and Anthropic's clients can use.
 
     Without options: the demonstration pool, on this machine alone, on port 8080, without a key.
 
@@ -333,5 +343,5 @@ def _greet(address: str, service: Service, has_keys: bool) -> None:
         f"Claude Code  ANTHROPIC_BASE_URL={address} ANTHROPIC_AUTH_TOKEN={key} claude --model claude-trinity\n"
         f"llm          extra-openai-models.yaml: model_id trinity, model_name trinity, api_base {address}/v1\n"
         f"Open WebUI   Settings, Connections, OpenAI: {address}/v1; task model trinity-route\n"
-        "Ctrl-C ends it in order; docs/serving.md says more"
+        "Ctrl-C shuts it down in order; docs/serving.md says more"
     )

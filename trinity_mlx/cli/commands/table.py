@@ -35,7 +35,7 @@ def table() -> None:
 @click.argument("file", type=PLACE)
 @json_option
 def check(file: Path, as_json: bool) -> None:
-    """Read every row of FILE, and say what is wrong, or what there is.
+    """Read every row of FILE, and say what is wrong, or what it holds.
 
     \b
     Example:

@@ -31,7 +31,7 @@ def trace() -> None:
     """Look into the traces of runs.
 
     A trace is a file of JSON lines that a run wrote as it went: who was chosen and called, and what came of it. `show`
-    tells it to people, `verify` checks that nothing is missing or changed, `export` gives it to tracing systems.
+    prints it for people, `verify` checks that nothing is missing or changed, `export` converts it for tracing systems.
 
     \b
     Example:
@@ -77,9 +77,10 @@ def print_runs(out: Console, runs: Sequence[Run]) -> None:
 def verify(ctx: click.Context, file: Path, run_id: str | None, as_json: bool) -> None:
     """Check that no event of FILE is missing, changed or out of order.
 
-    Numbers must follow one another, each line must carry the hash of the one before, events must come in an order that
-    a run can take, and hashes are computed again where the trace holds what they are of. Exits with 1 where something
-    does not hold, and with 2 where FILE is no trace. A run without an end is reported as unfinished, and is no fault.
+    Lines must be numbered without gaps, each must carry the hash of the one before, and events must come in an order
+    that is possible in a run; hashes are computed again wherever the trace holds what was hashed. Exits with 1 if
+    something does not hold, and with 2 if FILE is not a trace. A run without an end is reported as unfinished; that is
+    not a fault.
 
     \b
     Example:

@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=30,
     show_default=True,
-    help="Generations of a stage without a gain.",
+    help="Generations without a gain after which a stage ends.",
 )
 @click.option(
     "--max-seconds", type=FiniteRange(0), help="Stop training after this many seconds, and seal the best so far."
