@@ -21,8 +21,8 @@ from trinity_mlx.contracts.errors import TableInvalid
 from trinity_mlx.contracts.routing import Role
 from trinity_mlx.contracts.transcript import Transcript
 from trinity_mlx.training.answers import Answers
+from trinity_mlx.training.row import Row
 from trinity_mlx.training.table import (
-    Row,
     Table,
     merge_tables,
     read_table,

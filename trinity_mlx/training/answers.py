@@ -9,7 +9,8 @@ import numpy as np
 
 from ..contracts.errors import TableInvalid
 from .closed_form import mean_by_column
-from .table import SPLITS, Row, Table, split_by_text, straddling
+from .row import SPLITS, Row
+from .table import Table, split_by_text, straddling
 
 MOST_AGENTS = 64
 

@@ -12,7 +12,7 @@ from ..contracts.errors import TableInvalid
 from ..contracts.routing import Role
 from ..contracts.transcript import Message, Transcript
 from .closed_form import ridge_head
-from .table import Row
+from .row import Row
 
 PENALTY = 1.0
 MOST_PATTERNS = 600
