@@ -81,11 +81,9 @@ class RidgeScores:
         return scaled
 
 
-def neighbour_scores(
-    known: np.ndarray, scores: np.ndarray, asked: np.ndarray, count: int, block: int = 512
-) -> np.ndarray:
+def neighbour_scores(known: np.ndarray, scores: np.ndarray, asked: np.ndarray, count: int) -> np.ndarray:
     """Mean scores of the ``count`` rows of ``known`` that lie nearest by angle: [asked, agents]."""
-    nearest = nearest_rows(known, asked, min(count, len(known)), block)
+    nearest = nearest_rows(known, asked, min(count, len(known)))
     level = mean_by_column(scores)
     gathered = scores[nearest]
     missing = np.isnan(gathered)
@@ -107,16 +105,16 @@ def nearest_rows(known: np.ndarray, asked: np.ndarray, count: int, block: int = 
     return np.concatenate(found)
 
 
-def tfidf(texts: Sequence[str], fitted_on: np.ndarray, buckets: int = BUCKETS) -> np.ndarray:
-    """Hashed TF-IDF of words and pairs of words, rows of length 1: float32 [texts, buckets].
+def tfidf(texts: Sequence[str], fitted_on: np.ndarray) -> np.ndarray:
+    """Hashed TF-IDF of words and pairs of words, rows of length 1: float32 [texts, BUCKETS].
 
     Frequencies of documents are counted on the texts ``fitted_on`` alone.
     """
-    counts = np.zeros((len(texts), buckets), dtype=np.float32)
+    counts = np.zeros((len(texts), BUCKETS), dtype=np.float32)
     for row, text in enumerate(texts):
         words = _WORD.findall(text.lower())
         for term in (*words, *map(" ".join, pairwise(words))):
-            counts[row, zlib.crc32(term.encode("utf-8", "surrogatepass")) % buckets] += 1.0
+            counts[row, zlib.crc32(term.encode("utf-8", "surrogatepass")) % BUCKETS] += 1.0
     documents = (counts[fitted_on] > 0).sum(0)
     weights = np.log((1 + len(fitted_on)) / (1 + documents)) + 1.0
     return _unit(np.log1p(counts) * weights.astype(np.float32))

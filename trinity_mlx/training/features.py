@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..contracts.backend import Population, Segment
-from ..files.atomic import write_atomically
+from .kept_arrays import keep_array, kept_array
 
 MEMORY_BYTES = 2 * 1024**3
 BATCH_TOKENS = 4096
@@ -36,13 +35,7 @@ class TrunkStore:
         if segment in self._memory:
             return self._memory[segment]
         path = self._path(segment)
-        if path is None or not path.is_file():
-            return None
-        try:
-            stored: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError):
-            return None
-        return stored if len(stored) == len(segment.tokens) else None
+        return kept_array(path, len(segment.tokens)) if path else None
 
     def put(self, segment: Segment, trunk: np.ndarray) -> None:
         """Keep the trunk of ``segment``, if there is a place left for it."""
@@ -52,9 +45,7 @@ class TrunkStore:
             return
         path = self._path(segment)
         if path is not None and not path.exists():
-            content = io.BytesIO()
-            np.save(content, trunk, allow_pickle=False)
-            write_atomically(path, content.getvalue())
+            keep_array(path, trunk)
 
     def _path(self, segment: Segment) -> Path | None:
         if self._folder is None:
@@ -140,11 +131,11 @@ class Features:
             yield batch
 
     def _trunk(self, segments: Sequence[Segment]) -> np.ndarray:
-        held = [self._store.get(segment) for segment in segments]
-        fresh = [segment for segment, trunk in zip(segments, held, strict=True) if trunk is None]
-        made = dict(zip(fresh, self._read(fresh), strict=True)) if fresh else {}
+        trunks = [self._store.get(segment) for segment in segments]
+        unread = [segment for segment, trunk in zip(segments, trunks, strict=True) if trunk is None]
+        read = dict(zip(unread, self._read(unread), strict=True)) if unread else {}
         return np.concatenate(
-            [made[segment] if trunk is None else trunk for segment, trunk in zip(segments, held, strict=True)]
+            [read[segment] if trunk is None else trunk for segment, trunk in zip(segments, trunks, strict=True)]
         )
 
     def _read(self, segments: Sequence[Segment]) -> list[np.ndarray]:

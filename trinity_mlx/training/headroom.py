@@ -10,6 +10,7 @@ import numpy as np
 
 from .answers import Answers
 from .closed_form import NEIGHBOURS, PENALTIES, RidgeScores, neighbour_scores, tfidf
+from .row import SPLITS
 from .statistics import Difference, Estimate, estimate, paired_difference
 
 BEST_SINGLE = "best single (chosen on train)"
@@ -80,7 +81,7 @@ class Headroom:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        counts = {split: int((self.answers.splits == split).sum()) for split in ("train", "val", "test")}
+        counts = {split: int((self.answers.splits == split).sum()) for split in SPLITS}
         return {
             "agents": list(self.answers.agents),
             "rows": counts,
@@ -101,7 +102,7 @@ def headroom(answers: Answers, hidden: np.ndarray | None = None) -> Headroom:
     """
     test = answers.where("test")
     utility = answers.filled()
-    best = utility[answers.where("train")][:, :].mean(0).argmax()
+    best = utility[answers.where("train")].mean(0).argmax()
     base = utility[test, best]
     methods = [
         _method(name, utility[test], choices, base, setting)

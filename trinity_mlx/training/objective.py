@@ -13,7 +13,6 @@ from .answers import Answers
 from .closed_form import mean_by_column
 
 _MOST_MASKS = 36
-_COLUMNS = {"cost": "costs", "seconds": "seconds", "turns": "turns"}
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,9 @@ class Objective:
         """
         self._check(len(answers.agents))
         utility = answers.filled()
-        for name in ("cost", "seconds", "turns"):
-            if weight := getattr(self, name):
-                utility = utility - weight * _known(answers, _COLUMNS[name])
+        for weight, name in ((self.cost, "costs"), (self.seconds, "seconds"), (self.turns, "turns")):
+            if weight:
+                utility = utility - weight * _known(answers, name)
         return utility
 
     def _check(self, agents: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..artifacts.manifest import MANIFEST_NAME
 from ..contracts.artifact import Bundle
-from ..contracts.errors import FolderUnavailable, OutputExists, UsageError
+from ..contracts.errors import UsageError
 from ..contracts.routing import Role
 from ..files.atomic import write_file
 from ..files.safetensors import read_float32
@@ -24,6 +22,7 @@ from .features import Features
 from .guard import Guard, learn_guard
 from .head import ALPHA, Head, stacked
 from .headroom import Headroom, headroom
+from .output import METRICS, Output
 from .problem import Candidate, Problem, typical_length
 from .reading import Engine, Reading, base_hidden
 from .refit import chosen_fit, refitted
@@ -36,7 +35,7 @@ from .summary import Summary, summarise
 from .trainer import Generation, Limits, Progress, Trainer
 from .vector_layout import Layout
 
-CARD, REPORT, RECORD, METRICS = "README.md", "report.html", "report.json", "metrics.jsonl"
+CARD, REPORT, RECORD = "README.md", "report.html", "report.json"
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,9 @@ class TrainingRequest:
     force: bool = False
 
     @property
-    def workspace(self) -> Path:
-        """Where checkpoints and metrics lie until the bundle is sealed."""
-        return self.out.with_name(f"{self.out.name}.training")
+    def output(self) -> Output:
+        """Where the results go."""
+        return Output(self.out, self.resume, self.force)
 
     @property
     def role_source(self) -> RoleSource:
@@ -81,7 +80,7 @@ class TrainingRequest:
 
     def fingerprint(self) -> str:
         """A hash of all that the result depends on."""
-        told = {
+        inputs = {
             "table": self.answers.sha256,
             "agents": self.answers.agents,
             "base": self.engine.key(self.reading.base),
@@ -90,7 +89,7 @@ class TrainingRequest:
             "position": str(self.reading.position),
             "settings": self.settings.to_dict(),
         }
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -137,19 +136,19 @@ def train(request: TrainingRequest, watch: Watch | None = None) -> Trained:
         problem,
         validation,
         stages,
-        folder=request.workspace,
+        folder=request.output.workspace,
         fingerprint=request.fingerprint(),
         limits=Limits(request.max_seconds, settings.patience),
         watch=_recording(request, watch.generation),
     ).run(resume=request.resume)
     if settings.refits:
         progress = replace(progress, best=refitted(progress, stages, problem, validation))
-    found = headroom(request.answers, hidden)
+    before = headroom(request.answers, hidden)
     tested = _problem(request, features, layout, hidden, "test")
     routed = tested.hidden_at(progress.best.offsets)
     guard = _guard(request, progress, stages, problem, validation)
-    summary = summarise(found, progress, progress.best.head.logits(routed), routed, settings, guard)
-    bundle = _sealed(request, layout, progress, found, summary, typical_length(hidden))
+    summary = summarise(before, progress, progress.best.head.logits(routed), routed, settings, guard)
+    bundle = _sealed(request, layout, progress, before, summary, typical_length(hidden))
     return Trained(bundle, summary, progress)
 
 
@@ -159,35 +158,7 @@ def _check(request: TrainingRequest) -> None:
     request.settings.objective.utility(request.answers)
     if request.role_source is RoleSource.KEEP:
         _kept_roles(request)
-    _check_out(request)
-
-
-def _check_out(request: TrainingRequest) -> None:
-    out, workspace = request.out, request.workspace
-    if os.path.lexists(out):
-        if not request.force:
-            raise OutputExists(f"{out} exists already: choose another folder, or have it replaced")
-        _check_replaceable(request)
-    if request.resume or not os.path.lexists(workspace):
-        return
-    if not _is_workspace(workspace):
-        raise OutputExists(f"{workspace} is no training, and is not replaced: choose another folder")
-    if not request.force:
-        raise OutputExists(f"{workspace} holds a training that was broken off: resume it, or have it replaced")
-    shutil.rmtree(workspace)
-
-
-def _check_replaceable(request: TrainingRequest) -> None:
-    if request.out.is_symlink() or not (request.out / MANIFEST_NAME).is_file():
-        raise OutputExists(f"{request.out} is no bundle's folder, and is not replaced: choose another folder")
-
-
-def _is_workspace(folder: Path) -> bool:
-    """Whether a training made ``folder``: it is empty, or some name in it is one that a training gives."""
-    if folder.is_symlink() or not folder.is_dir():
-        return False
-    names = [path.name for path in folder.iterdir()]
-    return not names or any(name == METRICS or name.lstrip(".").startswith("checkpoint") for name in names)
+    request.output.claim()
 
 
 def _problem(request: TrainingRequest, features: Features, layout: Layout, hidden: np.ndarray, split: str) -> Problem:
@@ -220,7 +191,7 @@ def _guard(
 
 def _recording(request: TrainingRequest, tell: Callable[[Generation], None]) -> Callable[[Generation], None]:
     """Adds each generation to ``metrics.jsonl`` before it is told."""
-    path = request.workspace / METRICS
+    path = request.output.workspace / METRICS
 
     def record(generation: Generation) -> None:
         with path.open("a", encoding="utf-8") as file:
@@ -231,16 +202,16 @@ def _recording(request: TrainingRequest, tell: Callable[[Generation], None]) -> 
 
 
 def _sealed(
-    request: TrainingRequest, layout: Layout, progress: Progress, found: Headroom, summary: Summary, length: float
+    request: TrainingRequest, layout: Layout, progress: Progress, before: Headroom, summary: Summary, length: float
 ) -> Bundle:
     """The bundle, made in the workspace and moved to its place when it is whole."""
     best = progress.best
     head = stacked(best.head, _role_rows(request, layout, best), length)
-    folder = request.workspace / request.out.name
+    folder = request.output.workspace / request.out.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     made = _made(request, progress)
-    _write_records(folder, progress, found, summary, made)
+    _write_records(folder, progress, before, summary, made)
     bundle = seal(
         folder,
         request.identity,
@@ -250,33 +221,19 @@ def _sealed(
         made=made,
         lineage={"base": request.reading.base.ref, "table": request.answers.sha256},
     )
-    return _moved(request, bundle)
+    return request.output.publish(bundle.folder)
 
 
 def _write_records(
-    folder: Path, progress: Progress, found: Headroom, summary: Summary, made: Mapping[str, str]
+    folder: Path, progress: Progress, before: Headroom, summary: Summary, made: Mapping[str, str]
 ) -> None:
     """What tells people and programs how the bundle came about: record, report, card and curves."""
-    record = {**summary.to_dict(), "made": made, "headroom": found.to_dict()}
+    record = {**summary.to_dict(), "made": made, "headroom": before.to_dict()}
     write_file(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
-    write_file(folder / REPORT, render_training(found, summary, progress, made).encode("utf-8", "replace"))
-    write_file(folder / CARD, training_card(folder.name, found, summary, made).encode("utf-8", "replace"))
+    write_file(folder / REPORT, render_training(before, summary, progress, made).encode("utf-8", "replace"))
+    write_file(folder / CARD, training_card(folder.name, before, summary, made).encode("utf-8", "replace"))
     lines = "".join(json.dumps(each.to_dict()) + "\n" for each in progress.history)
     write_file(folder / METRICS, lines.encode())
-
-
-def _moved(request: TrainingRequest, bundle: Bundle) -> Bundle:
-    from ..artifacts.bundle import open_bundle
-
-    try:
-        if os.path.lexists(request.out):
-            _check_replaceable(request)
-            shutil.rmtree(request.out)
-        bundle.folder.rename(request.out)
-        shutil.rmtree(request.workspace, ignore_errors=True)
-    except OSError as error:
-        raise FolderUnavailable(f"{request.out}: {error.strerror or error}") from None
-    return open_bundle(request.out)
 
 
 def _role_rows(request: TrainingRequest, layout: Layout, best: Candidate) -> Head:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +15,10 @@ from ..contracts.errors import ContextLengthError, UsageError
 from ..contracts.routing import Window
 from ..contracts.text_format import TextFormat
 from ..contracts.transcript import Transcript
-from ..files.atomic import write_atomically
 from ..routing.reader import needed_tokens
 from ..routing.tokenizer import Tokenizer
 from .features import Features, TrunkStore
+from .kept_arrays import keep_array, kept_array
 from .vector_layout import Layout
 
 
@@ -121,20 +120,10 @@ def base_hidden(
         tokens.update(np.array([len(segment.tokens), *segment.tokens], dtype="<i8").tobytes())
     name = hashlib.sha256(f"{engine.key(base)}|{tokens.hexdigest()}".encode()).hexdigest()
     path = engine.cache / "hidden" / f"{name}.npy" if engine.cache else None
-    known = _load(path, len(features.segments)) if path else None
+    known = kept_array(path, len(features.segments)) if path else None
     if known is not None:
         return known
     hidden: np.ndarray = features.hidden(np.arange(len(features.segments)), layout.gains(layout.zero()), tick)[0]
     if path:
-        content = io.BytesIO()
-        np.save(content, hidden, allow_pickle=False)
-        write_atomically(path, content.getvalue())
+        keep_array(path, hidden)
     return hidden
-
-
-def _load(path: Path, rows: int) -> np.ndarray | None:
-    try:
-        kept: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError):
-        return None
-    return kept if kept.ndim == 2 and len(kept) == rows else None

@@ -14,7 +14,8 @@ from .stages.head_descent import HeadDescent
 from .stages.ridge import RidgeStage
 from .trainer import Progress
 
-_Fitted = RidgeStage | HeadDescent
+Fitted = RidgeStage | HeadDescent
+"""The stages whose heads can be fitted again on other rows."""
 
 
 def refitted(progress: Progress, stages: Sequence[Stage], train: Problem, validation: Problem) -> Candidate:
@@ -40,9 +41,9 @@ def _moved(head: Head, before: Head, after: Head) -> Head:
     return head_of({name: values + (end[name] - start[name]) for name, values in head.arrays().items()})
 
 
-def chosen_fit(progress: Progress, stages: Sequence[Stage]) -> tuple[RidgeStage | HeadDescent, int] | None:
+def chosen_fit(progress: Progress, stages: Sequence[Stage]) -> tuple[Fitted, int] | None:
     """The last fitted stage that was kept, with its generation that was best on val; None where none was kept."""
-    fitted = [stage for stage in stages if stage.name in progress.kept and isinstance(stage, _Fitted)]
+    fitted = [stage for stage in stages if stage.name in progress.kept and isinstance(stage, Fitted)]
     return (fitted[-1], _best_generation(progress, fitted[-1].name)) if fitted else None
 
 

@@ -9,6 +9,8 @@ import numpy as np
 
 DRAWS = 2000
 MOST_NUMBERS = 20_000_000
+_SEED = 0
+"""Fixes what is drawn, so that the same scores give the same interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,30 +39,28 @@ class Difference:
         return {**self.estimate.to_dict(), "p": self.p}
 
 
-def estimate(values: np.ndarray, seed: int = 0, draws: int = DRAWS) -> Estimate:
+def estimate(values: np.ndarray, draws: int = DRAWS) -> Estimate:
     """The mean of ``values`` [rows], with its bootstrap interval over rows."""
-    means = _resampled(values, seed, draws)
+    means = _resampled(values, draws)
     low, high = np.quantile(means, [0.025, 0.975])
     return Estimate(float(values.mean()), float(means.std()), float(low), float(high))
 
 
-def paired_difference(one: np.ndarray, other: np.ndarray, seed: int = 0, draws: int = DRAWS) -> Difference:
+def paired_difference(one: np.ndarray, other: np.ndarray) -> Difference:
     """``one`` less ``other`` row by row; ``p`` by flipping the sign of each row's difference at random.
 
     Args:
         one: [rows], the score that one method has on each row.
         other: [rows], another's on the same rows.
-        seed: fixes what is drawn; 0 is a seed as any other.
-        draws: how often.
     """
     gaps = one - other
-    flipped = _signs(len(gaps), seed, _affordable(len(gaps), draws)) @ gaps
+    flipped = _signs(len(gaps), _affordable(len(gaps), DRAWS)) @ gaps
     extreme = int((np.abs(flipped) >= abs(float(gaps.sum())) - 1e-9).sum())
-    return Difference(estimate(gaps, seed, draws), (1 + extreme) / (1 + len(flipped)))
+    return Difference(estimate(gaps), (1 + extreme) / (1 + len(flipped)))
 
 
-def _resampled(values: np.ndarray, seed: int, draws: int) -> np.ndarray:
-    means: np.ndarray = _counts(len(values), seed, _affordable(len(values), draws)) @ values / len(values)
+def _resampled(values: np.ndarray, draws: int) -> np.ndarray:
+    means: np.ndarray = _counts(len(values), _affordable(len(values), draws)) @ values / len(values)
     return means
 
 
@@ -70,14 +70,14 @@ def _affordable(count: int, draws: int) -> int:
 
 
 @lru_cache(maxsize=2)
-def _counts(count: int, seed: int, draws: int) -> np.ndarray:
+def _counts(count: int, draws: int) -> np.ndarray:
     """How often each row is drawn, float64 [draws, rows]: the same draws for every method on the same rows."""
-    drawn: np.ndarray = np.random.default_rng(seed).multinomial(count, np.full(count, 1.0 / count), draws)
+    drawn: np.ndarray = np.random.default_rng(_SEED).multinomial(count, np.full(count, 1.0 / count), draws)
     return drawn.astype(np.float64)
 
 
 @lru_cache(maxsize=2)
-def _signs(count: int, seed: int, draws: int) -> np.ndarray:
+def _signs(count: int, draws: int) -> np.ndarray:
     """1 or -1 for each row, float64 [draws, rows]."""
-    signs: np.ndarray = np.random.default_rng([seed, 1]).choice((-1.0, 1.0), (draws, count))
+    signs: np.ndarray = np.random.default_rng([_SEED, 1]).choice((-1.0, 1.0), (draws, count))
     return signs
