@@ -25,6 +25,7 @@ from trinity_mlx.routing.reader import needed_tokens
 
 from .. import builders
 from ..builders import PlainRecipe, fresh, hidden, kept, random_tokens, reads_models, relative, worst
+from ..file_server import wait_for
 
 EXACT = 1e-5
 """Relative difference that float32 may make between two ways to compute the same thing on the tiny model."""
@@ -354,7 +355,8 @@ def test_kept_past_keeps_nothing_else_alive_on_mlx(tmp_path: Path, kv_heads: int
     nbytes = past.nbytes
     del past
     gc.collect()
-    assert nbytes <= with_past - mx.get_active_memory() <= 2 * nbytes
+    # MLX's thread frees what is its own
+    wait_for(lambda: nbytes <= with_past - mx.get_active_memory() <= 2 * nbytes)
 
 
 # --- threads and processes --------------------------------------------------------------------------------------------

@@ -209,9 +209,8 @@ class Browser:
         return reply["result"].get("value")
 
     def close(self) -> None:
-        """Ask the browser to end."""
-        self._session = None
-        self.call("Browser.close")
+        """Ask the browser to end, which may be over before it answers."""
+        self._socket.send(json.dumps({"id": 0, "method": "Browser.close"}))
         self._socket.close()
 
 

@@ -26,6 +26,7 @@ from trinity_mlx.routing.reader import needed_tokens
 
 from .. import builders
 from ..builders import PlainRecipe, fresh, hidden, random_tokens, reads_models, relative, worst
+from ..file_server import wait_for
 
 EXACT = 1e-5
 """Relative difference that float32 may make between two ways to compute the same thing on the tiny model."""
@@ -328,7 +329,8 @@ def test_nothing_of_the_source_stays_in_memory_on_mlx(tiny_base: Base, tiny_bund
     model = base.attach(tiny_bundle.adapter, tiny_bundle.head, merged=True)
     gc.collect()
     told = base.nbytes + model.nbytes
-    assert told <= mx.get_active_memory() - before <= 1.2 * told + 65536
+    # MLX's thread frees what is its own
+    wait_for(lambda: told <= mx.get_active_memory() - before <= 1.2 * told + 65536)
 
 
 @pytest.mark.parametrize(("name", "bits"), QUANTIZED)
