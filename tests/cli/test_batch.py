@@ -136,11 +136,12 @@ def test_records_never_replace_their_own_input(tmp_path: Path) -> None:
 
 def test_people_get_a_line_a_record(tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
-    source.write_text('{"id": "a\\tb", "prompt": "What is 17 + 25?"}\nno json\n')
-    good, bad = batch("--batch", source).stdout.splitlines()
+    source.write_text('{"id": "a\\tb", "prompt": "What is 17 + 25?"}\nno json\n{"id": null, "prompt": "hi"}\n')
+    good, bad, other = batch("--batch", source).stdout.splitlines()
     assert good.startswith("a b\t")
     assert good.split("\t")[2:4] == ["mathematics", "Worker"]
     assert bad.startswith("2\terror\tline 2 is not JSON")
+    assert other.startswith("null\t")
 
 
 def test_two_processes_write_the_file_that_one_writes(tmp_path: Path) -> None:

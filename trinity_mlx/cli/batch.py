@@ -124,7 +124,8 @@ def _for_programs(text: str) -> str:
 
 def _for_people(text: str) -> str:
     record = json.loads(text)
-    name = one_line(str(record.get("id", record["line"])))
+    identity = record.get("id", record["line"])
+    name = one_line(identity if isinstance(identity, str) else json.dumps(identity))
     if "error" in record:
         return f"{name}\terror\t{one_line(record['error']['message'])}"
     agent, margin = record["agent"], record["margins"]["agent"]

@@ -56,7 +56,7 @@ class Answers:
         for split in SPLITS:
             if split not in splits:
                 raise TableInvalid(
-                    f"no row of split {split} has a score of {', '.join(agents)}: training needs all three"
+                    f"no row of split {split} has a score of {', '.join(agents)}: {', '.join(SPLITS)} need rows each"
                 )
         return cls(
             agents=tuple(agents),
