@@ -57,6 +57,17 @@ def test_processes_answer_as_one_would_and_one_that_is_killed_loses_nothing(tmp_
     assert "signal 9" in told[0]
 
 
+def test_ctrl_c_is_left_to_whoever_started_a_process_from_its_first_moment_on(tmp_path: Path) -> None:
+    """A terminal gives it to all of them, also to one whose interpreter has only begun to start."""
+    hasty = "import os, signal; os.kill(os.getpid(), signal.SIGINT)" + WORKER
+    told: list[str] = []
+    command = [sys.executable, "-c", hasty, str(Path(__file__).parent), str(tmp_path)]
+    crew = on_devices(RECIPE, ["a"], tell=told.append, command=command)
+    routes = crew.route(chunks(io.BytesIO(b"one"), "x", whole=True), QUESTION)
+    assert [len(routed.records) for _, routed in routes] == [1]
+    assert told == []
+
+
 def test_a_process_that_cannot_start_is_told() -> None:
     crew = on_devices(RECIPE, ["a"], command=[sys.executable, "-c", "raise SystemExit(3)"])
     with pytest.raises(WorkersLost, match="no worker is left"):

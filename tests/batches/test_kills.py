@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -44,17 +44,28 @@ def await_growth(out: Path, size: int, process: subprocess.Popen[bytes]) -> None
         time.sleep(0.01)
 
 
+def workers_of(top: psutil.Process, word: str) -> list[psutil.Process]:
+    """The processes under ``top`` with ``word`` in their command: one at least where anything is written."""
+    found = []
+    for child in top.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if word in "".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
 @pytest.mark.parametrize("how", [[], ["--devices", "cpu,cpu"]], ids=["alone", "shared"])
 def test_a_batch_that_is_killed_again_and_again_ends_with_the_same_file(whole: Path, how: list[str]) -> None:
-    out, chance = whole / f"killed{len(how)}", random.Random(5)
+    out, chance, codes = whole / f"killed{len(how)}", random.Random(5), []
     for _ in range(KILLS):
         size = out.stat().st_size if out.exists() else 0
         with subprocess.Popen(command(whole, out, "--resume", *how)) as process:
             await_growth(out, size, process)
             time.sleep(chance.random() * 0.3)
             process.send_signal(signal.SIGKILL)
-        assert process.returncode == -signal.SIGKILL
-        assert out.stat().st_size > size
+        codes.append(process.returncode)
+        assert process.returncode == 0 or out.stat().st_size > size
+    assert set(codes) - {0} == {-signal.SIGKILL}  # the last may have come too late
     subprocess.run(command(whole, out, "--resume", *how), check=True)
     assert out.read_bytes() == (whole / "whole").read_bytes()
 
@@ -64,11 +75,7 @@ def test_a_process_that_is_killed_in_the_middle_is_told_and_loses_nothing(whole:
     asked = command(whole, out, "--devices", "cpu,cpu")
     with subprocess.Popen(asked, stderr=subprocess.PIPE, text=True) as process:
         await_growth(out, 0, process)  # type: ignore[arg-type]
-        workers = [
-            child for child in psutil.Process(process.pid).children() if "batches.worker" in str(child.cmdline())
-        ]
-        assert len(workers) == 2
-        workers[0].kill()
+        workers_of(psutil.Process(process.pid), "batches.worker")[0].kill()
         _, told = process.communicate()
     assert process.returncode == 0
     assert told.count("\n") == 1
@@ -80,20 +87,19 @@ def test_a_process_that_is_killed_in_the_middle_is_told_and_loses_nothing(whole:
 def cluster() -> Iterator[tuple[str, psutil.Process]]:
     """The address of a Ray cluster with room for two workers, and the process that its own are under."""
     pytest.importorskip("ray", reason="Ray comes with the extra ray")
-    with socket.socket() as free, tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-        free.close()
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
         options = ["--num-cpus=2", "--object-store-memory=100000000", "--include-dashboard=false"]
-        options += [f"--port={address.rpartition(':')[2]}", "--node-ip-address=127.0.0.1", f"--temp-dir={folder}"]
+        options += ["--port=0", "--node-ip-address=127.0.0.1", f"--temp-dir={folder}"]
         start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *options]
         quiet = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
         with subprocess.Popen(start, stdout=subprocess.PIPE, text=True, env=quiet) as process:
             top = psutil.Process(process.pid)
             try:
                 assert process.stdout
-                assert any("Ray runtime started" in line for line in process.stdout)
-                yield address, top
+                told = (re.search(r"--address='[^']*:(\d+)'", line) for line in process.stdout)
+                port = next(filter(None, told))[1]
+                assert any("--block" in line for line in process.stdout)
+                yield f"127.0.0.1:{port}", top
             finally:
                 for child in [*top.children(recursive=True), top]:
                     with suppress(psutil.NoSuchProcess):
@@ -106,9 +112,7 @@ def test_a_cluster_writes_the_same_file_also_where_a_worker_is_killed(
     out, (address, top) = whole / "cluster", cluster
     with subprocess.Popen(command(whole, out, "--engine", "ray", "--ray-address", address)) as process:
         await_growth(out, 0, process)
-        workers = [child for child in top.children(recursive=True) if "RayWorker" in "".join(child.cmdline())]
-        assert len(workers) == 2
-        workers[0].kill()
+        workers_of(top, "RayWorker")[0].kill()
     assert process.returncode == 0
     assert out.read_bytes() == (whole / "whole").read_bytes()
 

@@ -1,13 +1,12 @@
 """A process that routes chunks for another: ``python -m trinity_mlx.batches.worker``, frames in and frames out.
 
 The first frame says how to load the router and what is asked. It ends when its input does, which is also what it sees
-when whoever started it is killed; Ctrl-C is left to that one.
+when whoever started it is killed; Ctrl-C is left to that one, who starts it with that signal blocked.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Mapping
 from typing import Any, BinaryIO
@@ -21,7 +20,6 @@ from .records import Question
 
 def main() -> None:
     """Serve standard input and output."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with os.fdopen(os.dup(1), "wb") as replies:
         os.dup2(2, 1)  # whatever a framework prints is no frame
         serve(sys.stdin.buffer, replies)

@@ -7,6 +7,7 @@ nothing else with it. They are started afresh, since a copy of a process that ha
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -97,9 +98,20 @@ def _process(
     recipe: Recipe, question: Question, *, command: Sequence[str], environment: Mapping[str, str] | None
 ) -> Iterator[_Process]:
     opening = {"recipe": recipe.to_dict(), "question": question.to_dict() | {"timings": question.timings}}
-    pipes = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    with _uninterrupted():
+        pipes = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     process = _Process(pipes, (opening, b""))
     try:
         yield process
     finally:
         process.close()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Processes started here never see Ctrl-C, not even before their first line: a blocked signal is inherited."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
