@@ -12,6 +12,7 @@ Every error of a status repeats the key that it was sent, as some providers do.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gzip
 import json
 import re
@@ -23,6 +24,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -528,21 +530,12 @@ class ProviderServer:
 
     async def _serve(self) -> None:
         self._closing = asyncio.Event()
-        tasks: set[asyncio.Task[None]] = set()
-
-        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.ensure_future(self._connection(reader, writer))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-
-        server = await asyncio.start_server(connected, "127.0.0.1", 0, backlog=512, ssl=self._certificate())
+        server = await asyncio.start_server(self._connection, "127.0.0.1", 0, backlog=512, ssl=self._certificate())
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._closing.wait()
         server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_all_others()
 
     def _certificate(self) -> ssl.SSLContext | None:
         """One that nobody trusts."""
@@ -561,11 +554,12 @@ class ProviderServer:
                 await unless_gone(self._behaviour(received.model)(exchange), reader)
                 if not exchange.keeps_open:
                     break
-        except OSError:
-            pass
+            writer.close()
+            await writer.wait_closed()
+        except (OSError, EOFError, asyncio.CancelledError):
+            writer.transport.abort()
         finally:
             self.connections -= 1
-            writer.close()
 
     def _behaviour(self, model: str) -> Behaviour:
         match = re.fullmatch(r"(?:.*:)?fault:(?P<name>[\w-]+)(?:\*(?P<times>\d+))?(?:/.*)?", model)
@@ -579,6 +573,17 @@ class ProviderServer:
         await asyncio.sleep(self.delay_s)
         said = self.answer(exchange.received)
         await exchange.say(Said(said) if isinstance(said, str) else said)
+
+
+async def end_all_others() -> None:
+    """Leave no task and no transport to the garbage collector, also of those who were accepted a moment ago."""
+    for _ in range(5):
+        await asyncio.sleep(0)  # by then each of them has begun
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.sleep(0)  # their sockets are closed in the next turn
 
 
 async def requests_of(reader: asyncio.StreamReader) -> AsyncIterator[Received]:
@@ -616,8 +621,10 @@ async def closed(reader: asyncio.StreamReader) -> None:
         await asyncio.sleep(0.01)
 
 
+@cache
 def closed_port() -> int:
-    """A port of the loopback on which nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """A port of the loopback on which nobody listens, nor will before this process ends: it is taken."""
+    taken = socket.socket()
+    taken.bind(("127.0.0.1", 0))
+    atexit.register(taken.close)
+    return int(taken.getsockname()[1])

@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -33,8 +32,7 @@ from trinity_mlx.providers.local.provider import Local
 from trinity_mlx.providers.registry import make_provider
 
 from ..builders import with_positions
-from ..file_server import wait_for
-from ..provider_server import closed_port
+from ..mlx_lm_server import serving
 
 NANO = data_path("fixtures") / "artifacts" / "nano" / "base"
 SAID = (Message("user", "What is 17 + 25? Answer briefly."),)
@@ -269,32 +267,8 @@ assert resource.getrlimit(resource.RLIMIT_NOFILE) == limit
 @pytest.fixture(scope="module")
 def mlx_lm_server() -> Iterator[str]:
     """The address of mlx-lm's own server with the small model."""
-    port = closed_port()
-    command = [
-        sys.executable,
-        "-m",
-        "mlx_lm",
-        "server",
-        "--model",
-        str(NANO),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def listens() -> bool:
-        assert process.poll() is None, "mlx_lm.server has ended"
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    try:
-        wait_for(listens, 300)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        process.wait(120)
+    with serving(NANO) as address:
+        yield address
 
 
 @pytest.mark.slow

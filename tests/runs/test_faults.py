@@ -199,7 +199,7 @@ async def play_all(scenes: Iterable[Scene], server: ProviderServer) -> None:
 
 async def nobody_left(server: ProviderServer) -> None:
     """SDKs leave the end of some streams to the event loop."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         while len(asyncio.all_tasks()) > 1 or server.connections:
             await asyncio.sleep(0.005)
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -33,8 +30,7 @@ from trinity_mlx.runs.result import RunResult, RunStatus
 from trinity_mlx.tracing.reader import read_trace
 from trinity_mlx.tracing.verify import verify_run
 
-from ..file_server import wait_for
-from ..provider_server import closed_port
+from ..mlx_lm_server import serving
 from ..run_cases import AT_ONCE, Listener, T, V, W, pool_of, scripted
 
 BASE = data_path("fixtures", "artifacts", "nano", "base")
@@ -161,23 +157,8 @@ def test_cancelling_a_run_stops_the_model(nano: Router) -> None:
 @pytest.fixture(scope="module")
 def served() -> Iterator[Agent]:
     """The small model behind mlx-lm's server, as an agent."""
-    port = closed_port()
-    address = ["--host", "127.0.0.1", "--port", str(port)]
-    command = [sys.executable, "-m", "mlx_lm.server", "--model", str(BASE), *address]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def listens() -> bool:
-        assert process.poll() is None, "mlx_lm.server has ended"
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    try:
-        wait_for(listens, 300)
-        url = f"http://127.0.0.1:{port}/v1"
+    with serving(BASE) as url:
         yield Agent(0, "served", "openai-compatible", str(BASE), url, max_tokens=TOKENS, temperature=0.0)
-    finally:
-        process.terminate()
-        process.wait(120)
 
 
 @pytest.mark.slow

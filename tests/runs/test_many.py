@@ -143,7 +143,7 @@ def no_leak() -> Iterator[None]:
 
 async def all_gone(server: ProviderServer) -> None:
     """Wait until nobody is left but the caller, at either end."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         while len(asyncio.all_tasks()) > 1 or server.connections:
             await asyncio.sleep(0.005)
 
