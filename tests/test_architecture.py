@@ -25,6 +25,7 @@ LOCAL_MODELS = {"providers/local/mlx.py", "providers/local/transformers.py"}
 VISIBLE_TO_BACKENDS = {f"trinity_mlx.{room}" for room in ("contracts", "factorization", "files", "sharing")}
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.getenvb", "Path.home", "os.path.expanduser"}
 PATCHES = {"setattr", "delattr", "patch", "patch.object", "patch.dict"}
+LAST_NAMES = {name.rpartition(".")[2] for name in PATCHES}
 PATCHED = {
     "tiles.TILE_ELEMENTS": "a tile holds more than any matrix that a test has time for",
     "mx.fast.name": "that composed kernels call no fused one shows in the framework alone",
@@ -51,6 +52,11 @@ def breaches(paths: Iterable[Path], found: Callable[[Path], Iterable[str]]) -> d
     return {path.as_posix(): what for path in paths if (what := set(found(path)))}
 
 
+def called(node: ast.Call) -> str:
+    """The last name of what is called."""
+    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+
+
 def absolute_imports(path: Path) -> Iterator[str]:
     """First part of the name of every module that ``path`` imports absolutely, wherever in the file."""
     for node in ast.walk(tree_of(path)):
@@ -58,7 +64,7 @@ def absolute_imports(path: Path) -> Iterator[str]:
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             yield (node.module or "").partition(".")[0]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+        elif isinstance(node, ast.Call) and called(node) in ("import_module", "__import__"):
             yield from (str(each.value).partition(".")[0] for each in node.args if isinstance(each, ast.Constant))
 
 
@@ -76,7 +82,7 @@ def environment_reads(tree: ast.AST) -> set[str]:
 def patches(tree: ast.AST) -> Iterator[str]:
     """What ``tree`` puts something else in the place of, by pytest's ``monkeypatch`` or by ``unittest.mock``."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
+        if isinstance(node, ast.Call) and called(node) in LAST_NAMES:
             owner, _, what = ast.unparse(node.func).partition(".")
             if owner in ("monkeypatch", "patch", "mock", "mocker") and (what or owner) in PATCHES:
                 yield ".".join(ast.unparse(each).strip("'") for each in node.args[:2])
@@ -84,7 +90,7 @@ def patches(tree: ast.AST) -> Iterator[str]:
 
 def command_line_advice(tree: ast.AST) -> list[str]:
     """Texts of errors that name an option or a command of the command line."""
-    makers = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) in ERRORS]
+    makers = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and called(node) in ERRORS]
     texts = [part.value for node in makers for part in ast.walk(node) if isinstance(part, ast.Constant)]
     return [
         text for text in texts if isinstance(text, str) and re.search(r"(^|[\s`(])(--[a-z]|trinity-mlx [a-z])", text)

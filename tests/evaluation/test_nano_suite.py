@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
 
 from tools.nano.corpus import examples, transcript
-from trinity_mlx import Role, Router, load_router
+from trinity_mlx import Role, load_router
 from trinity_mlx.evaluation.suite import Suite, find_suite
 from trinity_mlx.files.shipped import data_path
+
+from ..evaluation_cases import LONG
 
 SLOTS = 7
 LEAST_MARGIN = 0.5
@@ -27,12 +28,6 @@ TAGS = Counter(tag for case in CASES for tag in case["tags"])
 @pytest.fixture(scope="module")
 def suite() -> Suite:
     return find_suite("nano-64")
-
-
-@pytest.fixture(scope="module", params=["mlx", "cpu"])
-def router(request: pytest.FixtureRequest) -> Iterator[Router]:
-    with load_router("nano", profile=request.param) as router:
-        yield router
 
 
 def tagged(tag: str) -> list[dict[str, Any]]:
@@ -138,9 +133,14 @@ def test_token_counts_are_those_of_the_tokenizers_library() -> None:
         assert len(library.encode(text, add_special_tokens=False).ids) == case["router_input_tokens"], case["id"]
 
 
-def test_nano_routes_every_case_as_expected_and_clearly(suite: Suite, router: Router) -> None:
-    for case in suite.cases:
-        decision = router.route(case.transcript)
+@pytest.mark.parametrize(
+    ("profile", "long"), [("cpu", True), ("mlx", False), pytest.param("mlx", True, marks=pytest.mark.slow)]
+)
+def test_nano_routes_every_case_as_expected_and_clearly(suite: Suite, profile: str, long: bool) -> None:
+    with load_router("nano", profile=profile) as router:
+        decisions = {case: router.route(case.transcript) for case in suite.cases if long or case.id not in LONG}
+    assert len(decisions) == len(CASES) - (0 if long else len(LONG))
+    for case, decision in decisions.items():
         assert (decision.slot, decision.role) == (case.expected.slot, case.expected.role), case.id
         assert decision.token_count == case.token_count, case.id
         assert min(decision.margins.agent or 0.0, decision.margins.role or 0.0) >= LEAST_MARGIN, case.id

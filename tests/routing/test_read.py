@@ -64,7 +64,7 @@ class _Model:
 
 
 @pytest.fixture
-def backend() -> Watched:
+def watched() -> Watched:
     return Watched()
 
 
@@ -74,8 +74,8 @@ def registry() -> ModelRegistry:
 
 
 @pytest.fixture
-def router(tiny_folders: dict[str, Path], backend: Watched, registry: ModelRegistry) -> Iterator[Router]:
-    with load_router(**tiny_folders, profile="cpu", dtype="float32", backend=backend, registry=registry) as router:
+def router(tiny_folders: dict[str, Path], watched: Watched, registry: ModelRegistry) -> Iterator[Router]:
+    with load_router(**tiny_folders, profile="cpu", dtype="float32", backend=watched, registry=registry) as router:
         yield router
 
 
@@ -95,38 +95,38 @@ def test_a_read_is_what_route_decides_from(router: Router) -> None:
     assert (read_.reused, decision.reused_tokens) == (0, decision.token_count)
 
 
-def test_what_is_asked_during_a_read_is_read_together(router: Router, backend: Watched) -> None:
+def test_what_is_asked_during_a_read_is_read_together(router: Router, watched: Watched) -> None:
     async def read_all() -> list[Any]:
-        backend.shut()
+        watched.shut()
         first = asyncio.create_task(router.read(PROMPTS[0]))
-        await asyncio.to_thread(backend.begun.wait, 60)
+        await asyncio.to_thread(watched.begun.wait, 60)
         others = [asyncio.create_task(router.read(prompt)) for prompt in PROMPTS[1:]]
         await all_queued(router, len(others))
-        backend.gate.set()
+        watched.gate.set()
         return [await each for each in (first, *others)]
 
     together = asyncio.run(read_all())
-    assert [len(segments) for segments in backend.reads] == [1, 11]
+    assert [len(segments) for segments in watched.reads] == [1, 11]
     for read, prompt in zip(together, PROMPTS, strict=True):
         router.forget()
         assert relative(read.logits.row, router.route(prompt).logits.row) <= 1e-5
 
 
-def test_a_cancelled_read_leaves_the_queue(router: Router, backend: Watched) -> None:
+def test_a_cancelled_read_leaves_the_queue(router: Router, watched: Watched) -> None:
     async def cancel_some() -> None:
-        backend.shut()
+        watched.shut()
         first = asyncio.create_task(router.read(PROMPTS[0]))
-        await asyncio.to_thread(backend.begun.wait, 60)
+        await asyncio.to_thread(watched.begun.wait, 60)
         others = [asyncio.create_task(router.read(prompt)) for prompt in PROMPTS[1:]]
         await all_queued(router, len(others))
         for each in others[1:]:
             each.cancel()
         await asyncio.gather(*others[1:], return_exceptions=True)
-        backend.gate.set()
+        watched.gate.set()
         await asyncio.gather(first, others[0])
 
     asyncio.run(cancel_some())
-    assert [len(segments) for segments in backend.reads] == [1, 1]
+    assert [len(segments) for segments in watched.reads] == [1, 1]
 
 
 def test_the_loop_goes_on_while_a_long_text_becomes_tokens(router: Router) -> None:
@@ -157,16 +157,16 @@ def test_what_is_no_transcript_is_refused(router: Router) -> None:
 
 
 def test_routers_of_one_model_share_its_memories(
-    router: Router, tiny_folders: dict[str, Path], backend: Watched, registry: ModelRegistry
+    router: Router, tiny_folders: dict[str, Path], watched: Watched, registry: ModelRegistry
 ) -> None:
-    again = {"profile": "cpu", "dtype": "float32", "backend": backend, "registry": registry}
+    again = {"profile": "cpu", "dtype": "float32", "backend": watched, "registry": registry}
     with load_router(**tiny_folders, **again) as second, load_router(**tiny_folders, cache_bytes=0, **again) as third:  # type: ignore[arg-type]
-        backend.reads.clear()
+        watched.reads.clear()
         first = router.route(PROMPTS[0])
         assert second.route(PROMPTS[0]).logits == first.logits
         assert second.route(PROMPTS[0]).reused_tokens == first.token_count
         assert third.route(PROMPTS[0]).reused_tokens == 0
-        assert len(backend.reads) == 2
+        assert len(watched.reads) == 2
         router.close()
         assert second.route(PROMPTS[0]).reused_tokens == first.token_count
     with load_router(**tiny_folders, **again) as later:  # type: ignore[arg-type]

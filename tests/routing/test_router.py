@@ -450,7 +450,7 @@ def test_the_embedded_artifact_routes_on_both_backends_alike() -> None:
 
 @pytest.mark.parametrize("backend_name", builders.BACKENDS)
 def test_a_bundle_decides_as_the_plain_recipe_does(tiny_base: Base, tiny_bundle: Bundle, backend_name: str) -> None:
-    compare_with_the_plain_recipe(backend_name, tiny_bundle, tiny_base, count=30)
+    compare_with_the_plain_recipe(backend_name, tiny_bundle, tiny_base, count=15)
 
 
 @pytest.mark.slow
