@@ -15,7 +15,7 @@ from ..contracts.events import (
 from ..contracts.pool import Pool
 from ..contracts.routing import Role
 from ..contracts.transcript import ToolCall
-from .stops import StopCut
+from ..providers.stops import StopCut
 from .voices import Voice
 
 _DOES = {Role.WORKER: "works on it", Role.THINKER: "thinks about it", Role.VERIFIER: "checks the answer"}

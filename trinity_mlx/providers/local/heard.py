@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 
 from ...contracts.provider import OnText
+from ..stops import StopCut
 from ..wire.thinking import ThinkingFilter, strip_thinking
 
 CALL = "<tool_call>"
@@ -20,10 +21,10 @@ class Heard:
     """
 
     def __init__(self, on_text: OnText, stops: Sequence[str], has_tools: bool) -> None:
-        self._stops = _Until(stops, self._add)
-        calls = _Until([CALL] if has_tools else [], on_text)
-        self._filter = ThinkingFilter(calls.feed)
-        self._calls = calls
+        self._on_text = on_text
+        self._up_to_stop = StopCut(stops)
+        self._up_to_call = StopCut([CALL] if has_tools else [])
+        self._filter = ThinkingFilter(self._say)
         self._pieces: list[str] = []
 
     @property
@@ -34,55 +35,29 @@ class Heard:
     @property
     def is_over(self) -> bool:
         """Whether one of the stops was said."""
-        return self._stops.is_over
+        return self._up_to_stop.stop is not None
 
     def feed(self, piece: str) -> None:
         """Take the next piece."""
-        self._stops.feed(piece)
+        self._add(self._up_to_stop.feed(piece))
 
     def end(self) -> None:
         """The answer is over: pass on what looked like the beginning of a stop or of a call and was none."""
-        self._stops.end()
+        self._add(self._up_to_stop.end())
         self._filter.end()
-        self._calls.end()
+        self._tell(self._up_to_call.end())
 
     def _add(self, piece: str) -> None:
-        self._pieces.append(piece)
-        self._filter.feed(piece)
+        if piece:
+            self._pieces.append(piece)
+            self._filter.feed(piece)
 
+    def _say(self, piece: str) -> None:
+        self._tell(self._up_to_call.feed(piece))
 
-class _Until:
-    """Passes text on until the first of some marks; holds back what may be the beginning of one."""
-
-    def __init__(self, marks: Sequence[str], on_text: OnText) -> None:
-        self._marks = [mark for mark in marks if mark]
-        self._on_text = on_text
-        self._kept = ""
-        self.is_over = False
-
-    def feed(self, piece: str) -> None:
-        if self.is_over:
-            return
-        text = self._kept + piece
-        places = [place for mark in self._marks if (place := text.find(mark)) >= 0]
-        self.is_over = bool(places)
-        end = min(places) if places else len(text) - self._kept_back(text)
-        self._kept = "" if places else text[end:]
-        self._pass_on(text[:end])
-
-    def end(self) -> None:
-        self._pass_on(self._kept)
-        self._kept = ""
-
-    def _kept_back(self, text: str) -> int:
-        """How many characters at the end may begin a mark."""
-        longest = max((len(mark) - 1 for mark in self._marks), default=0)
-        endings = (text[-size:] for size in range(min(longest, len(text)), 0, -1))
-        return next((len(ending) for ending in endings if any(mark.startswith(ending) for mark in self._marks)), 0)
-
-    def _pass_on(self, text: str) -> None:
-        if text:
-            self._on_text(text)
+    def _tell(self, piece: str) -> None:
+        if piece:
+            self._on_text(piece)
 
 
 def split_calls(text: str) -> tuple[str, list[tuple[str, str]]]:

@@ -18,6 +18,7 @@ from ...contracts.parts import Image, Part, Refusal, Text, ToolCall, ToolResult
 from ...contracts.pool import Agent
 from ...contracts.provider import Request, ResponseFormat, Tool, ToolChoice, ToolMode
 from ...contracts.transcript import Message
+from .extra import stated
 
 YOUR_TURN = "It is your turn."
 ANY_JSON = "Answer with one JSON object and nothing else."
@@ -37,8 +38,8 @@ def to_wire(agent: Agent, request: Request, extra: Mapping[str, Any]) -> dict[st
         "top_p": sampling.top_p,
         "stop_sequences": list(sampling.stop) or None,
     }
-    stated = _stated(settings) | dict(extra) | _stated(overrides)
-    return _conversation(request) | stated | _tools(request) | _output_config(request.response_format)
+    sampled = stated(settings) | dict(extra) | stated(overrides)
+    return _conversation(request) | sampled | _tools(request) | _output_config(request.response_format)
 
 
 def messages_to_wire(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -62,7 +63,7 @@ def tools_to_wire(tools: Sequence[Tool]) -> list[dict[str, Any]]:
     """Tools that may be called."""
     return [
         {"name": tool.name, "input_schema": dict(tool.parameters) or {"type": "object"}}
-        | _stated({"description": tool.description or None, "strict": tool.strict})
+        | stated({"description": tool.description or None, "strict": tool.strict})
         for tool in tools
     ]
 
@@ -147,7 +148,3 @@ def _output_config(form: ResponseFormat | None) -> dict[str, Any]:
     if form is None or form.schema is None:
         return {}
     return {"output_config": {"format": {"type": "json_schema", "schema": dict(form.schema)}}}
-
-
-def _stated(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}

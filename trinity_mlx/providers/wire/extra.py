@@ -1,7 +1,8 @@
-"""What an agent's ``extra`` may add to the body of each request."""
+"""The body of a request, in what it takes from an agent and from whoever asks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ...contracts.errors import PoolInvalid
@@ -20,3 +21,8 @@ def checked_extra(agent: Agent) -> dict[str, Any]:
     if taken:
         raise PoolInvalid(f"agent {agent.name!r}: extra may not hold {', '.join(taken)}: each call sets these itself")
     return dict(agent.extra)
+
+
+def stated(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that have a value; None leaves one to the provider."""
+    return {name: value for name, value in fields.items() if value is not None}

@@ -12,8 +12,9 @@ from typing import Any
 
 from ...contracts.parts import Image, Refusal, Text, ToolCall, ToolResult
 from ...contracts.pool import Agent
-from ...contracts.provider import Request, ResponseFormat, Sampling, Tool, ToolChoice, ToolMode
+from ...contracts.provider import Request, ResponseFormat, Tool, ToolChoice, ToolMode
 from ...contracts.transcript import Message
+from .extra import stated
 
 IMAGES_FOLLOW = "These images belong to the results above."
 
@@ -26,8 +27,8 @@ def to_wire(agent: Agent, request: Request, extra: Mapping[str, Any]) -> dict[st
     """
     limit = "max_completion_tokens" if "max_completion_tokens" in extra else "max_tokens"
     settings = {limit: agent.max_tokens, "temperature": agent.temperature}
-    body = {name: value for name, value in settings.items() if value is not None} | dict(extra)
-    return {"messages": messages_to_wire(request.messages)} | body | _tools(request) | _overrides(request, limit)
+    conversation = {"messages": messages_to_wire(request.messages)}
+    return conversation | stated(settings) | dict(extra) | _tools(request) | _overrides(request, limit)
 
 
 def stream_fields(extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def _function(tool: Tool) -> dict[str, Any]:
         "parameters": dict(tool.parameters) or None,
         "strict": tool.strict,
     }
-    return {"name": tool.name} | {name: value for name, value in fields.items() if value is not None}
+    return {"name": tool.name} | stated(fields)
 
 
 def _tools(request: Request) -> dict[str, Any]:
@@ -133,25 +134,20 @@ def _choice(choice: ToolChoice) -> Any:
 
 def _overrides(request: Request, limit: str) -> dict[str, Any]:
     """Sampling and the form of the answer, as far as the request names them."""
-    sampling = request.sampling
-    form = {} if request.response_format is None else {"response_format": _response_format(request.response_format)}
-    return _sampling(sampling, limit) | form
-
-
-def _sampling(sampling: Sampling, limit: str) -> dict[str, Any]:
+    sampling, form = request.sampling, request.response_format
     fields = {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         limit: sampling.max_tokens,
         "stop": list(sampling.stop) or None,
         "seed": sampling.seed,
+        "response_format": None if form is None else _response_format(form),
     }
-    return {name: value for name, value in fields.items() if value is not None}
+    return stated(fields)
 
 
 def _response_format(form: ResponseFormat) -> dict[str, Any]:
     if form.schema is None:
         return {"type": "json_object"}
-    fields = {"description": form.description or None, "strict": form.strict}
-    stated = {name: value for name, value in fields.items() if value is not None}
-    return {"type": "json_schema", "json_schema": {"name": form.name, "schema": dict(form.schema), **stated}}
+    described = stated({"description": form.description or None, "strict": form.strict})
+    return {"type": "json_schema", "json_schema": {"name": form.name, "schema": dict(form.schema), **described}}
