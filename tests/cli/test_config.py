@@ -246,6 +246,13 @@ def test_a_name_that_nothing_has_is_refused_with_those_that_there_are(
     assert not (folder / "config.toml").exists()
 
 
+@pytest.mark.parametrize("key", ["cache", "log_file"])
+def test_a_place_is_the_same_one_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert invoke("config", "set", key, "here").exit_code == 0
+    assert preferences.read(tmp_path / "config")[key] == str(tmp_path / "here")
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("profile", "auto"), ("profile", "cuda"), ("artifact", "auto"), ("artifact", "sakana"), ("pool", "demo")],

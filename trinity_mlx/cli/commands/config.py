@@ -15,6 +15,9 @@ from ..tables import plain_table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_PLACES = ("cache", "log_file")
+"""Settings that are paths, written so that they mean the same from every folder."""
+
 
 @click.group()
 def config() -> None:
@@ -58,6 +61,8 @@ def set_(key: str, value: str) -> None:
       trinity-mlx config set pool home
     """
     _check_name(key, value)
+    if key in _PLACES and value:
+        value = str(preferences.place(value).absolute())
     path = preferences.write(settings.config_dir(), key, value)
     note(f"{key} is now {value}, in {path}")
 
