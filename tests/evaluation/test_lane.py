@@ -17,7 +17,6 @@ from trinity_mlx.contracts.errors import InputFileError, LaneInvalid, TrinityErr
 from trinity_mlx.contracts.routing import ArtifactIdentity
 from trinity_mlx.evaluation.gates import Gates, evaluate
 from trinity_mlx.evaluation.lane import (
-    choose_floors,
     find_lane,
     lane_file,
     lane_names,
@@ -26,7 +25,7 @@ from trinity_mlx.evaluation.lane import (
     user_lanes,
     write_lane,
 )
-from trinity_mlx.evaluation.standards import lane_for
+from trinity_mlx.evaluation.standards import choose_floors, lane_for
 from trinity_mlx.evaluation.suite import builtin_suites, find_suite
 from trinity_mlx.profiles.registry import Floors as ProfileFloors
 from trinity_mlx.profiles.registry import Profile, ProfileRegistry

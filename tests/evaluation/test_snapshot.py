@@ -16,7 +16,6 @@ from trinity_mlx.contracts.errors import FolderUnavailable, InputFileError, Snap
 from trinity_mlx.contracts.routing import RouteLogits
 from trinity_mlx.evaluation.snapshot import (
     distance,
-    dump_case,
     make_snapshot,
     read_snapshot,
     snapshot_case,
@@ -93,7 +92,7 @@ def test_a_decision_leaves_its_figures_at_six_decimals(agent: tuple[float, ...],
     assert margins == tuple(None if margin is None else round(margin, 6) for margin in found)
     assert (margins[0] is None) == (len(agent) == 1)
     assert (case.transcript_hash, case.route_hash) == (decision.transcript_hash, decision.route_hash)
-    assert json.loads(json.dumps(dump_case(case), allow_nan=False)) == dump_case(case)
+    assert json.loads(json.dumps(case.model_dump(mode="json"), allow_nan=False)) == case.model_dump()
 
 
 @given(PAIRS)

@@ -143,13 +143,11 @@ def _compare_kernels(recipe: Recipe, suite: Suite, evaluation: Evaluation) -> di
         if result.decision and isinstance(outcome, RouteDecision)
     ]
     changed = [case for case, one, another in pairs if (one.slot, one.role) != (another.slot, another.role)]
-    ours = [value for _, one, _ in pairs for value in one.logits.row]
-    theirs = [value for _, _, another in pairs for value in another.logits.row]
-    distance = Distance.between(theirs, ours).to_dict() if pairs else {}
+    distance = Distance.over((another.logits.row, one.logits.row) for _, one, another in pairs)
     return {
         "name": other,
         "decisions_changed": changed,
-        "distance": {name: round(value, 9) for name, value in distance.items()},
+        "distance": {name: round(value, 9) for name, value in distance.to_dict().items()} if distance else {},
     }
 
 

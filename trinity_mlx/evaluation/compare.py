@@ -27,11 +27,8 @@ class ComparedCase:
     @property
     def same_input(self) -> bool:
         """Whether both read the same transcript as the same number of tokens."""
-        pairs = (
-            (self.first.transcript_hash, self.second.transcript_hash),
-            (self.first.token_count, self.second.token_count),
-        )
-        return all(one == other for one, other in pairs)
+        first, second = self.first, self.second
+        return (first.transcript_hash, first.token_count) == (second.transcript_hash, second.token_count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +49,7 @@ class LaneComparison:
     @property
     def distance(self) -> Distance | None:
         """All shared logits as one long row; None where nothing can be compared."""
-        pairs = [(case.second.logits, case.first.logits) for case in self.cases if case.distance]
-        if not pairs:
-            return None
-        theirs, ours = zip(*pairs, strict=True)
-        return Distance.between([x for row in theirs for x in row], [x for row in ours for x in row])
+        return Distance.over((case.second.logits, case.first.logits) for case in self.cases if case.distance)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: the object that ``trinity-mlx compare-lanes --json`` prints."""

@@ -83,14 +83,14 @@ def check_fit(suite: Suite, identity: RouterIdentity) -> None:
 
 
 def route_suite(router: Router, suite: Suite, tick: Callable[[], None] = lambda: None) -> list[Outcome]:
-    """Every case once, each from nothing; a transcript that cannot be routed gives its error.
+    """Every case once (see ``route_case``).
 
     Raises:
         NonFiniteLogits: the model itself is broken.
     """
     outcomes = []
     for case in suite.cases:
-        outcomes.append(_route(router, case))
+        outcomes.append(route_case(router, case))
         tick()
     return outcomes
 
@@ -115,7 +115,12 @@ def describe_environment(identity: RouterIdentity) -> Mapping[str, Any]:
     }
 
 
-def _route(router: Router, case: Case) -> Outcome:
+def route_case(router: Router, case: Case) -> Outcome:
+    """One case from nothing; a transcript that cannot be routed gives its error.
+
+    Raises:
+        NonFiniteLogits: the model itself is broken.
+    """
     router.forget()
     try:
         return router.route(case.transcript)

@@ -21,10 +21,8 @@ from ..files.atomic import write_json
 from ..files.models import Faults, Strict, plain, read_model
 from ..files.paths import existing_file
 from ..files.shipped import data_path
-from ..profiles.registry import Floors as ProfileFloors
-from ..profiles.registry import Profile
 from ..routing.router import RouterIdentity
-from .results import Evaluation, Floors
+from .results import Evaluation
 from .snapshot import OWN_HASHES, Snapshot, SnapshotCase, make_snapshot, snapshot_case
 
 FOLDER = "runtime_profiles"
@@ -209,25 +207,6 @@ def measured_lane(
         provenance=dict(provenance),
         cases=[snapshot_case(result.case.id, result.decision) for result in evaluation.results if result.decision],
     )
-
-
-def choose_floors(
-    agent: float | None, role: float | None, lane: Lane | None, profile: Profile | None, artifact: str
-) -> Floors:
-    """The floor of each split: the given one, else the lane's, else the profile's, else none."""
-    sources: list[tuple[LaneFloors | ProfileFloors, str]] = []
-    if lane and lane.floors:
-        sources.append((lane.floors, f"lane {lane.name}, {lane.status}"))
-    if profile and (known := profile.floors.get(artifact)):
-        sources.append((known, f"profile {profile.name}, {known.source}"))
-    agents = [(agent, "given"), *((floors.agent, source) for floors, source in sources), (None, "none known")]
-    roles = [(role, "given"), *((floors.role, source) for floors, source in sources), (None, "none known")]
-    (agent, agent_source), (role, role_source) = (_first_known(each) for each in (agents, roles))
-    return Floors(agent, role, agent_source, role_source)
-
-
-def _first_known(candidates: Sequence[tuple[float | None, str]]) -> tuple[float | None, str]:
-    return next((candidate for candidate in candidates if candidate[0] is not None), candidates[-1])
 
 
 def lane_names(config_dir: Path | None = None) -> Sequence[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from ..contracts.routing import Role
 from ..files.atomic import write_file
+from ..files.pages import render_page
 from .results import CaseResult, Evaluation
 
 _FOLDER = Path(__file__).parent
@@ -47,23 +45,20 @@ class Cell:
 
 def render_report(evaluation: Evaluation) -> str:
     """The page: summary, failures, margins, logits, decisions, drift, every prompt, environment."""
-    style = Markup((_FOLDER / "report.css").read_text(encoding="utf-8"))
-    page = _template().render(
-        evaluation=evaluation,
-        style=style,
-        style_hash=_csp_hash(style),
-        numbers={result.case.id: number for number, result in enumerate(evaluation.results, start=1)},
-        ordered=[*evaluation.failed, *(result for result in evaluation.results if not result.reasons)],
-        scales={split: _scale(evaluation, split) for split in ("agent", "role")},
-        heat=partial(_heat, _largest_logit(evaluation)),
-        largest_logit=_largest_logit(evaluation),
-        heat_levels=_HEAT_LEVELS,
-        matrix=_matrix(evaluation),
-        drifts=_drifts(evaluation),
-        rows=list(_flatten(_held_against(evaluation) | dict(evaluation.environment))),
-        Role=Role,
-    )
-    return page.strip() + "\n"
+    values = {
+        "evaluation": evaluation,
+        "numbers": {result.case.id: number for number, result in enumerate(evaluation.results, start=1)},
+        "ordered": [*evaluation.failed, *(result for result in evaluation.results if not result.reasons)],
+        "scales": {split: _scale(evaluation, split) for split in ("agent", "role")},
+        "heat": partial(_heat, _largest_logit(evaluation)),
+        "largest_logit": _largest_logit(evaluation),
+        "heat_levels": _HEAT_LEVELS,
+        "matrix": _matrix(evaluation),
+        "drifts": _drifts(evaluation),
+        "rows": list(_flatten(_held_against(evaluation) | dict(evaluation.environment))),
+        "Role": Role,
+    }
+    return render_page(_FOLDER, values, {"signed": signed, "visible": visible, "breakable": breakable})
 
 
 def write_report(path: Path, evaluation: Evaluation) -> None:
@@ -89,25 +84,6 @@ def visible(text: str) -> str:
 def breakable(name: str) -> Markup:
     """``name``, escaped, with a place to break the line after each underscore."""
     return escape(name).replace("_", Markup("_<wbr>"))
-
-
-def _template() -> Template:
-    """The page's template: everything that is put into it is escaped, and a missing value is an error."""
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(signed=signed, visible=visible, breakable=breakable)
-    return environment.get_template("report.html.j2")
-
-
-def _csp_hash(style: str) -> str:
-    """The source expression that allows exactly this style sheet."""
-    digest = hashlib.sha256(style.encode("utf-8")).digest()
-    return f"sha256-{base64.b64encode(digest).decode('ascii')}"
 
 
 def _scale(evaluation: Evaluation, split: str) -> Scale:

@@ -146,15 +146,11 @@ class Evaluation:
     @property
     def distance(self) -> Distance | None:
         """All cases' logits against the snapshot's, as one long row; None where nothing can be compared."""
-        pairs = [
+        return Distance.over(
             (result.decision.logits.row, result.recorded.logits)
             for result in self.results
             if result.decision and result.recorded and result.distance
-        ]
-        if not pairs:
-            return None
-        ours, theirs = zip(*pairs, strict=True)
-        return Distance.between([x for row in ours for x in row], [x for row in theirs for x in row])
+        )
 
     def to_dict(self, with_logits: bool = False) -> dict[str, Any]:
         """JSON-ready: the object that ``trinity-mlx eval --json`` prints."""

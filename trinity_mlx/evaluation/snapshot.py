@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -105,13 +105,8 @@ def write_snapshot(path: Path, cases: Sequence[SnapshotCase]) -> None:
     Raises:
         FolderUnavailable: it cannot be written.
     """
-    content = {"schema_version": SCHEMA_VERSION, "hashes": OWN_HASHES, "cases": [dump_case(case) for case in cases]}
-    write_json(path, content)
-
-
-def dump_case(case: SnapshotCase) -> dict[str, Any]:
-    """JSON-ready, in the order of the public files."""
-    return case.model_dump(mode="json")
+    listed = [case.model_dump(mode="json") for case in cases]
+    write_json(path, {"schema_version": SCHEMA_VERSION, "hashes": OWN_HASHES, "cases": listed})
 
 
 def distance(logits: RouteLogits, case: SnapshotCase) -> Distance | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..contracts.errors import UsageError
-from ..profiles.registry import ProfileRegistry
+from ..profiles.registry import Floors as ProfileFloors
+from ..profiles.registry import Profile, ProfileRegistry
 from ..routing.router import Router
 from .gates import Gates
-from .lane import Lane, choose_floors, find_lane
+from .lane import Lane, LaneFloors, find_lane
 from .results import Floors
 from .snapshot import Snapshot
 from .suite import Suite, builtin_suites, find_suite
@@ -67,6 +69,25 @@ def floors_for(
     profiles = ProfileRegistry(config_dir)
     profile = profiles.get(router.identity.profile) if router.identity.profile in profiles.names else None
     return choose_floors(agent, role, lane, profile, router.identity.artifact.name)
+
+
+def choose_floors(
+    agent: float | None, role: float | None, lane: Lane | None, profile: Profile | None, artifact: str
+) -> Floors:
+    """The floor of each split: the given one, else the lane's, else the profile's, else none."""
+    sources: list[tuple[LaneFloors | ProfileFloors, str]] = []
+    if lane and lane.floors:
+        sources.append((lane.floors, f"lane {lane.name}, {lane.status}"))
+    if profile and (known := profile.floors.get(artifact)):
+        sources.append((known, f"profile {profile.name}, {known.source}"))
+    agents = [(agent, "given"), *((floors.agent, source) for floors, source in sources), (None, "none known")]
+    roles = [(role, "given"), *((floors.role, source) for floors, source in sources), (None, "none known")]
+    (agent, agent_source), (role, role_source) = (_first_known(each) for each in (agents, roles))
+    return Floors(agent, role, agent_source, role_source)
+
+
+def _first_known(candidates: Sequence[tuple[float | None, str]]) -> tuple[float | None, str]:
+    return next((candidate for candidate in candidates if candidate[0] is not None), candidates[-1])
 
 
 def gates_for(

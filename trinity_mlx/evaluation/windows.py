@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..contracts.errors import NonFiniteLogits, TrinityError
+from ..contracts.errors import TrinityError
 from ..contracts.routing import Gap, RouteDecision, Window
 from ..routing.router import Router
 from ..rules.distance import Distance
+from .gates import route_case
 from .suite import Case, Suite
 
 
@@ -106,21 +107,11 @@ def compare_window(
 
 
 def _compare(case: Case, whole: Router, windowed: Router) -> WindowedCase:
-    full, through = _routed(whole, case), _routed(windowed, case)
+    full, through = route_case(whole, case), route_case(windowed, case)
     problem = next((str(outcome) for outcome in (through, full) if isinstance(outcome, TrinityError)), "")
     one, other = (None if isinstance(outcome, TrinityError) else outcome for outcome in (full, through))
     known = other or one
     return WindowedCase(case.id, known.token_count if known else 0, other.gap if other else None, one, other, problem)
-
-
-def _routed(router: Router, case: Case) -> RouteDecision | TrinityError:
-    router.forget()
-    try:
-        return router.route(case.transcript)
-    except NonFiniteLogits:
-        raise
-    except TrinityError as error:
-        return error
 
 
 def _decision(decision: RouteDecision | None) -> dict[str, Any] | None:

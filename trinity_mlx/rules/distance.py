@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -28,6 +28,14 @@ class Distance:
             relative_l2=math.hypot(*differences) / (lengths[1] or 1.0),
             largest=max(map(abs, differences)),
         )
+
+    @classmethod
+    def over(cls, pairs: Iterable[tuple[Sequence[float], Sequence[float]]]) -> Distance | None:
+        """Between all rows of values and all their references, each as one long row; None where there is no pair."""
+        rows = list(pairs)
+        if not rows:
+            return None
+        return cls.between([x for values, _ in rows for x in values], [x for _, reference in rows for x in reference])
 
     def to_dict(self) -> dict[str, float]:
         """JSON-ready."""

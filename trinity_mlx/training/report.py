@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ..files.pages import render_page
 from .headroom import BEST_SINGLE, Headroom, Method, summary_rows
 from .summary import Summary
 from .trainer import Generation, Progress
@@ -67,19 +65,7 @@ def polyline(values: Sequence[float], low: float, high: float) -> str:
 
 
 def _render(**values: object) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = Markup((_FOLDER / "report.css").read_text(encoding="utf-8"))
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
-    page = environment.get_template("report.html.j2").render(
-        style=style, style_hash=f"sha256-{digest}", bar=bar, width=WIDTH, height=HEIGHT, **values
-    )
-    return page.strip() + "\n"
+    return render_page(_FOLDER, {"bar": bar, "width": WIDTH, "height": HEIGHT, **values})
 
 
 def _curves(history: Sequence[Generation]) -> Iterator[dict[str, object]]:
