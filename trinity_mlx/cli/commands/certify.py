@@ -75,11 +75,7 @@ def _signed(lane: Lane, name: str | None) -> Lane:
 
     if name is None:
         return lane
-    return lane.model_copy(update={"signed_off": SignOff(by=name, date=_today())})
-
-
-def _today() -> str:
-    return datetime.now(UTC).date().isoformat()
+    return lane.model_copy(update={"signed_off": SignOff(by=name, date=lane.provenance["date"])})
 
 
 def _measure(names: LaneOptions, asked: dict[str, Any]) -> tuple[Certificate, Path, Lane | None]:
@@ -103,7 +99,7 @@ def _measure(names: LaneOptions, asked: dict[str, Any]) -> tuple[Certificate, Pa
                 runs=asked["runs"],
                 processes=asked["processes"],
                 floor_ratio=asked["floor_ratio"],
-                provenance={"date": _today(), "command": command_line()},
+                provenance={"date": datetime.now(UTC).date().isoformat(), "command": command_line()},
                 tick=lambda: tick(1),
             )
     return certificate, path, old
