@@ -171,8 +171,8 @@ def _role(
         (planned, useful, Adjustment.EARLY_VERIFIER),
         (useful, seated, Adjustment.NO_SEAT_FOR_ROLE),
     )
-    told = [rule for before, after, rule in steps if before is not after or rule is Adjustment.ROLES_IN_TURN]
-    return seated, told
+    applied = [rule for before, after, rule in steps if before is not after or rule is Adjustment.ROLES_IN_TURN]
+    return seated, applied
 
 
 def _planned(

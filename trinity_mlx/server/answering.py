@@ -155,10 +155,10 @@ class _Work:
         await Outflow(self._frames, send, self._voice.heartbeat, self._service.settings.heartbeat_s).run()
 
     def _headers(self, ending: Ending | None) -> Headers:
-        told = [("x-trinity-run-id", self._segment.run_id)]
+        headers = [("x-trinity-run-id", self._segment.run_id)]
         if ending is not None:
             turns = ending.report["turns"]
             agents = ",".join(dict.fromkeys(turn["agent"] for turn in turns))
-            told += [("x-trinity-outcome", ending.outcome), ("x-trinity-turns", str(len(turns)))]
-            told += [("x-trinity-agents", agents)]
-        return told
+            headers += [("x-trinity-outcome", ending.outcome), ("x-trinity-turns", str(len(turns)))]
+            headers += [("x-trinity-agents", agents)]
+        return headers

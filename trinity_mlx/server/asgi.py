@@ -41,8 +41,8 @@ async def send_head(send: Send, status: int, headers: Headers) -> None:
 
 async def send_bytes(send: Send, status: int, body: bytes, content_type: str, headers: Headers = ()) -> None:
     """A whole answer."""
-    told = [("content-type", content_type), ("content-length", str(len(body))), *headers]
-    await send_head(send, status, told)
+    head = [("content-type", content_type), ("content-length", str(len(body))), *headers]
+    await send_head(send, status, head)
     await send({"type": "http.response.body", "body": body})
 
 

@@ -106,8 +106,8 @@ def read_tools(tools: Iterable[Body]) -> tuple[tuple[Tool, ...], dict[str, ToolS
         if kind not in ("function", "custom") or not name:
             continue
         own = tool_name(namespace or "", name)
-        made = _custom(tool, own) if kind == "custom" else _function(tool, own)
-        read.setdefault(own, (made, ToolSpeech(name, namespace, kind == "custom")))
+        offered = _custom(tool, own) if kind == "custom" else _function(tool, own)
+        read.setdefault(own, (offered, ToolSpeech(name, namespace, kind == "custom")))
     return tuple(tool for tool, _ in read.values()), {name: speech for name, (_, speech) in read.items()}
 
 
@@ -127,13 +127,15 @@ def _function(tool: Body, name: str) -> Tool:
 
 
 def _custom(tool: Body, name: str) -> Tool:
-    told = fields.text(tool, "description")
+    description = fields.text(tool, "description")
     grammar = tool.get("format")
     if isinstance(grammar, Mapping) and isinstance(grammar.get("definition"), str):
-        told += f"\n\nThe input must follow this {grammar.get('syntax', 'grammar')} grammar:\n{grammar['definition']}"
+        description += (
+            f"\n\nThe input must follow this {grammar.get('syntax', 'grammar')} grammar:\n{grammar['definition']}"
+        )
     field = {"type": "string", "description": "The whole input, as plain text."}
     schema = {"type": "object", "properties": {"input": field}, "required": ["input"], "additionalProperties": False}
-    return Tool(name, told, schema)
+    return Tool(name, description, schema)
 
 
 def read_choice(choice: Any, parallel: Any, speech: Mapping[str, ToolSpeech]) -> ToolChoice | None:

@@ -104,8 +104,8 @@ class ChatVoice:
             message["tool_calls"] = self._calls
         reason = _FINISH.get(ending.finish, "stop")
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
-        told = {"usage": _usage(ending.usage), "trinity": ending.report}
-        return {**self._head, "object": "chat.completion", "choices": [choice], **told}
+        outcome = {"usage": _usage(ending.usage), "trinity": ending.report}
+        return {**self._head, "object": "chat.completion", "choices": [choice], **outcome}
 
     def _call(self, call: ToolCall) -> dict[str, Any]:
         said = self._speech.get(call.name) or ToolSpeech(call.name)

@@ -92,9 +92,9 @@ class MessagesVoice:
         """The reason of the end with the usage, and the end of the stream."""
         self._ending = ending
         delta = {"stop_reason": self._stop_reason, "stop_sequence": ending.stop}
-        told = {"type": "message_delta", "delta": delta, "usage": _usage(ending.usage), "trinity": ending.report}
+        event = {"type": "message_delta", "delta": delta, "usage": _usage(ending.usage), "trinity": ending.report}
         stopped = sse.event("message_stop", {"type": "message_stop"})
-        return self._end_thinking() + sse.event("message_delta", told) + stopped
+        return self._end_thinking() + sse.event("message_delta", event) + stopped
 
     def fail(self, problem: Problem) -> bytes:
         """An error in the stream."""
@@ -110,8 +110,8 @@ class MessagesVoice:
         assert ending is not None
         texts = [block for block in self._blocks if block["type"] == "text"]
         blocks = [block for block in self._blocks if block["type"] != "text" or block is texts[-1]]
-        told = self._message(blocks, self._stop_reason, ending.stop, _usage(ending.usage))
-        return {**told, "trinity": ending.report}
+        message = self._message(blocks, self._stop_reason, ending.stop, _usage(ending.usage))
+        return {**message, "trinity": ending.report}
 
     @property
     def _stop_reason(self) -> str:

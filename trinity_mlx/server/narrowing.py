@@ -47,13 +47,13 @@ def read_narrowing(scope: Scope, metadata: Mapping[str, str]) -> Narrowing:
     Raises:
         Problem: a value cannot be read.
     """
-    told = {key.removeprefix("trinity_"): text for key, text in metadata.items() if key.startswith("trinity_")}
-    told |= {
+    wishes = {key.removeprefix("trinity_"): text for key, text in metadata.items() if key.startswith("trinity_")}
+    wishes |= {
         key[len(_HEADER) :].decode("latin-1").replace("-", "_"): value.decode("latin-1")
         for key, value in scope["headers"]
         if key.startswith(_HEADER)
     }
-    asked = told.get
+    asked = wishes.get
     limits: dict[str, Any] = {
         own: _number(name, text, kind) for name, (own, kind) in LIMITS.items() if (text := asked(name))
     }

@@ -101,8 +101,8 @@ class Health(Endpoint):
             await send_json(send, 200, {"status": "ok"})
             return
         is_ready = self.service.is_ready
-        told: Mapping[str, Any] = {"status": "ready" if is_ready else self._why()}
-        await send_json(send, 200 if is_ready else 503, told)
+        status: Mapping[str, Any] = {"status": "ready" if is_ready else self._why()}
+        await send_json(send, 200 if is_ready else 503, status)
 
     def _why(self) -> str:
         return "draining" if self.service.drain.is_draining else "the router has not answered"

@@ -83,8 +83,8 @@ class StoredResponses(Endpoint):
         stored = found(self.service, scope)
         if scope["method"] == "DELETE":
             self.service.stored.pop((scope["principal"], stored.body["id"]))
-            told = {"id": stored.body["id"], "object": "response", "deleted": True}
-            await send_json(send, 200, told)
+            deleted = {"id": stored.body["id"], "object": "response", "deleted": True}
+            await send_json(send, 200, deleted)
         else:
             await send_json(send, 200, stored.body)
 
@@ -101,11 +101,11 @@ class InputItems(Endpoint):
 
 def _listed(item: Item) -> dict[str, Any]:
     """An item as the list shows it: a message's content as parts."""
-    told = {"type": "message", **item}
-    if told["type"] == "message" and isinstance(told.get("content"), str):
-        kind = "output_text" if told.get("role") == "assistant" else "input_text"
-        told["content"] = [{"type": kind, "text": told["content"]}]
-    return told
+    listed = {"type": "message", **item}
+    if listed["type"] == "message" and isinstance(listed.get("content"), str):
+        kind = "output_text" if listed.get("role") == "assistant" else "input_text"
+        listed["content"] = [{"type": kind, "text": listed["content"]}]
+    return listed
 
 
 def found(service: Service, scope: Scope) -> StoredResponse:
@@ -179,5 +179,5 @@ class _CompactionVoice(ResponsesVoice):
             if "text" in part
         ]
         item = {"id": f"cmp_{self._run_id}", "type": "compaction", "encrypted_content": "\n".join(texts)}
-        told = {name: whole[name] for name in ("id", "created_at", "usage", "trinity")}
-        return {**told, "object": "response.compaction", "output": [*self._kept, item]}
+        common = {name: whole[name] for name in ("id", "created_at", "usage", "trinity")}
+        return {**common, "object": "response.compaction", "output": [*self._kept, item]}

@@ -28,8 +28,8 @@ def read_response_request(body: Body) -> Ask:
         raise invalid("background is not offered: leave it out, and stream", "background")
     tools, speech = read_tools(fields.objects(body, "tools"))
     instructions = fields.text(body, "instructions")
-    told = [Message("developer", instructions)] if instructions else []
-    messages = [*told, *messages_of(input_items(body))]
+    developer = [Message("developer", instructions)] if instructions else []
+    messages = [*developer, *messages_of(input_items(body))]
     return Ask(
         model=fields.text(body, "model", "trinity"),
         messages=in_order(assistant_joined(messages)),

@@ -99,8 +99,8 @@ class ResponsesVoice:
     def end(self, ending: Ending) -> bytes:
         """The whole response."""
         closed = self._end_reasoning()
-        told = {"usage": _usage(ending.usage), "completed_at": int(time.time()), "trinity": ending.report}
-        self._final = self._response("completed", **told)
+        outcome = {"usage": _usage(ending.usage), "completed_at": int(time.time()), "trinity": ending.report}
+        self._final = self._response("completed", **outcome)
         return closed + self._event("response.completed", response=self._final)
 
     def fail(self, problem: Problem) -> bytes:
@@ -173,7 +173,7 @@ class ResponsesVoice:
         self._number += 1
         return frame
 
-    def _response(self, status: str, **told: Any) -> dict[str, Any]:
+    def _response(self, status: str, **fields: Any) -> dict[str, Any]:
         return {
             "id": self.id,
             "object": "response",
@@ -185,7 +185,7 @@ class ResponsesVoice:
             "output": list(self._items) if status != "in_progress" else [],
             "usage": None,
             **self._settings,
-            **told,
+            **fields,
         }
 
 

@@ -217,8 +217,8 @@ class Segment:
         try:
             return formed(repaired.answer or "", wanted), repaired
         except FormInvalid as fault:
-            told = f"the answer does not have the form that was asked for, even after one repair: {fault}"
-            raise Problem(Kind.SERVER, told, status=502, code="invalid_response_format") from None
+            reason = f"the answer does not have the form that was asked for, even after one repair: {fault}"
+            raise Problem(Kind.SERVER, reason, status=502, code="invalid_response_format") from None
 
     async def _repair(self, result: RunResult, request: str, narrator: Narrator) -> RunResult:
         answered = Message("assistant", result.answer or "")
@@ -270,8 +270,8 @@ class Segment:
 
 
 def _nobody_to_ask() -> Problem:
-    told = "a person has to release the answers of this pool, and over HTTP nobody can be asked: nothing was called"
-    return Problem(Kind.SERVER, told, status=501, code="review_required")
+    reason = "a person has to release the answers of this pool, and over HTTP nobody can be asked: nothing was called"
+    return Problem(Kind.SERVER, reason, status=501, code="review_required")
 
 
 def last_calls(messages: Sequence[Message]) -> Sequence[ToolCall]:

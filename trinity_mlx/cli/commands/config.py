@@ -43,11 +43,11 @@ def show(as_json: bool) -> None:
       trinity-mlx config show --json
     """
     folder, environment = settings.config_dir(), settings.environment()
-    found = {key: preferences.value_of(key, folder, environment) for key in preferences.KEYS}
+    values = {key: preferences.value_of(key, folder, environment) for key in preferences.KEYS}
     if as_json:
-        print_json({key: {"value": value, "from": origin} for key, (value, origin) in found.items()})
+        print_json({key: {"value": value, "from": origin} for key, (value, origin) in values.items()})
     else:
-        _print(found)
+        _print(values)
 
 
 @config.command("set")
@@ -110,10 +110,10 @@ def _check_name(key: str, value: str) -> None:
         find_pool(value, settings.config_dir())
 
 
-def _print(found: Mapping[str, tuple[str, str]]) -> None:
+def _print(values: Mapping[str, tuple[str, str]]) -> None:
     from rich.markup import escape
 
     table = plain_table("setting", "value", "from", "")
-    for key, (value, origin) in found.items():
+    for key, (value, origin) in values.items():
         table.add_row(key, escape(value or "-"), origin, f"[dim]{escape(preferences.KEYS[key].summary)}[/]")
     console().print(table)

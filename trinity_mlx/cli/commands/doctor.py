@@ -104,8 +104,8 @@ def _profiles() -> list[Check]:
 
     registry = ProfileRegistry(settings.config_dir())
     broken = [Check(f"profile {name}", False, why, "mend or remove that file") for name, why in registry.broken.items()]
-    found = [(name, availability(registry.get(name))) for name in registry.names]
-    whole = [Check(f"profile {name}", a.ok, f"device {a.device}" if a.ok else a.reason, a.remedy) for name, a in found]
+    states = [(name, availability(registry.get(name))) for name in registry.names]
+    whole = [Check(f"profile {name}", a.ok, f"device {a.device}" if a.ok else a.reason, a.remedy) for name, a in states]
     return [*whole, *broken]
 
 
@@ -138,8 +138,8 @@ def _available(only: str | None = None) -> list[tuple[Profile, str]]:
 
     registry = ProfileRegistry(settings.config_dir())
     names = registry.names if only is None else [registry.resolve(only)[0].name]
-    found = [(profile, availability(profile).device) for profile in map(registry.get, names)]
-    return [(profile, device) for profile, device in found if device is not None]
+    devices = [(profile, availability(profile).device) for profile in map(registry.get, names)]
+    return [(profile, device) for profile, device in devices if device is not None]
 
 
 def _capabilities() -> list[Check]:
@@ -147,8 +147,8 @@ def _capabilities() -> list[Check]:
     from ...profiles.backends import capabilities_of
     from ..views.capabilities import line, record
 
-    told = [(profile.name, capabilities_of(profile.backend, device)) for profile, device in _available()]
-    return [Check(f"can do {name}", True, line(each), detail=record(each)) for name, each in told if each]
+    capable = [(profile.name, capabilities_of(profile.backend, device)) for profile, device in _available()]
+    return [Check(f"can do {name}", True, line(each), detail=record(each)) for name, each in capable if each]
 
 
 def _devices(only: str | None, *, recheck: bool) -> list[Check]:
@@ -180,12 +180,12 @@ def _deep(file: Path, only: str | None) -> Check:
     from ...files.atomic import write_json
 
     names, library, config_dir = _artifact_names(), user_library(), settings.config_dir()
-    found = [
+    measured = [
         examine(profile, device, names, library=library, config_dir=config_dir) for profile, device in _available(only)
     ]
-    content = {"machine": describe_machine(), "software": describe_software(), "profiles": found}
+    content = {"machine": describe_machine(), "software": describe_software(), "profiles": measured}
     write_json(file, _without_home(content))
-    return Check("deep", True, f"{', '.join(each['profile'] for each in found)} with {', '.join(names)}, in {file}")
+    return Check("deep", True, f"{', '.join(each['profile'] for each in measured)} with {', '.join(names)}, in {file}")
 
 
 def _artifact_names() -> list[str]:
@@ -221,15 +221,15 @@ def _fetched(name: str) -> Check:
 
     remedy = f"trinity-mlx fetch {name}"
     try:
-        found = settings.store().find(name)
+        fetched = settings.store().find(name)
     except TrinityError as error:
         return Check(f"artifact {name}", False, str(error), remedy)
-    if found is None:
+    if fetched is None:
         return Check(f"artifact {name}", False, "not fetched", remedy)
-    faults = found.faults(FileHashes(settings.hash_memory()))
+    faults = fetched.faults(FileHashes(settings.hash_memory()))
     if faults:
-        return Check(f"artifact {name}", False, f"{', '.join(faults)} missing or changed in {found.folder}", remedy)
-    return Check(f"artifact {name}", True, f"verified, in {found.folder}")
+        return Check(f"artifact {name}", False, f"{', '.join(faults)} missing or changed in {fetched.folder}", remedy)
+    return Check(f"artifact {name}", True, f"verified, in {fetched.folder}")
 
 
 def _folders() -> Check:

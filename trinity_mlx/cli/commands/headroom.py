@@ -65,11 +65,11 @@ def headroom(
         segments = choice.reading.segments([row.transcript for row in answers.rows])
         features = choice.engine.features(choice.reading.base, layout, segments)
         hidden = base_hidden(features, layout, choice.engine, choice.reading.base)
-    found = measure(answers, hidden)
+    result = measure(answers, hidden)
     if report:
-        write_file(report, render_headroom(found).encode("utf-8", "replace"))
+        write_file(report, render_headroom(result).encode("utf-8", "replace"))
         note(f"report: {report}")
-    print_json(found.to_dict()) if as_json else _print(found)
+    print_json(result.to_dict()) if as_json else _print(result)
 
 
 def _print(found: Headroom) -> None:

@@ -109,14 +109,14 @@ def _tensors(bundle: Bundle) -> list[dict[str, Any]]:
     from ...files.safetensors import read_header
 
     used = {(entry.tensor.path, entry.tensor.name): entry for entry in bundle.adapter.entries}
-    found = []
+    tensors = []
     for path in sorted({path for path, _ in used}):
         for tensor in read_header(path).values():
             entry = used.get((path, tensor.name))
             described = _tensor(entry.source if entry else tensor.name, tensor.dtype, tensor.shape)
             how = {"execution": str(entry.execution), "transposed": entry.transposed} if entry else {"execution": None}
-            found.append(described | how | {"file": path.relative_to(bundle.folder).as_posix()})
-    return found
+            tensors.append(described | how | {"file": path.relative_to(bundle.folder).as_posix()})
+    return tensors
 
 
 def _tensor(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:

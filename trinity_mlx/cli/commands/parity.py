@@ -178,14 +178,14 @@ def compare(
         sides = matching(sides[0], source), matching(sides[1], source)
     with _progress() as progress:
         progress.begin("comparing", volume(*sides))
-        found = compare_stages(*sides, strict_bytes=strict_bytes, advance=progress.advance)
+        comparison = compare_stages(*sides, strict_bytes=strict_bytes, advance=progress.advance)
     if as_json:
-        print_json(found.to_dict())
+        print_json(comparison.to_dict())
     else:
         from ..views.parity_tables import print_comparison
 
-        print_comparison(found)
-    if not found.passed:
+        print_comparison(comparison)
+    if not comparison.passed:
         ctx.exit(1)
 
 
@@ -232,14 +232,14 @@ def trace(
             hash_memory=settings.hash_memory(),
             hub=settings.hub,
         )
-        found = tracer.compare(transcript, first, second)
+        comparison = tracer.compare(transcript, first, second)
     if as_json:
-        print_json(found.to_dict())
+        print_json(comparison.to_dict())
     else:
         from ..views.parity_tables import print_routes
 
-        print_routes(found)
-    if not found.passed:
+        print_routes(comparison)
+    if not comparison.passed:
         ctx.exit(1)
 
 
@@ -253,9 +253,9 @@ def _refuse_occupied(out: Path, force: bool) -> None:
 def _refuse_long_work(task: Task) -> None:
     from ...parity.record import decomposition_cost
 
-    flops, held = decomposition_cost(task)
+    flops, nbytes = decomposition_cost(task)
     raise UsageError(
-        f"{len(task.subjects)} whole tensors would be decomposed: {flops / 1e9:,.1f} GFLOP and {held / 1e9:.1f} GB; "
+        f"{len(task.subjects)} whole tensors would be decomposed: {flops / 1e9:,.1f} GFLOP and {nbytes / 1e9:.1f} GB; "
         "give --svd-weights FILE if they were saved, or say --decompose-all"
     )
 

@@ -42,14 +42,14 @@ def publish(
     """
     from ...artifacts.catalog import find_bundle
 
-    found = find_bundle(locate_bundle(bundle))
+    verified = find_bundle(locate_bundle(bundle))
     signature = (signed_off_by, datetime.now(UTC).date().isoformat()) if signed_off_by else None
-    operations = plan_upload(found, signature)
+    operations = plan_upload(verified, signature)
     if dry_run:
         _print_plan(operations, repo_id, revision)
         return
-    url = _upload(repo_id, operations, f"Publish {found.name} {found.adapter.ref[:12]}", revision, private)
-    console().print(f"{found.name} is at {url}" + (f", tagged {revision}" if revision else ""), markup=False)
+    url = _upload(repo_id, operations, f"Publish {verified.name} {verified.adapter.ref[:12]}", revision, private)
+    console().print(f"{verified.name} is at {url}" + (f", tagged {revision}" if revision else ""), markup=False)
 
 
 def plan_upload(bundle: Bundle, signature: tuple[str, str] | None = None) -> list[CommitOperationAdd]:

@@ -131,9 +131,9 @@ def route(
         route_batch(batch, recipe, staff, Question(how, slots, timings=not out), to)
         return
     transcript = read_messages(messages) if messages else read_prompt(prompt or "")
-    made = recipe()
+    chosen = recipe()
     with spinner(f"loading {artifact}"):
-        router = made.load()
+        router = chosen.load()
     with router:
         _show(router.route(transcript, selection=how, allow_slots=slots), router, as_json, show_logits, explain)
 

@@ -99,8 +99,8 @@ def _worst(found: Comparison) -> list[Check]:
     """For each stage the check that comes closest to its limits, or goes furthest beyond them."""
     worst: dict[str, Check] = {}
     for check in found.checks:
-        held = worst.get(check.stage)
-        if held is None or check.strain > held.strain:
+        so_far = worst.get(check.stage)
+        if so_far is None or check.strain > so_far.strain:
             worst[check.stage] = check
     return list(worst.values())
 
