@@ -136,7 +136,7 @@ def test_check_validates_everything_and_ends() -> None:
         (("--pool", "nowhere.toml"), {}, 2, "nowhere.toml"),
         (("--pool", "a=demo", "--pool", "a=demo"), {}, 2, "two pools"),
         (("--alias", "gpt=nowhere"), {}, 2, "nowhere"),
-        (("--alias", "gpt"), {}, 2, "NAME=VALUE"),
+        (("--alias", "gpt"), {}, 2, "NAME=MODEL"),
         (("--option", "max_turns=none"), {}, 2, "max_turns"),
         (("--window", "9"), {}, 2, "window"),
         (("--default-slot", "70"), {}, 2, "default slot"),
