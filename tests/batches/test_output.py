@@ -18,7 +18,7 @@ from trinity_mlx.batches.chunks import LINES
 from trinity_mlx.batches.job import write_batch
 from trinity_mlx.batches.output import SUFFIX, Progress, open_output
 from trinity_mlx.batches.records import Question
-from trinity_mlx.contracts.errors import FolderUnavailable, OutputExists, ResumeRefused
+from trinity_mlx.contracts.errors import FolderUnavailable, OutputExists, ResumeRefused, UsageError
 from trinity_mlx.contracts.routing import Selection, SelectionMode
 
 from .echo import Echo
@@ -126,7 +126,7 @@ def test_something_that_is_there_is_neither_overwritten_nor_believed(tmp_path: P
 @pytest.mark.parametrize("kind", ["folder", "device"])
 def test_what_is_no_regular_file_is_left_alone(kind: str, tmp_path: Path) -> None:
     place = tmp_path if kind == "folder" else Path(os.devnull)
-    with pytest.raises(OutputExists, match="no regular file"):
+    with pytest.raises(UsageError, match="no regular file"):
         write(place, force=True)
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from trinity_mlx.artifacts.bundle import open_bundle
 from trinity_mlx.contracts.artifact import Base
-from trinity_mlx.contracts.errors import BundleInvalid, FolderUnavailable, OutputExists, ResumeRefused
+from trinity_mlx.contracts.errors import BundleInvalid, FolderUnavailable, OutputExists, ResumeRefused, UsageError
 from trinity_mlx.export import workspace
 from trinity_mlx.export.pipeline import ExportEvent, ExportRequest, TiedEmbedding, Write, export
 from trinity_mlx.profiles.backends import load_backend
@@ -354,7 +354,7 @@ def test_a_foreign_folder_is_left_alone(request_: ExportRequest, resume: bool) -
 def test_a_file_in_the_place_of_the_folder_is_left_alone(request_: ExportRequest) -> None:
     request_.out.write_text("dear")
     for force in (True, False):
-        with pytest.raises(OutputExists, match="is a file"):
+        with pytest.raises(UsageError, match="is a file"):
             export(replace(request_, force=force))
     assert request_.out.read_text() == "dear"
 

@@ -167,7 +167,7 @@ def test_what_lies_there_is_not_overwritten_unasked(reading: Reading, tmp_path: 
     train(request(answers, reading, out, settings=settings, force=True))
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("keep")
-    with pytest.raises(OutputExists, match="no bundle"):
+    with pytest.raises(UsageError, match="no bundle"):
         train(request(answers, reading, tmp_path / "notes", settings=settings, force=True))
     assert (tmp_path / "notes" / "mine.txt").read_text() == "keep"
 
@@ -190,7 +190,7 @@ def test_what_could_not_be_replaced_is_said_before_any_work(kind: str, reading: 
     else:
         out.symlink_to(tmp_path / "nowhere")
     answers = answers_of(tmp_path / "t.jsonl", records(120))
-    with pytest.raises(OutputExists, match="no bundle"):
+    with pytest.raises(UsageError, match="no bundle"):
         train(request(answers, Unread(reading.base), out, force=True))
     assert not (tmp_path / "out.training").exists()
 
@@ -210,7 +210,7 @@ def test_a_folder_that_is_no_training_is_not_deleted(reading: Reading, tmp_path:
     (tmp_path / "out.training").mkdir()
     (tmp_path / "out.training" / "mine.txt").write_text("keep")
     answers = answers_of(tmp_path / "t.jsonl", records(120))
-    with pytest.raises(OutputExists, match="no training"):
+    with pytest.raises(UsageError, match="no training"):
         train(request(answers, Unread(reading.base), tmp_path / "out", force=True))
     assert (tmp_path / "out.training" / "mine.txt").read_text() == "keep"
 

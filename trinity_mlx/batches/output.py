@@ -19,7 +19,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from ..contracts.errors import FolderUnavailable, OutputExists, ResumeRefused, bounded
+from ..contracts.errors import FolderUnavailable, OutputExists, ResumeRefused, UsageError, bounded
 from .chunks import BYTES, LINES, Chunk
 from .ledger import Entry, Past, entry_line, line_of, read_ledger
 from .records import Question, Routed
@@ -55,7 +55,8 @@ def open_output(path: Path, question: Question, *, resume: bool = False, force: 
     Where the work fails before anything is written, nothing is left behind.
 
     Raises:
-        OutputExists: something is there, and neither ``resume`` nor ``force`` allows to touch it; or it is no file.
+        OutputExists: something is there, and neither ``resume`` nor ``force`` allows to touch it.
+        UsageError: it is no regular file.
         ResumeRefused: what is there was begun with another question, or its ledger is missing or broken.
         FolderUnavailable: it cannot be written, or another process is at it.
     """
@@ -177,7 +178,7 @@ class BatchOutput:
 
 def _refuse_occupied(path: Path, *, resume: bool, force: bool) -> None:
     if path.exists() and not path.is_file():
-        raise OutputExists(f"{path} is no regular file: choose another")
+        raise UsageError(f"{path} is no regular file: choose another")
     if path.exists() and not (resume or force):
         raise OutputExists(f"{path} exists: go on with it, replace it, or choose another file")
     if path.exists() and not force and not _ledger_of(path).is_file():

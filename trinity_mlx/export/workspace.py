@@ -20,7 +20,7 @@ from ..artifacts.bundle import ADAPTER_FILE, HEAD_FILE, open_bundle
 from ..artifacts.manifest import MANIFEST_NAME
 from ..contracts.artifact import Bundle
 from ..contracts.canonical import unique_keys
-from ..contracts.errors import FolderUnavailable, OutputExists, ResumeRefused, TensorFileInvalid
+from ..contracts.errors import FolderUnavailable, OutputExists, ResumeRefused, TensorFileInvalid, UsageError
 from ..files.atomic import json_bytes, write_atomically
 from ..files.folders import exchange
 from ..files.regular import read_regular
@@ -140,6 +140,7 @@ def claim(
 
     Raises:
         OutputExists: something lies in ``out``, and neither ``resume`` nor ``force`` allows to touch it.
+        UsageError: ``out`` is a file.
         ResumeRefused: the unfinished export there has another description, or its finished tensors have changed.
         FolderUnavailable: another process is exporting there.
     """
@@ -200,7 +201,7 @@ def refuse_differences(out: Path, what: str, changed: Sequence[str]) -> None:
 
 def _refuse_occupied(out: Path, *, resume: bool, force: bool) -> None:
     if out.exists() and not out.is_dir():
-        raise OutputExists(f"{out} is a file: give a folder")
+        raise UsageError(f"{out} is a file: give a folder")
     names = sorted(path.name for path in out.iterdir() if path.name != _FOLDER) if out.is_dir() else []
     if force:
         return

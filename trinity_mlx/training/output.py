@@ -10,7 +10,7 @@ from pathlib import Path
 from ..artifacts.bundle import open_bundle
 from ..artifacts.manifest import MANIFEST_NAME
 from ..contracts.artifact import Bundle
-from ..contracts.errors import FolderUnavailable, OutputExists
+from ..contracts.errors import FolderUnavailable, OutputExists, UsageError
 
 METRICS = "metrics.jsonl"
 
@@ -38,7 +38,8 @@ class Output:
         """Make sure that a training may work here; with ``force``, one that was broken off goes.
 
         Raises:
-            OutputExists: something lies at ``bundle``, or a training beside it, and may not be replaced.
+            OutputExists: something lies at ``bundle``, or a training beside it, and ``force`` is not set.
+            UsageError: what lies there is nothing that a training made, and is never replaced.
         """
         if os.path.lexists(self.bundle):
             if not self.force:
@@ -47,7 +48,7 @@ class Output:
         if self.resume or not os.path.lexists(self.workspace):
             return
         if not self._is_workspace():
-            raise OutputExists(f"{self.workspace} is no training, and is not replaced: choose another folder")
+            raise UsageError(f"{self.workspace} is no training, and is not replaced: choose another folder")
         if not self.force:
             raise OutputExists(f"{self.workspace} holds a training that was broken off: resume it, or have it replaced")
         shutil.rmtree(self.workspace)
@@ -56,7 +57,7 @@ class Output:
         """Move the ``sealed`` bundle to its place, in place of what is there, and open it; the workspace goes.
 
         Raises:
-            OutputExists: what lies at ``bundle`` by now is no bundle.
+            UsageError: what lies at ``bundle`` by now is no bundle.
             FolderUnavailable: it cannot be moved.
         """
         try:
@@ -71,7 +72,7 @@ class Output:
 
     def _check_replaceable(self) -> None:
         if self.bundle.is_symlink() or not (self.bundle / MANIFEST_NAME).is_file():
-            raise OutputExists(f"{self.bundle} is no bundle's folder, and is not replaced: choose another folder")
+            raise UsageError(f"{self.bundle} is no bundle's folder, and is not replaced: choose another folder")
 
     def _is_workspace(self) -> bool:
         """Whether a training made the workspace: it is empty, or some name in it is one that a training gives."""

@@ -245,7 +245,7 @@ def trace(
 
 def _refuse_occupied(out: Path, force: bool) -> None:
     if out.exists() and not out.is_dir():
-        raise OutputExists(f"{out} is a file: give a folder")
+        raise UsageError(f"{out} is a file: give a folder")
     if out.is_dir() and any(out.iterdir()) and not force:
         raise OutputExists(f"{out} is not empty")
 
