@@ -11,8 +11,9 @@ import pytest
 from trinity_mlx.contracts.artifact import Base, Bundle
 from trinity_mlx.evaluation.deep import examine
 from trinity_mlx.profiles.registry import ProfileRegistry
+from trinity_mlx.routing.device_checks import MEMORY_FILE
 from trinity_mlx.routing.loading import ArtifactChoice
-from trinity_mlx.routing.selfcheck import MEMORY_FILE, SHORT
+from trinity_mlx.routing.selfcheck import SHORT
 
 from ..evaluation_cases import assert_fails, invoke
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trinity_mlx.contracts.artifact import Execution
-from trinity_mlx.factorization.svf import gram_matrix, svf_factor
+from trinity_mlx.factorization.gram import gram_matrix
+from trinity_mlx.factorization.svf import svf_factor
 
 SIDES = st.integers(1, 24)
 SEEDS = st.integers(0, 2**32 - 1)

@@ -11,12 +11,13 @@ import pytest
 import torch
 from safetensors import torch as torch_files
 
+from trinity_mlx.artifacts.component_files import COMPONENTS
 from trinity_mlx.contracts.artifact import Base
 from trinity_mlx.contracts.errors import BaseInvalid, ParitySetupError, TensorFileInvalid, VectorInvalid
 from trinity_mlx.factorization import tiles
 from trinity_mlx.parity.checks import Comparison
 from trinity_mlx.parity.compare import compare, open_stages
-from trinity_mlx.parity.components import COMPONENTS_FILE, Decomposer
+from trinity_mlx.parity.components import Decomposer
 from trinity_mlx.parity.record import Task, plan, record_reference, record_run
 from trinity_mlx.profiles.backends import load_backend
 
@@ -218,14 +219,14 @@ def test_a_source_that_two_names_share_is_decomposed_once(tmp_path: Path, task: 
     report = record_reference(task, tmp_path, components=Decomposer("numpy.linalg.svd", "2", decompose))  # type: ignore[arg-type]
     assert len(decomposed) == 8
     assert report["components"]["method"] == "numpy.linalg.svd 2"
-    held = torch_files.load_file(tmp_path / COMPONENTS_FILE)
+    held = torch_files.load_file(tmp_path / COMPONENTS)
     torch.testing.assert_close(held["svd.U.lm_head.weight"], held[f"svd.U.{EMBEDDING}"], rtol=0, atol=0)
 
 
 def test_components_are_a_thin_decomposition_with_v_as_columns(
     references: Mapping[str, Path], small_base: Base
 ) -> None:
-    held = torch_files.load_file(references["float64"] / COMPONENTS_FILE)
+    held = torch_files.load_file(references["float64"] / COMPONENTS)
     for name in (WIDE, SQUARE, EMBEDDING):
         u, s, v = (held[f"svd.{part}.{name}"] for part in "USV")
         torch.testing.assert_close(u @ torch.diag(s) @ v.T, sources(small_base)[name].double(), atol=1e-12, rtol=0)
@@ -272,7 +273,7 @@ def test_offsets_that_cancel_everything_are_refused(tmp_path: Path, small_base: 
 
 def test_missing_components_are_a_set_up_error(tmp_path: Path, small_base: Base, vector: np.ndarray) -> None:
     square, wide = (plan(small_base, vector, "", name) for name in (SQUARE, WIDE))
-    with pytest.raises(ParitySetupError, match=f"has no {COMPONENTS_FILE}"):
+    with pytest.raises(ParitySetupError, match=f"has no {COMPONENTS}"):
         run_on(square, "torch", tmp_path / "run", tmp_path)
     record_reference(square, tmp_path / "ref")
     with pytest.raises(ParitySetupError, match=r"has no svd\.S|has no svd\.U"):
@@ -287,9 +288,9 @@ def test_a_run_never_overwrites_the_components_that_it_starts_from(references: M
 
 
 def test_transposed_v_is_refused(tmp_path: Path, references: Mapping[str, Path], small_base: Base) -> None:
-    held = torch_files.load_file(references["float32"] / COMPONENTS_FILE)
+    held = torch_files.load_file(references["float32"] / COMPONENTS)
     held[f"svd.V.{WIDE}"] = held[f"svd.V.{WIDE}"].T.contiguous()
-    torch_files.save_file(held, tmp_path / COMPONENTS_FILE)
+    torch_files.save_file(held, tmp_path / COMPONENTS)
     single = plan(small_base, np.zeros(9 * 64 + 640, np.float32), "", WIDE)
     with pytest.raises(ParitySetupError, match=r"is vh, which is called nx too: .* torch_v"):
         run_on(single, "torch", tmp_path / "run", tmp_path)

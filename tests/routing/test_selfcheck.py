@@ -11,18 +11,10 @@ import pytest
 
 from trinity_mlx.contracts.backend import Backend, BackendInfo, Past, Row, Segment
 from trinity_mlx.profiles.backends import load_backend
+from trinity_mlx.routing.device_checks import MEMORY_FILE, CheckMemory, check_key, checked
 from trinity_mlx.routing.leases import ModelRegistry
 from trinity_mlx.routing.loading import load_router
-from trinity_mlx.routing.selfcheck import (
-    BROKEN,
-    MEMORY_FILE,
-    SHORT,
-    CheckMemory,
-    SelfCheck,
-    check_device,
-    check_key,
-    checked,
-)
+from trinity_mlx.routing.selfcheck import BROKEN, SHORT, SelfCheck, check_device
 
 Break = Callable[[Sequence[Segment]], Sequence[bool]]
 

@@ -6,7 +6,7 @@ import ast
 import hashlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,15 @@ def adapted_shapes(config: BackboneConfig, layers: Sequence[int] | None = None) 
     chosen = [config.num_layers - 2] if layers is None else layers
     names = [f"model.layers.{layer}.{matrix}" for layer in chosen for matrix in LAYER_MATRICES.values()]
     return {name: (shapes[name][0], shapes[name][1]) for name in [EMBEDDING, *names, LM_HEAD]}
+
+
+def offset_entries(shapes: Mapping[str, tuple[int, int]]) -> list[dict[str, object]]:
+    """Where the offsets of each tensor of ``shapes`` lie in a vector, as a manifest's ``OffsetsEntry`` says it."""
+    ends = np.cumsum([min(shape) for shape in shapes.values()]).tolist()
+    return [
+        {"source": name, "shape": list(shape), "start": end - min(shape), "end": end}
+        for (name, shape), end in zip(shapes.items(), ends, strict=True)
+    ]
 
 
 def split_vector(vector: np.ndarray, shapes: dict[str, tuple[int, int]], hidden: int) -> TrainedVector:

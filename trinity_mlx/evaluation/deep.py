@@ -21,7 +21,7 @@ from ..contracts.artifact import Execution, TensorLocation
 from ..contracts.backend import Backend, TellsSettings
 from ..factorization.host import factorizer_of
 from ..files.safetensors import read_float32, read_header
-from ..files.safetensors_writer import TensorSpec, write_safetensors
+from ..files.safetensors_writer import write_float32
 from ..profiles.backends import load_backend
 from ..profiles.memory import available_on
 from ..profiles.registry import Profile
@@ -149,7 +149,7 @@ def _matrices(backend: Backend, device: str, folder: Path) -> Iterator[tuple[tup
 
 
 def _written(path: Path, matrix: np.ndarray) -> TensorLocation:
-    write_safetensors(path, [(TensorSpec("matrix", "F32", matrix.shape), [matrix.data.cast("B")])])
+    write_float32(path, {"matrix": matrix})
     location = read_header(path)["matrix"]
     if not np.array_equal(read_float32(location), matrix):
         raise ValueError(f"{path} does not hold what was written to it")

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..artifacts.bundle import ADAPTER_FILE, HEAD_FILE, HEAD_TENSOR, BundleDraft, open_bundle, seal_bundle
 from ..artifacts.manifest import MANIFEST_NAME
+from ..artifacts.vector import offset_entries
 from ..contracts.artifact import Bundle
 from ..contracts.backend import Tick
 from ..contracts.errors import FolderUnavailable, TensorFileInvalid, UsageError, VectorInvalid
@@ -20,7 +21,7 @@ from ..factorization.gram import Spectrum, spectrum_of
 from ..factorization.host import factorizer_of
 from ..factorization.svf import change_of, gains
 from ..files.safetensors import ITEM_BYTES
-from ..files.safetensors_writer import TensorSpec, write_safetensors
+from ..files.safetensors_writer import write_float32
 from .card import card
 from .event_log import EventLog
 from .plan import ExportPlan, output_specs, plan_work, settled
@@ -140,9 +141,7 @@ class _Run:
         return lambda entries: self._log("tile", flops=entries * flops_each)
 
     def _seal(self, draft: BundleDraft) -> Bundle:
-        head = self._work.head
-        spec = TensorSpec(HEAD_TENSOR, "F32", head.shape)
-        write_safetensors(self._workspace.stage(HEAD_FILE), [(spec, [head.data.cast("B")])])
+        write_float32(self._workspace.stage(HEAD_FILE), {HEAD_TENSOR: self._work.head})
         text = card(self._request, self._work, draft)
         self._workspace.stage(CARD_NAME).write_text(text, encoding="utf-8")
         return self._workspace.publish(lambda folder: seal_bundle(folder, draft))
@@ -150,7 +149,6 @@ class _Run:
 
 def _draft(request: ExportRequest, work: Work, asked: Method) -> BundleDraft:
     """The manifest's content as far as it is known beforehand: all that the result depends on."""
-    ends = np.cumsum([min(shape) for shape in work.shapes.values()]).tolist()
     return BundleDraft(
         name=work.name,
         base_id=request.base_id,
@@ -162,10 +160,7 @@ def _draft(request: ExportRequest, work: Work, asked: Method) -> BundleDraft:
         tied_embedding=str(request.tied_embedding),
         made=_made(request, work, asked),
         lineage={"base": request.base.ref, "vector": work.vector_sha256},
-        vector=[
-            {"source": name, "shape": list(shape), "start": end - min(shape), "end": end}
-            for (name, shape), end in zip(work.shapes.items(), ends, strict=True)
-        ],
+        vector=offset_entries(work.shapes),
         files=(ADAPTER_FILE, HEAD_FILE, CARD_NAME),
     )
 

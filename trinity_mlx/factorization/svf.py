@@ -24,8 +24,6 @@ import numpy as np
 from ..contracts.artifact import Execution
 from .gram import Spectrum, gram_matrix, spectrum_of
 
-__all__ = ["Factor", "change_of", "execution_for", "gains", "gram_matrix", "svf_factor"]
-
 
 @dataclass(frozen=True)
 class Factor:

@@ -34,14 +34,14 @@ def open_regular(path: Path) -> Iterator[tuple[BufferedReader, os.stat_result]]:
         yield file, status
 
 
-def read_regular(path: Path, most: int = LARGEST) -> bytes:
+def read_regular(path: Path) -> bytes:
     """The whole content of the regular file at ``path``.
 
     Raises:
-        OSError: it cannot be read, is something else, or holds more than ``most`` bytes.
+        OSError: it cannot be read, is something else, or holds more than ``LARGEST`` bytes.
     """
     with open_regular(path) as (file, _):
-        return read_bounded(file, path, most)
+        return read_bounded(file, path)
 
 
 def read_bounded(file: BinaryIO, path: Path, most: int = LARGEST) -> bytes:

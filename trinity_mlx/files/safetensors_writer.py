@@ -12,7 +12,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -241,6 +241,18 @@ def write_safetensors(path: Path, tensors: Iterable[tuple[TensorSpec, Iterable[B
     with new_safetensors(path, [spec for spec, _ in listed]) as writer:
         for spec, tiles in listed:
             writer.write(spec.name, tiles)
+
+
+def write_float32(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """A whole file of ``arrays`` by name, each rounded to float32, in place of what lay at ``path``.
+
+    Raises:
+        FolderUnavailable: it cannot be written.
+    """
+    exact = {name: np.ascontiguousarray(values, dtype="<f4") for name, values in arrays.items()}
+    write_safetensors(
+        path, ((TensorSpec(name, "F32", each.shape), [each.data.cast("B")]) for name, each in exact.items())
+    )
 
 
 def _layout(specs: Iterable[TensorSpec]) -> tuple[bytes, dict[str, int]]:

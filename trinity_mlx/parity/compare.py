@@ -1,9 +1,9 @@
 """Two stage bundles against each other, in chunks of bounded memory.
 
-Singular vectors are unique up to their sign only,
-so where the two sides have decomposed the source each for itself, each column of the candidate's ``u_scaled`` takes the
-sign that agrees with the reference's before the two are compared, and the check tells how many columns were turned. No
-other stage depends on the sign. Between bundles made from the same components nothing is turned.
+Singular vectors are unique only up to their sign. So where each side has decomposed the source for itself, each column
+of the candidate's ``u_scaled`` takes the sign that agrees with the reference's before the two are compared, and the
+check tells how many columns were turned. No other stage depends on the sign. Between bundles made from the same
+components nothing is turned.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from ..artifacts.component_files import COMPONENTS
+from ..artifacts.component_files import COMPONENTS, component_key
 from ..contracts.artifact import TensorLocation
 from ..contracts.backend import ThinSvd
 from ..contracts.errors import BaseInvalid, ParitySetupError, ProfileUnavailable
@@ -28,7 +28,6 @@ from ..profiles.backends import load_backend, svd_weights_reader
 from .progress import Progress
 from .stages import Subject
 
-COMPONENTS_FILE = COMPONENTS
 _STORED = {"float32": "F32", "float64": "F64"}
 
 
@@ -95,7 +94,7 @@ def write_components(
     for subject in subjects:
         sharing.setdefault(subject.source, []).append(subject)
     specs = [spec for subject in subjects for spec in _specs(subject, _STORED[dtype])]
-    with new_safetensors(folder / COMPONENTS_FILE, specs) as file:
+    with new_safetensors(folder / COMPONENTS, specs) as file:
         for shared in sharing.values():
             progress.begin(f"components of {shared[0].name}", None)
             components = source.components(shared[0], np.dtype(dtype))
@@ -120,9 +119,9 @@ class ComponentStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / COMPONENTS_FILE
+        self.path = folder / COMPONENTS
         if not is_file(self.path):
-            raise ParitySetupError(f"{folder} has no {COMPONENTS_FILE}: a reference makes it")
+            raise ParitySetupError(f"{folder} has no {COMPONENTS}: a reference makes it")
         self._tensors = read_header(self.path)
 
     def get(self, subject: Subject) -> Components:
@@ -137,7 +136,7 @@ class ComponentStore:
         return with_v_as_columns(Components(u, np.array(s), v), subject, str(self.path))
 
     def _locate(self, subject: Subject, part: str) -> TensorLocation:
-        key = f"svd.{part}.{subject.name}"
+        key = component_key(part, subject.name)
         tensor = self._tensors.get(key)
         if tensor is None:
             raise ParitySetupError(f"{self.path} has no {key}: make the reference of this tensor, or of all")
@@ -226,14 +225,14 @@ def _whole(subject: Subject, dtype: np.dtype[np.floating]) -> np.ndarray:
 def _specs(subject: Subject, dtype: str) -> list[TensorSpec]:
     (rows, columns), rank = subject.shape, min(subject.shape)
     shapes: dict[str, tuple[int, ...]] = {"U": (rows, rank), "S": (rank,), "V": (columns, rank)}
-    return [TensorSpec(f"svd.{part}.{subject.name}", dtype, shape) for part, shape in shapes.items()]
+    return [TensorSpec(component_key(part, subject.name), dtype, shape) for part, shape in shapes.items()]
 
 
 def _write(file: SafetensorsWriter, name: str, components: Components) -> None:
-    file.write_block(f"svd.S.{name}", components.s)
+    file.write_block(component_key("S", name), components.s)
     for part, vectors in (("U", components.u), ("V", components.v)):
         for block in blocks(vectors.shape):
-            file.write_block(f"svd.{part}.{name}", vectors[block], block)
+            file.write_block(component_key(part, name), vectors[block], block)
 
 
 def _numpy_svd(matrix: np.ndarray) -> Components:

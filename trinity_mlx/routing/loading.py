@@ -22,9 +22,9 @@ from ..files.paths import existing_folder
 from ..profiles.backends import load_backend
 from ..profiles.registry import AUTO, DTypeName, Machine, Profile, ProfileRegistry, profile_of
 from ..sharing.leases import Lease
+from .device_checks import memory_beside, usable_kernels
 from .leases import REGISTRY, LeasedModel, ModelRegistry
 from .router import Router, RouterIdentity, check_window
-from .selfcheck import memory_beside, usable_kernels
 from .tokenizer import Tokenizer
 
 CACHE_BYTES = 512 * 1024 * 1024

@@ -14,25 +14,20 @@ It needs nothing but the backend's usual protocol, and random weights from a fix
 
 from __future__ import annotations
 
-import json
-import logging
-import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
 from ..contracts.artifact import BackboneConfig, Base, Head
 from ..contracts.backend import Backend, Kernels, RoutingModel, Segment, Variant
 from ..contracts.errors import TrinityError
-from ..files.atomic import write_json
 from ..files.safetensors import read_header
-from ..files.safetensors_writer import TensorSpec, write_safetensors
+from ..files.safetensors_writer import write_float32
 
 SHAPES = BackboneConfig(
     vocab_size=64,
@@ -64,12 +59,8 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 0.06, "float16": 0.01}
 BROKEN = 1e9
 """The difference that stands for a kernel that raises, or gives no number."""
 
-MEMORY_FILE = "device-checks.json"
-"""Results, beside the file that remembers hashes."""
-
 SLOTS = 7
 _HEAD = "head"
-_log = logging.getLogger(__name__)
 Tokens = tuple[int, ...]
 
 
@@ -103,79 +94,6 @@ def check_device(backend: Backend, device: str, dtype: str, longest: int = LENGT
         differences = {law: _measured(find) for law, find in _Laws(fused, composed, longest).by_name().items()}
     failures = tuple(law for law, found in differences.items() if not found <= TOLERANCE[dtype])
     return SelfCheck(differences, failures, round(time.perf_counter() - started, 3))
-
-
-class CheckMemory:
-    """Results by backend, device, number type and machine, kept in a file, or in the process alone without one."""
-
-    def __init__(self, path: Path | None = None) -> None:
-        self._path = path
-        self._results: dict[str, SelfCheck] = _read(path) if path else {}
-
-    def find(self, key: str) -> SelfCheck | None:
-        """What was seen before."""
-        return self._results.get(key)
-
-    def keep(self, key: str, result: SelfCheck) -> None:
-        """Remember ``result``; a file that cannot be written costs the memory, and nothing else."""
-        self._results[key] = result
-        if self._path:
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                write_json(self._path, {name: asdict(each) for name, each in self._results.items()})
-            except (OSError, TrinityError):
-                self._path = None
-
-    def items(self) -> Iterator[tuple[str, SelfCheck]]:
-        """All results by key."""
-        yield from self._results.items()
-
-
-_PROCESS = CheckMemory()
-"""Where a caller has no folder to remember in."""
-
-
-def memory_beside(hash_memory: Path | None) -> CheckMemory:
-    """The memory in the folder of ``hash_memory``, or this process's."""
-    return CheckMemory(hash_memory.with_name(MEMORY_FILE)) if hash_memory else _PROCESS
-
-
-def usable_kernels(backend: Backend, device: str, dtype: str, asked: Kernels, memory: CheckMemory) -> Kernels:
-    """``asked``, or composed kernels where the fused ones of this device break a law; that is said once.
-
-    The first time a device other than the CPU is met, it is checked; the CPU's kernels are tested where this is built.
-
-    Raises:
-        TrinityError: the device cannot load the small base.
-    """
-    if asked == "composed" or device == "cpu":
-        return asked
-    result, is_new = checked(memory, backend, device, dtype)
-    if result.failures and is_new:
-        laws = "; ".join(result.failures)
-        _log.warning("%s on %s computes wrongly (not so: %s): composed kernels instead", dtype, device, laws)
-    return result.kernels
-
-
-def check_key(backend: Backend, device: str, dtype: str) -> str:
-    """What a result holds for: with another driver, framework or machine the question is open again."""
-    info = backend.info()
-    versions = " ".join(f"{name} {version}" for name, version in sorted(info.versions.items()))
-    hardware = ", ".join(f"{name} {value}" for name, value in sorted(info.hardware.items()))
-    return f"{info.backend_id} {device} {dtype} ({versions}; {hardware}; {platform.platform()})"
-
-
-def checked(
-    memory: CheckMemory, backend: Backend, device: str, dtype: str, *, longest: int = LENGTHS[-1], again: bool = False
-) -> tuple[SelfCheck, bool]:
-    """The device's result, remembered or found now, and whether it was found now."""
-    key = check_key(backend, device, dtype)
-    known = None if again else memory.find(key)
-    if known:
-        return known, False
-    result = check_device(backend, device, dtype, longest)
-    memory.keep(key, result)
-    return result, True
 
 
 @dataclass(frozen=True)
@@ -272,9 +190,7 @@ def _random_base(folder: Path) -> tuple[Base, Head]:
     arrays = {name: _random(draw, shape) for name, shape in SHAPES.backbone_shapes().items()}
     arrays[_HEAD] = _random(draw, (SLOTS + 3, SHAPES.hidden_size))
     path = folder / "model.safetensors"
-    write_safetensors(
-        path, ((TensorSpec(name, "F32", each.shape), [each.data.cast("B")]) for name, each in arrays.items())
-    )
+    write_float32(path, arrays)
     tensors = read_header(path)
     head = Head(tensors.pop(_HEAD), tuple(f"slot-{slot}" for slot in range(SLOTS)), ref=_HEAD)
     return Base(folder, SHAPES, tensors, folder / "tokenizer.json", ref="self-check"), head
@@ -284,15 +200,3 @@ def _random(draw: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """A norm near one, or a matrix that keeps the size of what it is multiplied by."""
     values = draw.uniform(0.5, 1.5, shape) if len(shape) == 1 else draw.normal(0.0, shape[1] ** -0.5, shape)
     return values.astype(np.float32)
-
-
-def _read(path: Path) -> dict[str, SelfCheck]:
-    """What a memory's file holds; a damaged one is as good as none."""
-    try:
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            key: SelfCheck(dict(each["differences"]), tuple(each["failures"]), float(each["seconds"]))
-            for key, each in stored.items()
-        }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return {}

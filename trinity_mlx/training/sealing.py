@@ -19,12 +19,12 @@ from ..artifacts.bundle import (
     BundleDraft,
     seal_bundle,
 )
-from ..artifacts.vector import VECTOR_TENSOR
+from ..artifacts.vector import VECTOR_TENSOR, offset_entries
 from ..contracts import routing
 from ..contracts.artifact import Bundle, ReadPosition
 from ..contracts.errors import FolderUnavailable
 from ..factorization.svf import change_of, execution_for, gains
-from ..files.safetensors_writer import TensorSpec, write_safetensors
+from ..files.safetensors_writer import write_float32
 from .guard import Guard
 from .head import ALPHA, Head
 from .reading import Reading
@@ -108,7 +108,7 @@ def seal(
         text_format=reading.text_format,
         made=made,
         lineage=lineage,
-        vector=_vector_entries(layout) if has_vector else (),
+        vector=offset_entries(layout.shapes) if has_vector else (),
         alpha=None if head.inner is None else ALPHA,
         read_position=reading.position,
         window=reading.window,
@@ -129,30 +129,15 @@ def _copy_base(source: Path, target: Path) -> None:
 def _write_tensors(folder: Path, learned: Learned, *, has_vector: bool) -> None:
     layout, head = learned.layout, learned.head
     factors = {name: _factor(layout, name, values) for name, values in learned.changed.items()}
-    _write(folder / ADAPTER_FILE, factors)
-    _write(folder / HEAD_FILE, {_TENSORS[part]: values for part, values in head.arrays().items()})
+    write_float32(folder / ADAPTER_FILE, factors)
+    write_float32(folder / HEAD_FILE, {_TENSORS[part]: values for part, values in head.arrays().items()})
     if has_vector:
-        _write(folder / VECTOR_FILE, {VECTOR_TENSOR: layout.vector(learned.offsets, head)})
+        write_float32(folder / VECTOR_FILE, {VECTOR_TENSOR: layout.vector(learned.offsets, head)})
     if learned.guard:
-        _write(folder / GUARD_FILE, {GUARD_TENSOR: learned.guard.kinds.rows})
-
-
-def _vector_entries(layout: Layout) -> list[dict[str, object]]:
-    ends = np.cumsum([min(shape) for shape in layout.shapes.values()]).tolist()
-    return [
-        {"source": name, "shape": list(shape), "start": end - min(shape), "end": end}
-        for (name, shape), end in zip(layout.shapes.items(), ends, strict=True)
-    ]
+        write_float32(folder / GUARD_FILE, {GUARD_TENSOR: learned.guard.kinds.rows})
 
 
 def _factor(layout: Layout, name: str, offsets: np.ndarray) -> np.ndarray:
     spectrum = layout.spectra[name]
     factor: np.ndarray = np.eye(len(spectrum.singular)) + change_of(spectrum, gains(spectrum.singular, offsets))
     return factor
-
-
-def _write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    arrays = {name: np.ascontiguousarray(values, dtype="<f4") for name, values in tensors.items()}
-    write_safetensors(
-        path, [(TensorSpec(name, "F32", array.shape), [array.data.cast("B")]) for name, array in arrays.items()]
-    )

@@ -154,7 +154,7 @@ def _capabilities() -> list[Check]:
 def _devices(only: str | None, *, recheck: bool) -> list[Check]:
     """What the self-check of each device found, now if asked or else when it was last held."""
     from ...profiles.backends import load_backend
-    from ...routing.selfcheck import checked, memory_beside
+    from ...routing.device_checks import checked, memory_beside
 
     memory = memory_beside(settings.hash_memory())
     if recheck:
