@@ -18,6 +18,7 @@ from typing import Any
 
 from trinity_mlx.cli import main
 from trinity_mlx.cli.main import GROUPS
+from trinity_mlx.cli.process import starting
 
 MODULES = dict.fromkeys(verb.place.partition(":")[0] for group in GROUPS.values() for verb in group.values())
 for name in MODULES:
@@ -60,7 +61,9 @@ def carry_out(case: dict[str, Any]) -> None:
     sys.stderr = stream(2, case["stderr"], "wb", case["encoding"], "backslashreplace")
     arguments = [os.fsdecode(bytes.fromhex(each)) for each in case["argv"]]
     sys.argv = ["trinity-mlx", *arguments]
-    main(prog_name="trinity-mlx")
+    with starting():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        main(prog_name="trinity-mlx")
 
 
 def ended(child: int, case: dict[str, Any]) -> int | None:
@@ -81,6 +84,7 @@ def ended(child: int, case: dict[str, Any]) -> int | None:
 
 for line in iter(sys.stdin.readline, ""):
     request = json.loads(line)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the command begins, which knows what to do then
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGINT, signal.default_int_handler)

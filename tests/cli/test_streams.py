@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from pydantic_core import SchemaError
 
 from trinity_mlx.cli import process
 from trinity_mlx.cli.main import explain
@@ -86,6 +87,18 @@ def test_without_an_error_stream_the_answer_is_given() -> None:
     result = shell(f"{ROUTE} --json 2>&-")
     assert result.returncode == 0
     assert json.loads(result.stdout)["agent"]
+
+
+@pytest.mark.parametrize(
+    ("streams", "told"), [("", ("", "cancelled\n")), (">&-", ("", "cancelled\n")), ("2>&-", ("", ""))]
+)
+def test_a_cancellation_before_the_streams_are_ready_is_told_on_the_error_stream_alone(
+    streams: str, told: tuple[str, str]
+) -> None:
+    text = "from trinity_mlx.cli.process import last_word, say; say('cancelled'); last_word(130)"
+    command = ["bash", "-c", f'"{sys.executable}" -c "{text}" {streams}']
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, (done.stdout, done.stderr)) == (130, told)
 
 
 def test_a_stream_that_was_closed_is_not_written_to_by_a_file_of_ours(tmp_path: Path) -> None:
@@ -189,6 +202,16 @@ def test_a_ctrl_c_that_code_in_c_has_turned_into_something_else_is_one() -> None
             raise ImportError("initialization failed") from interrupt
 
     assert process.outcome(fail, explain) == 130
+
+
+def test_a_ctrl_c_of_which_nothing_but_the_word_is_left_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """As pydantic's core reports one that comes while it builds a model."""
+
+    def interrupted() -> int:
+        raise SchemaError("Error building `model` serializer: SchemaError: Field `status`: KeyboardInterrupt")
+
+    assert process.outcome(interrupted, explain) == process.CANCELLED
+    assert capsys.readouterr().err == "cancelled\n"
 
 
 def test_a_ctrl_c_that_code_cannot_raise_is_not_lost(capsys: pytest.CaptureFixture[str]) -> None:

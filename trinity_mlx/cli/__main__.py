@@ -1,5 +1,7 @@
 """``python -m trinity_mlx.cli`` is ``trinity-mlx``."""
 
 from .main import main
+from .process import starting
 
-main(prog_name="trinity-mlx")
+with starting():
+    main(prog_name="trinity-mlx")

@@ -49,12 +49,12 @@ class Failure(NamedTuple):
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """Around the imports of the command line: Ctrl-C meanwhile ends the process in order, too."""
+    """Around all that is not yet, or no longer, inside ``outcome``: Ctrl-C ends the process in order there, too."""
     try:
         yield
     except KeyboardInterrupt:
         say("cancelled")
-        raise SystemExit(CANCELLED) from None
+        last_word(CANCELLED)
 
 
 def outcome(work: Callable[[], int], explain: Callable[[Exception], Failure | None]) -> int:
@@ -151,10 +151,12 @@ def _unforeseen(error: Exception) -> Failure:
 
 
 def is_cancellation(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind ``error``: code in C turns it into other errors at times."""
+    """Whether Ctrl-C is behind ``error``: code in C turns it into other errors at times, pydantic's into mere words."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt) or (
+            type(error).__name__ == "SchemaError" and str(error).endswith(KeyboardInterrupt.__name__)
+        ):
             return True
         seen.add(id(error))
         error = error.__cause__ or error.__context__
@@ -167,7 +169,8 @@ def say(text: str, head: str = "") -> None:
     Control characters, by which a text could steer the terminal, are spelled out.
     """
     try:
-        print(head + text.translate(_CONTROLS), file=sys.stderr, flush=True)
+        if sys.stderr is not None:  # print would take the output then
+            print(head + text.translate(_CONTROLS), file=sys.stderr, flush=True)
     except (OSError, ValueError, AttributeError):
         _abandon(sys.stderr)
 
@@ -272,7 +275,7 @@ def _flushed(code: int) -> int:
     """``code``, once what has been printed is out, or has been given up."""
     try:
         sys.stdout.flush()
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):
         _abandon(sys.stdout)
     return code
 
