@@ -132,7 +132,7 @@ def test_a_reader_that_goes_away_ends_the_command_without_a_word() -> None:
     assert (result.returncode, result.stderr) == (141, "")
 
 
-@pytest.mark.parametrize(("line", "code"), [("profiles --json", 0), ("profiles --nosuch", 2)])
+@pytest.mark.parametrize(("line", "code"), [("config show --json", 0), ("config --nosuch", 2)])
 def test_handlers_of_exit_run_before_the_end_and_what_they_print_arrives(line: str, code: int) -> None:
     """The interpreter's own end, which would take all objects apart, is left out; nothing else is."""
     program = (
