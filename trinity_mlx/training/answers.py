@@ -27,7 +27,6 @@ class Answers:
         seconds: float64 [rows, agents], NaN where unknown.
         turns: float64 [rows, agents], NaN where unknown.
         splits: ``train``, ``val`` or ``test`` for each row.
-        dropped: how many rows of the table have no score of these agents.
         sha256: the table's.
     """
 
@@ -38,7 +37,6 @@ class Answers:
     seconds: np.ndarray
     turns: np.ndarray
     splits: np.ndarray
-    dropped: int
     sha256: str
 
     @classmethod
@@ -66,7 +64,6 @@ class Answers:
             seconds=_matrix([row.seconds for row in rows], agents),
             turns=_matrix([row.turns for row in rows], agents),
             splits=splits,
-            dropped=len(table.rows) - len(rows),
             sha256=table.sha256,
         )
 
