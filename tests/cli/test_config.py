@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from trinity_mlx.cli import main, preferences
 from trinity_mlx.cli.logs import log_to
+from trinity_mlx.contracts.artifact import Bundle
 from trinity_mlx.errors import SettingsInvalid
+from trinity_mlx.files.shipped import data_path
 from trinity_mlx.rules.policy import POLICIES
 
 from ..provider_server import ProviderServer
@@ -246,10 +248,17 @@ def test_a_name_that_nothing_has_is_refused_with_those_that_there_are(
     assert not (folder / "config.toml").exists()
 
 
-@pytest.mark.parametrize("key", ["cache", "log_file"])
-def test_a_place_is_the_same_one_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+@pytest.mark.parametrize("key", ["cache", "log_file", "artifact", "pool"])
+def test_a_place_is_the_same_one_from_every_folder(
+    tmp_path: Path, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
     monkeypatch.chdir(tmp_path)
-    assert invoke("config", "set", key, "here").exit_code == 0
+    if key == "artifact":
+        (tmp_path / "here").symlink_to(tiny_bundle.folder)
+    if key == "pool":
+        (tmp_path / "here").write_bytes(data_path("fixtures", "pools", "demo.toml").read_bytes())
+    result = invoke("config", "set", key, "here")
+    assert result.exit_code == 0, result.stderr
     assert preferences.read(tmp_path / "config")[key] == str(tmp_path / "here")
 
 

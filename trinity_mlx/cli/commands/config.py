@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _PLACES = ("cache", "log_file")
-"""Settings that are paths, written so that they mean the same from every folder."""
+"""Settings that are never names."""
 
 
 @click.group()
@@ -60,9 +60,7 @@ def set_(key: str, value: str) -> None:
     Example:
       trinity-mlx config set pool home
     """
-    _check_name(key, value)
-    if key in _PLACES and value:
-        value = str(preferences.place(value).absolute())
+    value = _settled(key, value)
     path = preferences.write(settings.config_dir(), key, value)
     note(f"{key} is now {value}, in {path}")
 
@@ -91,23 +89,44 @@ def path() -> None:
     click.echo(settings.config_dir() / preferences.NAME)
 
 
-def _check_name(key: str, value: str) -> None:
-    """Refuse a name that nothing has; one that cannot be used on this machine is taken.
+def _settled(key: str, value: str) -> str:
+    """``value`` as it means the same from every folder: a place from the root on, a name as it is.
+
+    A name that cannot be used on this machine is taken; one that nothing has is not.
 
     Raises:
-        UnknownProfile, ArtifactNotFound, PoolInvalid: it is so; the message has the names that there are.
+        UnknownProfile, ArtifactNotFound, PoolInvalid: nothing has that name; the message has the names that there are.
         TrinityError: what has the name is broken.
     """
-    if key == "profile" and value != AUTO:
-        from ...profiles.registry import ProfileRegistry
+    is_name = {"profile": _is_profile, "artifact": _is_artifact, "pool": _is_pool}.get(
+        key, lambda name: key not in _PLACES
+    )
+    return value if not value or is_name(value) else str(preferences.place(value).absolute())
 
+
+def _is_profile(value: str) -> bool:
+    from ...profiles.registry import ProfileRegistry
+
+    if value != AUTO:
         ProfileRegistry(settings.config_dir()).get(value)
-    elif key == "artifact":
-        user_library().name_of(value)
-    elif key == "pool":
-        from ...pools.files import find_pool
+    return True
 
-        find_pool(value, settings.config_dir())
+
+def _is_artifact(value: str) -> bool:
+    """Whether it is a name, and not a bundle's folder."""
+    from ...artifacts.catalog import EMBEDDED
+    from ...downloads.pins import shipped_pins
+
+    user_library().name_of(value)
+    return value in (AUTO, *EMBEDDED, *shipped_pins()) or settings.store().find(value) is not None
+
+
+def _is_pool(value: str) -> bool:
+    """Whether it is a name, and not a file."""
+    from ...pools.files import find_pool, pool_names
+
+    find_pool(value, settings.config_dir())
+    return value in pool_names(settings.config_dir())
 
 
 def _print(values: Mapping[str, tuple[str, str]]) -> None:
