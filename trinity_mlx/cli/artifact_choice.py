@@ -1,4 +1,4 @@
-"""What the command line says about choosing an artifact; which bundle a name means, ``library`` knows."""
+"""Choosing an artifact on the command line; ``library`` knows which bundle a name means."""
 
 from __future__ import annotations
 

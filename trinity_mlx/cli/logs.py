@@ -1,7 +1,7 @@
 """What commands did, one line of JSON an event, in the file that the user names: never a prompt, a reply or a key.
 
-Other packages are heard from warnings on, and by the forms of their messages alone: what they put into these may be
-anything, whole requests and answers among it.
+Of other packages only warnings and errors are logged, and of these the templates of their messages alone: what is put
+into those may be anything, whole requests and answers included.
 """
 
 from __future__ import annotations

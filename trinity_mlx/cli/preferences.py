@@ -1,6 +1,6 @@
 """The user's ``config.toml``: what options mean when nobody gives them. No secret belongs in it.
 
-An option of a command goes before the environment, that before this file, and this before what is built in.
+An option on the command line wins over the environment, that over this file, and this over what is built in.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ HUB_ENDPOINT = "https://huggingface.co"
 class Hub:
     """The Hugging Face Hub: by default the public one, without a token.
 
-    What takes a hub takes a callable that gives one, which is asked only where something has to be had from there;
-    a hub gives itself.
+    Whatever takes a hub takes a callable that gives one, and calls it only when something has to come from there; a hub
+    that is called gives itself.
 
     Args:
         token: the user's; None sends none, whatever the environment or a login on this machine holds.

@@ -1,5 +1,4 @@
-"""Messages as people have them, OpenAI's and Anthropic's alike, read into roles and parts; and as this package writes
-them.
+"""Messages in the shapes of OpenAI's and Anthropic's APIs, and in this package's own, read into roles and parts.
 
 What is left out, and nothing else: a key whose value is null or an empty list; reasoning (``thinking`` and
 ``redacted_thinking`` blocks, ``reasoning_content``, ``reasoning``, ``reasoning_details``), which belongs to whoever

@@ -13,7 +13,7 @@ def resolve(reference: str, environment: Mapping[str, str]) -> str:
     """The secret that ``reference`` names, without surrounding white space.
 
     Raises:
-        SecretUnavailable: it is not there, or empty; or ``reference`` is none. No message repeats what may be a key.
+        SecretUnavailable: it is not there or empty, or ``reference`` is not one. No message repeats what may be a key.
     """
     scheme, _, place = reference.partition(":")
     if scheme == "env":

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class StopCut:
-    """Passes text on up to the first of ``stops``; what may be the beginning of one is held back. Empty ones are none.
+    """Passes text on up to the first of ``stops`` that is not empty; what may be the beginning of one is held back.
 
     Attributes:
         stop: the one that ended the text; None as long as there was none.

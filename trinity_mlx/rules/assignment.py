@@ -162,7 +162,7 @@ def _confidence(policy: Policy, seats: Seats, logits: RouteLogits) -> Confidence
 def _role(
     policy: Policy, situation: Situation, logits: RouteLogits, raw: Role, confidence: Confidence | None
 ) -> tuple[Role, list[Adjustment]]:
-    """The role of the turn, and the rules that changed it; roles in turn are told even where that changed nothing."""
+    """The role of the turn, and the rules that changed it; ``ROLES_IN_TURN`` is named even where it changed nothing."""
     planned, reason = _planned(policy, situation, logits, raw, confidence)
     useful = planned if _is_useful(planned, policy, situation) else Role.WORKER
     seated = useful if useful in _possible_roles(policy, situation.seats) else Role.WORKER

@@ -36,7 +36,7 @@ class BreakerPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """Leave for one attempt; ``is_probe`` where it is the one that decides whether the rest is over."""
+    """Permission for one attempt; ``is_probe`` marks the one that decides whether the rest is over."""
 
     is_probe: bool
 

@@ -1,4 +1,4 @@
-"""One agent, called with care: every attempt limited in time and told, failures retried, a breaker before all.
+"""One agent, called with care: attempts are limited in time and reported, failures retried, a breaker asked first.
 
 The provider's code runs in a task of its own. So whatever it does with a cancellation (swallow it, wrap it, raise one
 by itself), the attempt ends when its time is over and the run ends when it is cancelled.
@@ -103,7 +103,7 @@ class AgentClient:
         """What the provider replies within ``limit_s`` seconds; None where that is over.
 
         Raises:
-            ProviderError: whatever the provider has done but reply. Another TrinityError stays what it is.
+            ProviderError: the provider did anything but reply. Any other TrinityError is raised as it is.
         """
         listener = _Listener(on_text)
         task = asyncio.create_task(self._provider_reply(request, listener.told if on_text else None))

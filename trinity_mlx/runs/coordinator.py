@@ -223,7 +223,7 @@ class Coordinator:
             PoolInvalid, PolicyInvalid: pool and policy do not go together, or nobody is left who may answer.
             LiveCallRefused: a provider turns out to leave this process, and ``live`` is off.
             EnvironmentUnavailable: a provider's package is missing, or the trace cannot be opened.
-            UsageError: an agent to deny, or a limit, is none.
+            UsageError: ``deny`` names an agent that there is not, or a limit is not valid.
         """
         transcript = Transcript.of(task)
         box, definitions = _tools(tools)

@@ -106,8 +106,8 @@ class Run:
     ) -> RunResult:
         """The whole run, or the part of it up to its tools or its review, which ``results`` or ``decision`` answer.
 
-        What goes wrong is in the result, but for cancellation and what a listener raised. Those are raised once the
-        run's end has been told.
+        What goes wrong is in the result, except for cancellation and what a listener raised: these are raised once
+        the run's end has been told.
 
         Raises:
             UsageError: the results are not one for each call, or no decision came where one was due.
@@ -233,7 +233,7 @@ class Run:
         self._listeners.tell(telling.tools_answered(state, self._transcript_hash, latency_ms))
 
     async def _review(self, ending: machine.Done, reviewer: Reviewer) -> None:
-        """Ask a person, whose time is none of the run's."""
+        """Ask a person, whose time does not count as the run's."""
         await self._listeners.wait()
         asked_at = self._meter.now()
         request = ReviewRequest(self._begun.part_id, ending.message, ending.verdict, self._turns)
@@ -249,7 +249,7 @@ class Run:
         self._listeners.tell(Reviewed(decision.approved, decision.reviewer, Content(decision.comment)))
 
     async def _within_the_wall(self, work: Awaitable[T]) -> T:
-        """What ``work`` gives, unless the run's time is over before.
+        """What ``work`` gives, unless the run's time is over before that.
 
         Raises:
             BudgetExceeded: it is.

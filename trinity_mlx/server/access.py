@@ -1,4 +1,4 @@
-"""The outermost layer: every request has an id, a line in the log and a place in the metrics, and no traceback leaves.
+"""The outermost layer: every request has an id, a log line and a place in the metrics, and no traceback gets out.
 
 The log tells method, route, status, milliseconds, run and outcome; never a text, a query string or a key.
 """

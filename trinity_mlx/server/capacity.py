@@ -1,4 +1,4 @@
-"""How much is worked on at once: so many requests, so many that wait, so many for each key; others come later."""
+"""How many requests may be at work, may wait, and may come from one key; further ones are asked to come back later."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Capacity:
             raise
 
     def _leave(self) -> None:
-        """Hand the place to who has waited longest, or give it back."""
+        """Hand the place to whoever has waited longest, or give it back."""
         while self._queue:
             turn = self._queue.popleft()
             if not turn.done():

@@ -1,4 +1,4 @@
-"""Going down in order: no new work, what is under way ends, and whatever cannot is told so before the line closes."""
+"""Shutting down in order: no new work, time for what is under way, and a last event for what cannot end in it."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Drain:
 
 
 def going_down() -> Problem:
-    """What a request is told that comes, or is still open, while the server goes down."""
+    """What a request is told if it comes, or is still open, while the server shuts down."""
     return Problem(
         Kind.UNAVAILABLE,
         "the server is going down: try again in a moment",

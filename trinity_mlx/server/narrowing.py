@@ -1,6 +1,6 @@
 """What one request may ask of its run, always less than the operator allows: agents left out, limits, options.
 
-By header (``X-Trinity-Deny: a, b``) or in ``metadata`` (``trinity_deny``); a header goes before.
+By header (``X-Trinity-Deny: a, b``) or in ``metadata`` (``trinity_deny``); a header wins.
 """
 
 from __future__ import annotations

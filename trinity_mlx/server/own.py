@@ -20,7 +20,7 @@ from .service import Endpoint, Service
 
 
 class Models(Endpoint):
-    """``GET /v1/models`` and ``GET /v1/models/{name}``, in Anthropic's shape for who sends its version."""
+    """``GET /v1/models`` and ``GET /v1/models/{name}``, in Anthropic's shape for clients that send its version."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve."""

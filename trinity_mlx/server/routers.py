@@ -45,7 +45,7 @@ class _TellsPasses(Protocol):
 class ServedRouter:
     """``router``, with a time limit and a slot for when it is late or fails.
 
-    Without a ``default_slot`` a late or failed route is what it is: the run's error.
+    Without a ``default_slot`` a late or failed route is an error of the run.
 
     Args:
         router: a loaded router.

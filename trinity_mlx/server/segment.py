@@ -1,7 +1,7 @@
 """One request, carried out: a whole run, or the part of one between two rounds of tools (docs/serving.md).
 
-What a request needs to go on after tools stands in the ids of its calls; a run that is still remembered goes on from
-its own state, which knows more.
+What a request needs to go on after tools is in the ids of its calls; a run that is still remembered goes on from its
+own state, which knows more.
 """
 
 from __future__ import annotations

@@ -140,6 +140,6 @@ class Endpoint:
 
 
 def session_key(principal: str, pool: str, *named: str | None, first: str) -> str:
-    """What tells one conversation from another, first that is there; else its first messages. Only a hash is kept."""
+    """What tells conversations apart: the first name that is given, else the first messages. Only a hash is kept."""
     name = next((text for text in named if text), first)
     return sha256(f"{principal}\0{pool}\0{name}".encode()).hexdigest()
