@@ -121,8 +121,9 @@ def _worker(name: str, base: Path, vector: Path, out: Path) -> dict[str, Any]:
 
 def _ours(backend: str, write: str, base: Path, vector: Path, out: Path) -> dict[str, Any]:
     from trinity_mlx.artifacts.base import open_base
-    from trinity_mlx.export.pipeline import ExportRequest, Write, export
+    from trinity_mlx.export.pipeline import export
     from trinity_mlx.export.plan import plan_export
+    from trinity_mlx.export.request import ExportRequest, Write
     from trinity_mlx.profiles.backends import load_backend
 
     request = ExportRequest(

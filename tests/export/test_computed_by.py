@@ -12,7 +12,8 @@ from trinity_backend_mlx.factorize import MlxFactorizer
 
 from trinity_mlx.artifacts.manifest import read_manifest
 from trinity_mlx.contracts.artifact import Base
-from trinity_mlx.export.pipeline import ExportRequest, Method, Write, export
+from trinity_mlx.export.pipeline import export
+from trinity_mlx.export.request import ExportRequest, Method, Write
 from trinity_mlx.factorization.host import HostFactorizer
 from trinity_mlx.profiles.backends import load_backend
 

@@ -27,7 +27,8 @@ from trinity_mlx.contracts.errors import (
     VectorInvalid,
 )
 from trinity_mlx.contracts.text_format import TextFormat
-from trinity_mlx.export.pipeline import ExportRequest, Method, TiedEmbedding, Write, export
+from trinity_mlx.export.pipeline import export
+from trinity_mlx.export.request import ExportRequest, Method, TiedEmbedding, Write
 from trinity_mlx.profiles.backends import load_backend
 
 from .. import builders

@@ -18,8 +18,9 @@ from trinity_mlx.artifacts.manifest import read_manifest
 from trinity_mlx.contracts.artifact import Base, TensorLocation
 from trinity_mlx.contracts.backend import BackendInfo
 from trinity_mlx.contracts.errors import FolderUnavailable, NotEnoughMemory
-from trinity_mlx.export.pipeline import ExportRequest, Method, Write, export
+from trinity_mlx.export.pipeline import export
 from trinity_mlx.export.plan import ExportPlan, plan_export, plan_work, settled
+from trinity_mlx.export.request import ExportRequest, Method, Write
 from trinity_mlx.export.targets import Target, Work
 from trinity_mlx.files.safetensors import read_header
 from trinity_mlx.profiles.backends import load_backend

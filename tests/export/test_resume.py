@@ -20,7 +20,8 @@ from trinity_mlx.artifacts.bundle import open_bundle
 from trinity_mlx.contracts.artifact import Base
 from trinity_mlx.contracts.errors import BundleInvalid, FolderUnavailable, OutputExists, ResumeRefused, UsageError
 from trinity_mlx.export import workspace
-from trinity_mlx.export.pipeline import ExportEvent, ExportRequest, TiedEmbedding, Write, export
+from trinity_mlx.export.pipeline import export
+from trinity_mlx.export.request import ExportEvent, ExportRequest, TiedEmbedding, Write
 from trinity_mlx.profiles.backends import load_backend
 
 from .. import builders
@@ -34,7 +35,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from trinity_mlx.artifacts.base import open_base
-from trinity_mlx.export.pipeline import ExportRequest, Write, export
+from trinity_mlx.export.pipeline import export
+from trinity_mlx.export.request import ExportRequest, Write
 from trinity_mlx.profiles.backends import load_backend
 
 base, vector, out, seed, trials, kills, landed = sys.argv[1:]

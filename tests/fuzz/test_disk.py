@@ -22,7 +22,8 @@ from trinity_mlx.downloads.fetch import fetch
 from trinity_mlx.downloads.homes import Homes
 from trinity_mlx.downloads.pins import read_pin
 from trinity_mlx.evaluation.lane import Lane, LaneArtifact, read_lane, write_lane
-from trinity_mlx.export.pipeline import ExportRequest, Write, export
+from trinity_mlx.export.pipeline import export
+from trinity_mlx.export.request import ExportRequest, Write
 from trinity_mlx.importing.importer import import_bundle
 from trinity_mlx.importing.request import ImportRequest
 from trinity_mlx.profiles.backends import load_backend

@@ -25,11 +25,9 @@ from ..files.safetensors_writer import write_float32
 from .card import card
 from .event_log import EventLog
 from .plan import ExportPlan, output_specs, plan_work, settled
-from .request import ExportEvent, ExportRequest, Method, Progress, TiedEmbedding, Write
+from .request import ExportRequest, Method, Progress, Write
 from .targets import Target, Work, work_for
 from .workspace import CARD_NAME, Workspace, claim, differences, is_finished, refuse_differences, tidy
-
-__all__ = ["ExportEvent", "ExportRequest", "Method", "Progress", "TiedEmbedding", "Write", "export"]
 
 
 def export(request: ExportRequest, progress: Progress | None = None) -> Bundle:

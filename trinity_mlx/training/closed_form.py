@@ -13,6 +13,8 @@ PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
 NEIGHBOURS = (5, 10, 20, 40, 80)
 BUCKETS = 8192
 _WORD = re.compile(r"\w+")
+_BLOCK = 512
+"""Rows whose similarities to all known ones are held at a time."""
 
 
 def ridge_head(hidden: np.ndarray, scores: np.ndarray, penalty: float) -> np.ndarray:
@@ -93,16 +95,16 @@ def neighbour_scores(known: np.ndarray, scores: np.ndarray, asked: np.ndarray, c
     return mean
 
 
-def nearest_rows(known: np.ndarray, asked: np.ndarray, count: int, block: int = 512) -> np.ndarray:
+def nearest_rows(known: np.ndarray, asked: np.ndarray, count: int) -> np.ndarray:
     """Indices of the ``count`` rows of ``known`` nearest by angle, nearest first: [asked, count]."""
     left, right = _unit(known), _unit(asked)
-    found = []
-    for start in range(0, len(right), block):
-        similar = right[start : start + block] @ left.T
+    nearest = []
+    for start in range(0, len(right), _BLOCK):
+        similar = right[start : start + _BLOCK] @ left.T
         some = np.argpartition(-similar, count - 1, axis=1)[:, :count]
         order = np.argsort(-np.take_along_axis(similar, some, 1), axis=1, kind="stable")
-        found.append(np.take_along_axis(some, order, 1))
-    return np.concatenate(found)
+        nearest.append(np.take_along_axis(some, order, 1))
+    return np.concatenate(nearest)
 
 
 def tfidf(texts: Sequence[str], fitted_on: np.ndarray) -> np.ndarray:

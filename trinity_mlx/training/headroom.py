@@ -207,15 +207,15 @@ def _is_learned(name: str) -> bool:
     return name.startswith(("kNN", "ridge"))
 
 
-def _sentences(found: Headroom) -> Iterator[str]:
-    single, router, oracle = found.method(BEST_SINGLE), found.best_router, found.method(ORACLE)
+def _sentences(measured: Headroom) -> Iterator[str]:
+    single, router, oracle = measured.method(BEST_SINGLE), measured.best_router, measured.method(ORACLE)
     gain = router.gain
     yield (
         f"On {len(single.scores)} test rows the best single agent, {single.setting}, scores "
         f"{single.estimate.mean:.3f}; choosing the best agent for every row with hindsight would score "
         f"{oracle.estimate.mean:.3f}."
     )
-    replayed = next((method for method in found.methods if method.name == REPLAYED), None)
+    replayed = next((method for method in measured.methods if method.name == REPLAYED), None)
     if replayed:
         yield (
             f"Part of that oracle is luck: on the {len(replayed.scores)} rows with repeated answers, the agent that "
@@ -227,12 +227,12 @@ def _sentences(found: Headroom) -> Iterator[str]:
     )
     yield (
         "Training a router is worth it on prompts like these."
-        if found.is_worth_it
+        if measured.is_worth_it
         else "That may be chance: training a router is hardly worth it on this table; use the best single agent."
     )
 
 
-def summary_rows(found: Headroom) -> list[Mapping[str, str]]:
+def summary_rows(measured: Headroom) -> list[Mapping[str, str]]:
     """The methods as rows of texts, for a table."""
     return [
         {
@@ -243,5 +243,5 @@ def summary_rows(found: Headroom) -> list[Mapping[str, str]]:
             "against best single": f"{method.gain.estimate.mean:+.4f}",
             "p": f"{method.gain.p:.3f}",
         }
-        for method in found.methods
+        for method in measured.methods
     ]

@@ -16,32 +16,32 @@ _FOLDER = Path(__file__).parent
 WIDTH, HEIGHT = 640, 220
 
 
-def render_headroom(found: Headroom) -> str:
+def render_headroom(headroom: Headroom) -> str:
     """The page of a headroom."""
-    return _render(found=found, summary=None, curves=[], made={})
+    return _render(headroom=headroom, summary=None, curves=[], made={})
 
 
-def render_training(found: Headroom, summary: Summary, progress: Progress, made: Mapping[str, str]) -> str:
+def render_training(headroom: Headroom, summary: Summary, progress: Progress, made: Mapping[str, str]) -> str:
     """The page of a training."""
-    return _render(found=found, summary=summary, curves=list(_curves(progress.history)), made=made)
+    return _render(headroom=headroom, summary=summary, curves=list(_curves(progress.history)), made=made)
 
 
-def training_card(name: str, found: Headroom, summary: Summary, made: Mapping[str, str]) -> str:
+def training_card(name: str, headroom: Headroom, summary: Summary, made: Mapping[str, str]) -> str:
     """The bundle's card: what it is, what it came to, and how it was made."""
-    return "\n".join(_card_lines(name, found, summary, made)) + "\n"
+    return "\n".join(_card_lines(name, headroom, summary, made)) + "\n"
 
 
-def bar(method: Method, found: Headroom) -> Markup:
+def bar(method: Method, headroom: Headroom) -> Markup:
     """A method's score with its interval, drawn on the common scale of all methods."""
-    lows = [each.estimate.low for each in found.methods]
-    highs = [each.estimate.high for each in found.methods]
+    lows = [each.estimate.low for each in headroom.methods]
+    highs = [each.estimate.high for each in headroom.methods]
     low, high = min(lows), max(highs)
     span = (high - low) or 1.0
 
     def at(value: float) -> float:
         return round(4 + 192 * (value - low) / span, 2)
 
-    each, single = method.estimate, found.method(BEST_SINGLE).estimate.mean
+    each, single = method.estimate, headroom.method(BEST_SINGLE).estimate.mean
     return Markup(
         '<svg viewBox="0 0 200 14" width="200" height="14" role="img" aria-label="{label}">'
         '<line class="mark" x1="{single}" x2="{single}" y1="0" y2="14"/>'
@@ -84,14 +84,14 @@ def _curves(history: Sequence[Generation]) -> Iterator[dict[str, object]]:
         }
 
 
-def _card_lines(name: str, found: Headroom, summary: Summary, made: Mapping[str, str]) -> Iterator[str]:
+def _card_lines(name: str, headroom: Headroom, summary: Summary, made: Mapping[str, str]) -> Iterator[str]:
     yield from (f"# {name}", "", f"A router, made by `trinity-mlx train`. {summary.verdict()}", "")
     if summary.caution():
         yield from (summary.caution(), "")
-    yield from ("## Before training", "", found.paragraph(), "")
+    yield from ("## Before training", "", headroom.paragraph(), "")
     yield from ("## Against the baselines, on the held-out split", "")
     yield from ("| method | setting | score | 95% | against best single | p |", "| --- | --- | --- | --- | --- | --- |")
-    for row in summary_rows(found):
+    for row in summary_rows(headroom):
         yield f"| {' | '.join(_cell(text) for text in row.values())} |"
     score = summary.score
     yield (
@@ -100,7 +100,7 @@ def _card_lines(name: str, found: Headroom, summary: Summary, made: Mapping[str,
     )
     yield from ("", "## How it was made", "", "| | |", "| --- | --- |")
     yield from (f"| {_cell(key)} | {_cell(value)} |" for key, value in made.items())
-    yield f"| table | `{found.answers.sha256}` |"
+    yield f"| table | `{headroom.answers.sha256}` |"
     yield from ("", "## Agent slots", "")
     yield from (f"{slot}. {_cell(agent)}" for slot, agent in enumerate(summary.agents))
     if made.get("roles") == "neutral":

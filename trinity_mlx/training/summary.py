@@ -132,7 +132,7 @@ class Summary:
 
 
 def summarise(
-    found: Headroom,
+    headroom: Headroom,
     progress: Progress,
     logits: np.ndarray,
     hidden: np.ndarray,
@@ -140,13 +140,13 @@ def summarise(
     guard: Guard | None = None,
 ) -> Summary:
     """Hold the router with ``logits`` [test rows, agents] of ``hidden`` [test rows, hidden] against every method."""
-    answers = found.answers
+    answers = headroom.answers
     test = answers.where("test")
     utility = answers.filled()[test]
     choices = guard.choose(logits, hidden) if guard else logits.argmax(1)
     scores = utility[np.arange(len(test)), choices]
-    single = found.method(BEST_SINGLE).scores
-    comparable = [method for method in found.methods if len(method.scores) == len(scores)]
+    single = headroom.method(BEST_SINGLE).scores
+    comparable = [method for method in headroom.methods if len(method.scores) == len(scores)]
     return Summary(
         agents=answers.agents,
         settings=settings,
