@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from pydantic_core import SchemaError
+from pydantic_core import SchemaSerializer, core_schema
 
 from trinity_mlx.cli import process
 from trinity_mlx.cli.main import explain
@@ -207,10 +207,16 @@ def test_a_ctrl_c_that_code_in_c_has_turned_into_something_else_is_one() -> None
 def test_a_ctrl_c_of_which_nothing_but_the_word_is_left_is_one(capsys: pytest.CaptureFixture[str]) -> None:
     """As pydantic's core reports one that comes while it builds a model."""
 
-    def interrupted() -> int:
-        raise SchemaError("Error building `model` serializer: SchemaError: Field `status`: KeyboardInterrupt")
+    class Interrupted:
+        def __repr__(self) -> str:
+            raise KeyboardInterrupt
 
-    assert process.outcome(interrupted, explain) == process.CANCELLED
+    def build() -> int:
+        literal = core_schema.literal_schema([Interrupted()])
+        SchemaSerializer(core_schema.list_schema(literal))
+        return 0
+
+    assert process.outcome(build, explain) == process.CANCELLED
     assert capsys.readouterr().err == "cancelled\n"
 
 

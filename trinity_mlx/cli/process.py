@@ -155,7 +155,7 @@ def is_cancellation(error: BaseException | None) -> bool:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, KeyboardInterrupt) or (
-            type(error).__name__ == "SchemaError" and str(error).endswith(KeyboardInterrupt.__name__)
+            type(error).__name__ == "SchemaError" and str(error).endswith("KeyboardInterrupt: ")
         ):
             return True
         seen.add(id(error))
