@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -405,6 +406,7 @@ def test_an_unsupported_variant_leaves_the_registry_usable(tiny_base: Base, tiny
 TRANSCRIPTS = [example.messages for example in examples("heldout", 12, seed=7)]
 
 
+@cache
 def routed(profile: str, **options: Any) -> tuple[list[tuple[int, int]], np.ndarray]:
     """Slot and role of every transcript, and all logits [transcripts, 10]."""
     with builders.load_nano(profile, dtype="float32", **options) as router:
