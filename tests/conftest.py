@@ -66,6 +66,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(importlib.import_module(".tiny_models", __package__), "tiny_models")
 
 
+def pytest_sessionstart() -> None:
+    """What commands show does not depend on the terminal of whoever runs the tests."""
+    for name in ("COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        os.environ.pop(name, None)
+    if os.environ.get("TERM") in ("dumb", "unknown"):
+        del os.environ["TERM"]
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """What is imported for the tests stays until the end: the collector would go over it again and again in vain."""
