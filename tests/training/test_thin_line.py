@@ -195,6 +195,14 @@ def test_what_could_not_be_replaced_is_said_before_any_work(kind: str, reading: 
     assert not (tmp_path / "out.training").exists()
 
 
+def test_a_place_that_cannot_be_written_to_is_said_before_any_work(reading: Reading, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("keep")
+    answers = answers_of(tmp_path / "t.jsonl", records(120))
+    with pytest.raises(FolderUnavailable, match="Not a directory"):
+        train(request(answers, Unread(reading.base), tmp_path / "file" / "out"))
+    assert (tmp_path / "file").read_text() == "keep"
+
+
 def test_a_base_that_cannot_be_copied_is_said_in_one_line(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base")
     (base.folder / "notes.txt").symlink_to(tmp_path / "nowhere")

@@ -40,12 +40,16 @@ class Output:
         Raises:
             OutputExists: something lies at ``bundle``, or a training beside it, and ``force`` is not set.
             UsageError: what lies there is nothing that a training made, and is never replaced.
+            FolderUnavailable: no folder can be made there.
         """
         if os.path.lexists(self.bundle):
             if not self.force:
                 raise OutputExists(f"{self.bundle} exists already: choose another folder, or have it replaced")
             self._check_replaceable()
-        if self.resume or not os.path.lexists(self.workspace):
+        if not os.path.lexists(self.workspace):
+            self._check_writable()
+            return
+        if self.resume:
             return
         if not self._is_workspace():
             raise UsageError(f"{self.workspace} is no training, and is not replaced: choose another folder")
@@ -69,6 +73,13 @@ class Output:
         except OSError as error:
             raise FolderUnavailable(f"{self.bundle}: {error.strerror or error}") from None
         return open_bundle(self.bundle)
+
+    def _check_writable(self) -> None:
+        try:
+            self.workspace.mkdir(parents=True)
+            self.workspace.rmdir()
+        except OSError as error:
+            raise FolderUnavailable(f"{self.workspace} cannot be written to: {error.strerror or error}") from None
 
     def _check_replaceable(self) -> None:
         if self.bundle.is_symlink() or not (self.bundle / MANIFEST_NAME).is_file():
