@@ -66,6 +66,12 @@ def gap_closed(progress: Progress) -> float:
     return (worth(test, test.hidden, progress.best.head) - single) / (best - single)
 
 
+def same(head: Head, other: Head) -> bool:
+    """Whether both hold the same numbers."""
+    ours, theirs = head.arrays(), other.arrays()
+    return ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
 @pytest.mark.parametrize(
     ("algorithm", "least"),
     [
@@ -137,7 +143,7 @@ def test_a_refit_uses_both_splits_and_keeps_what_a_search_added(head: str) -> No
     stages = stages_for(settings, train)
     progress = Trainer(train, val, stages).run()
     refit = refitted(progress, stages, train, val)
-    assert not refit.head.same_as(progress.best.head)
+    assert not same(refit.head, progress.best.head)
     assert gap_closed(replace(progress, best=refit)) >= gap_closed(progress) - 0.02
     nothing = replace(progress, kept=())
     assert refitted(nothing, stages, train, val) is nothing.best
@@ -150,7 +156,7 @@ def test_what_does_not_help_is_not_kept() -> None:
     val = replace(problem(seed=5), utility=np.tile([0.9, 0.1, 0.1, 0.1], (300, 1)))
     progress = Trainer(train, val, stages_for(Settings(offsets=False), train)).run()
     assert progress.kept == ()
-    assert progress.best.head.same_as(best_single(train).head)
+    assert same(progress.best.head, best_single(train).head)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +178,7 @@ def test_a_resumed_training_is_the_same_bit_for_bit(algorithm: str, head: str, t
         except KeyboardInterrupt:
             continue
     resumed = trainer(settings, tmp_path).run(resume=True)
-    assert straight.best.head.same_as(resumed.best.head)
+    assert same(straight.best.head, resumed.best.head)
     assert [(each.stage, each.train, each.val) for each in straight.history] == [
         (each.stage, each.train, each.val) for each in resumed.history
     ]
@@ -183,8 +189,8 @@ def test_seed_0_is_a_seed() -> None:
     def run(seed: int) -> Head:
         return trainer(Settings("sep-cma-es", offsets=False, seed=seed, iterations=5)).run().best.head
 
-    assert run(0).same_as(run(0))
-    assert not run(0).same_as(run(1))
+    assert same(run(0), run(0))
+    assert not same(run(0), run(1))
 
 
 def test_a_training_of_something_else_is_not_resumed(tmp_path: Path) -> None:
@@ -216,7 +222,7 @@ def test_a_broken_checkpoint_is_refused_and_nothing_is_unpickled(
 def test_time_that_is_up_gives_what_is_best_so_far() -> None:
     progress = trainer(Settings("ridge", offsets=False), limits=Limits(seconds=0.0)).run()
     assert progress.stopped
-    assert progress.best.head.same_as(best_single(problem()).head)
+    assert same(progress.best.head, best_single(problem()).head)
 
 
 def test_a_stage_without_a_gain_ends() -> None:
@@ -247,7 +253,7 @@ def test_a_killed_training_loses_one_generation_at_most(tmp_path: Path) -> None:
         assert values["done"] >= last
     settings = Settings("sep-cma-es", offsets=False, iterations=400, patience=400)
     straight, resumed = trainer(settings).run(), trainer(settings, tmp_path).run(resume=True)
-    assert straight.best.head.same_as(resumed.best.head)
+    assert same(straight.best.head, resumed.best.head)
 
 
 def test_objectives_count_what_they_say() -> None:

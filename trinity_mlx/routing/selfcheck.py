@@ -109,9 +109,7 @@ class _Laws:
         together = cache(lambda: np.concatenate(list(alone().values())))
         batch = self._batch
         return {
-            "fused kernels compute what composed ones do": lambda: _apart(
-                together(), _rows(self.composed, self._batch)
-            ),
+            "fused kernels compute what composed ones do": lambda: _apart(together(), _rows(self.composed, batch)),
             "a later token never moves an earlier one": self._sees_the_future,
             "a batch gives what each sequence gives alone": lambda: _apart(_rows(self.fused, batch), together()),
             "what continues gives what it gives read afresh": lambda: _apart(

@@ -41,11 +41,6 @@ class Head:
         """Its matrices by name; ``Head(**arrays)`` is the same head."""
         return {"matrix": self.matrix} | ({} if self.inner is None else {"inner": self.inner})
 
-    def same_as(self, other: Head) -> bool:
-        """Whether both hold the same numbers."""
-        ours, theirs = self.arrays(), other.arrays()
-        return ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
-
 
 class HeadKind(Protocol):
     """A family of heads that numbers stand for."""
