@@ -304,7 +304,9 @@ def formats(root: Path, base: Base, bundle: Bundle, head: np.ndarray) -> dict[st
         folder = place("profiles")
         (folder / "profiles").mkdir()
         (folder / "profiles" / "mine.toml").write_text(text)
-        return Format(folder, {"profiles/mine.toml": breaks_toml}, ProfileRegistry, inner=False)
+        return Format(
+            folder, {"profiles/mine.toml": breaks_toml}, lambda at: ProfileRegistry(at).get("mine"), inner=False
+        )
 
     def scripts(name: str) -> Format:
         content = {
