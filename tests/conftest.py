@@ -74,6 +74,13 @@ def pytest_sessionstart() -> None:
         del os.environ["TERM"]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than cores for ``-n auto``: a good part of the tests waits for a process, a server, a browser."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    return (cores or 1) + 1
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """What is imported for the tests stays until the end: the collector would go over it again and again in vain."""
