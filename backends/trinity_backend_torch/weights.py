@@ -80,10 +80,10 @@ class Weights:
         """The tensors ``names``, one's rows below the other's, as models run them."""
         with self._lock:
             if names not in self._forms:
-                self._forms[names] = self._made(*names)
+                self._forms[names] = self._form_of(*names)
             return self._forms[names]
 
-    def _made(self, *names: str) -> Matrix:
+    def _form_of(self, *names: str) -> Matrix:
         if names == (EMBEDDING,) and self._device.type == "cpu" and not self.quantizes:
             return read_tensor(self._base.tensors[EMBEDDING], self._device)  # few of its rows are ever looked up
         return self.form(names[0], _stacked([self.exact(name) for name in names]))

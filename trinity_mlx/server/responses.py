@@ -80,7 +80,7 @@ class StoredResponses(Endpoint):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve."""
-        stored = found(self.service, scope)
+        stored = stored_response(self.service, scope)
         if scope["method"] == "DELETE":
             self.service.stored.pop((scope["principal"], stored.body["id"]))
             deleted = {"id": stored.body["id"], "object": "response", "deleted": True}
@@ -94,7 +94,7 @@ class InputItems(Endpoint):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve."""
-        items = [_listed(item) for item in reversed(found(self.service, scope).items)]
+        items = [_listed(item) for item in reversed(stored_response(self.service, scope).items)]
         ends = {"first_id": items[0]["id"] if items else "", "last_id": items[-1]["id"] if items else ""}
         await send_json(send, 200, {"object": "list", "data": items, "has_more": False, **ends})
 
@@ -108,7 +108,7 @@ def _listed(item: Item) -> dict[str, Any]:
     return listed
 
 
-def found(service: Service, scope: Scope) -> StoredResponse:
+def stored_response(service: Service, scope: Scope) -> StoredResponse:
     """The response that the path names.
 
     Raises:
